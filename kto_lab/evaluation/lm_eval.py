@@ -1,0 +1,266 @@
+"""The hand-over to lm-eval: any of its tasks on the policy in memory, and local tasks that need no hub.
+
+A run gets a folder with the local tasks and its own held-out prompts, so that lm-eval's own command line gives the same
+numbers for the saved policy:
+
+    lm-eval run --model hf --model_args pretrained=RUN/policy --include_path RUN/lm_eval --tasks kto_lab_checks \
+        --batch_size 64 --apply_chat_template
+
+(without `--apply_chat_template` where the prompts are plain text). The checks need kto_lab to be installed there.
+"""
+
+import contextlib
+import importlib.resources
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from kto_lab.errors import LabError
+from kto_lab.evaluation.answers import select_prompts
+from kto_lab.evaluation.statistics import Estimate, Floats, cluster_interval, mean_interval, proportion_interval
+from kto_lab.feedback.checkers import metric_name
+from kto_lab.feedback.table import is_chat
+from kto_lab.files import atomic_path
+from kto_lab.models.adapters import Policy
+from kto_lab.models.tokens import Encoder, Prompt
+
+CHECKS = "kto_lab_checks"
+LOCAL_TASKS = (CHECKS, "kto_lab_neutral")
+
+# lm-eval's resamples for metrics that have no closed-form error; its default of 100,000 takes minutes.
+_RESAMPLES = 1000
+
+
+def write_tasks(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, table_test: Dataset, *, max_new_tokens: int, limit: int | None
+) -> None:
+    """Write the folder that lm-eval's `--include_path` takes: the local tasks, and the held-out prompts if checked.
+
+    Args:
+        folder: made, or replaced.
+        tokenizer: the policy's; says where an answer ends.
+        table_test: the held-out part of a table of examples.
+        max_new_tokens: where an unfinished answer is cut.
+        limit: prompts at most, chosen as for greedy answers; None for all.
+    """
+    rows = [table_test[row] for row in select_prompts(table_test, limit or len(table_test))]
+    documents = [
+        {**_text(row["prompt"]), **{key: row[key] for key in ("prompt_id", "group", "checks")}}
+        for row in rows
+        if row["checks"]
+    ]
+    with atomic_path(folder) as partial, importlib.resources.as_file(_package_tasks()) as source:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__*"))
+        if documents:
+            lines = [json.dumps(document, ensure_ascii=False) + "\n" for document in documents]
+            (partial / "checks.jsonl").write_text("".join(lines), encoding="utf-8")
+            task = _checks_task(Encoder(tokenizer), documents, is_chat(table_test), max_new_tokens)
+            (partial / "kto_lab_checks.yaml").write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
+
+
+def run_lm_eval(
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    *,
+    table_test: Dataset,
+    folder: Path,
+    max_new_tokens: int,
+    limit: int | None,
+    batch_size: int,
+    num_fewshot: int | None,
+    seed: int,
+) -> dict[str, dict[str, Estimate]]:
+    """Run lm-eval's `simple_evaluate` on a model in memory.
+
+    The chat template is applied where the table's prompts are chat messages, and not where they are plain text. What
+    lm-eval prints goes to `lm_eval.log` beside the folder. The model's mode and the global random state are kept.
+
+    Args:
+        model: the policy.
+        tokenizer: its tokenizer.
+        tasks: names of lm-eval tasks or groups (most load their data from the hub), task files, or local tasks.
+        table_test: the held-out part of a table of examples.
+        folder: where the local tasks are written; see `write_tasks`.
+        max_new_tokens: where an unfinished answer to the held-out prompts is cut.
+        limit: documents a task, at most; None for all.
+        batch_size: requests in flight at once.
+        num_fewshot: worked examples before each document; None for what the task says.
+        seed: seeds what lm-eval draws.
+
+    Returns:
+        For each task (and each group and member of a group) its metrics. Intervals are Wilson's for the checks, a
+        bootstrap over documents for perplexities, and else 1.96 of lm-eval's standard errors on both sides.
+
+    Raises:
+        LabError: a task is unknown, its data cannot be loaded, or the checks are asked for and no prompt has any.
+    """
+    from lightning.pytorch.utilities.seed import isolate_rng
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    checked = table_test if CHECKS in tasks else table_test.select([])
+    write_tasks(folder, tokenizer, checked, max_new_tokens=max_new_tokens, limit=limit)
+    was_training = model.training
+    try:
+        with isolate_rng(), _printing_to(folder.with_name("lm_eval.log")):
+            results = simple_evaluate(
+                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+                tasks=list(tasks),
+                task_manager=_task_manager(tasks, folder),
+                num_fewshot=num_fewshot,
+                limit=limit,
+                bootstrap_iters=_RESAMPLES,
+                apply_chat_template=is_chat(table_test),
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+            )
+    except OSError as error:
+        raise LabError(
+            f"lm-eval could not load its data for {', '.join(tasks)}: {error}. Most of its tasks come from the Hugging "
+            f"Face hub; the local ones are {', '.join(LOCAL_TASKS)}. Choose with evaluation.lm_eval."
+        ) from error
+    finally:
+        model.train(was_training)
+    return {task: _estimates(results, task, seed) for task in results["results"]}
+
+
+def _task_manager(tasks: Sequence[str], folder: Path) -> Any:
+    """lm-eval's index of tasks: the folder's, and its own only where one is asked for. Checks the names."""
+    from lm_eval.tasks import TaskManager
+
+    # Indexing lm-eval's own 14,000 tasks takes 12 seconds.
+    elsewhere = [name for name in tasks if name not in LOCAL_TASKS and not _is_file(name)]
+    manager = TaskManager(include_path=str(folder), include_defaults=bool(elsewhere))
+    _check_names(tasks, manager.all_tasks)
+    return manager
+
+
+def _package_tasks() -> Any:
+    return importlib.resources.files("kto_lab.evaluation") / "tasks"
+
+
+def _text(prompt: Prompt) -> dict[str, str]:
+    """A prompt as lm-eval takes it: a system text, which may be empty, and one text to answer."""
+    if isinstance(prompt, str):
+        return {"system": "", "text": prompt}
+    roles = [message["role"] for message in prompt]
+    if roles not in (["user"], ["system", "user"]):
+        raise LabError(
+            f"A held-out prompt has the turns {', '.join(roles)}; the task kto_lab_checks takes one user turn after at "
+            "most a system turn. Leave kto_lab_checks out of evaluation.lm_eval for this feedback."
+        )
+    return {"system": prompt[0]["content"] if len(prompt) == 2 else "", "text": prompt[-1]["content"]}
+
+
+def _checks_task(encoder: Encoder, documents: list[dict[str, str]], chat: bool, max_new_tokens: int) -> dict[str, Any]:
+    """What the run adds to the template of the checks task."""
+    stop = encoder.stop_ids(chat)
+    metrics = sorted({metric_name(document["checks"]) for document in documents})
+    return {
+        "include": "kto_lab_checks_template_yaml",
+        "generation_kwargs": {
+            # The ids stop the sampler; the texts are there because lm-eval wants some.
+            "until": [encoder.tokenizer.decode([token]) for token in stop],
+            "eos_token_id": stop,
+            "max_gen_toks": max_new_tokens,
+            "do_sample": False,
+        },
+        "metric_list": [
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in [*metrics, "answer_words"]
+        ],
+    }
+
+
+def _is_file(task: str) -> bool:
+    return task.endswith((".yaml", ".yml"))
+
+
+def _check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
+    names = set(known)
+    for task in tasks:
+        if task == CHECKS and task not in names:
+            raise LabError(
+                "The task kto_lab_checks needs held-out prompts with checks, and this feedback has none. "
+                "Leave it out of evaluation.lm_eval, or give the feedback a 'checks' column."
+            )
+        if task not in names and not (_is_file(task) and Path(task).is_file()):
+            raise LabError(
+                f"There is no lm-eval task {task!r}. `lm-eval ls tasks` lists its own; the local ones are "
+                f"{', '.join(LOCAL_TASKS)}; a path must name a task's YAML file. Mend evaluation.lm_eval."
+            )
+
+
+@contextlib.contextmanager
+def _printing_to(log: Path) -> Iterator[None]:
+    """Send what lm-eval and its libraries print to a file: their bars would tear up ours."""
+    logger = logging.getLogger("lm_eval")
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        handler = logging.StreamHandler(file)
+        logger.addHandler(handler)
+        propagate, logger.propagate = logger.propagate, False
+        # lm-eval asks git for a commit, and git complains on the process's own stderr where there is none.
+        stderr = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            logger.removeHandler(handler)
+            logger.propagate = propagate
+
+
+def _estimates(results: dict[str, Any], task: str, seed: int) -> dict[str, Estimate]:
+    """The metrics of one task from lm-eval's results."""
+    values = results["results"][task]
+    samples = results["samples"].get(task, [])
+    documents = results["n-samples"].get(task, {}).get("effective", values.get("sample_len") or 0)
+    found = {}
+    for key, value in values.items():
+        metric, _, chosen = key.partition(",")
+        if not chosen or metric.endswith("_stderr") or not isinstance(value, (int, float, np.number)):
+            continue
+        name = metric if chosen == "none" else key
+        logged = [sample[metric] for sample in samples if sample["filter"] == chosen and metric in sample]
+        if task == CHECKS:
+            passes = metric == "pass_rate"
+            found[name] = proportion_interval(int(sum(logged)), len(logged)) if passes else mean_interval(logged)
+        elif metric in _PERPLEXITIES and logged:
+            found[name] = cluster_interval(logged, _PERPLEXITIES[metric], seed=seed)
+        else:
+            found[name] = _from_error(float(value), values.get(f"{metric}_stderr,{chosen}"), documents)
+    return found
+
+
+def _word_or_byte_perplexity(totals: Floats) -> Floats:
+    """exp of minus log-likelihood a word or byte; totals (B, 2) of log-likelihood and words or bytes."""
+    return np.exp(-totals[:, 0] / totals[:, 1])
+
+
+# Ratios of sums over documents, for which lm-eval gives no error.
+_PERPLEXITIES = {
+    "word_perplexity": _word_or_byte_perplexity,
+    "byte_perplexity": _word_or_byte_perplexity,
+    "bits_per_byte": lambda totals: -totals[:, 0] / totals[:, 1] / np.log(2),
+}
+
+
+def _from_error(value: float, error: Any, n: int) -> Estimate:
+    """A value with 1.96 standard errors on both sides; lm-eval says "N/A" where it has no error."""
+    if not np.isfinite(value):
+        return Estimate(None, None, None, n)
+    if not isinstance(error, (int, float, np.number)) or not 0 < error < np.inf:
+        return Estimate(value, None, None, n)
+    return Estimate(value, value - 1.96 * float(error), value + 1.96 * float(error), n)

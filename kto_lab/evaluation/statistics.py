@@ -1,0 +1,248 @@
+"""Intervals: every number that is reported comes with one, or says that it has none.
+
+All intervals are 95 %. Examples of one prompt are alike, so where there are several a prompt the bootstrap resamples
+prompts (clusters), not examples. An `Estimate` never holds NaN: what cannot be computed is None.
+
+Values that do not vary (an answer length that is always at its limit, a model compared with itself) say nothing about
+how much they might, and a bootstrap of them has width zero. They get a value and no interval; shares of 0 or 1 get
+Wilson's.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from kto_lab.errors import LabError
+
+Floats: TypeAlias = NDArray[np.float64]
+
+LEVEL = 0.95
+RESAMPLES = 4000
+# Resampling weights in memory at once.
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: the estimate, or None when there is nothing to estimate it from.
+        low: lower end of the interval, or None when there is none.
+        high: upper end, None together with `low`.
+        n: independent units behind it (prompts, documents, or examples where each stands alone).
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain values, ready for a record."""
+        return asdict(self)
+
+
+def mean_interval(values: ArrayLike) -> Estimate:
+    """Mean of independent values (N,), with Student's t interval.
+
+    No value at all gives None; a single one, or values that are all the same, give no interval.
+    """
+    data = _floats(values, "a value")
+    if data.size == 0:
+        return Estimate(None, None, None, 0)
+    mean = float(data.mean())
+    if _constant(data):
+        return Estimate(mean, None, None, data.size)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, data.size - 1) * data.std(ddof=1) / np.sqrt(data.size))
+    return Estimate(mean, mean - half, mean + half, data.size)
+
+
+def proportion_interval(successes: int, n: int) -> Estimate:
+    """Share of successes in n independent trials, with Wilson's score interval (Wilson 1927)."""
+    if n == 0:
+        return Estimate(None, None, None, 0)
+    interval = stats.binomtest(successes, n).proportion_ci(confidence_level=LEVEL, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high), n)
+
+
+def paired_difference(base: ArrayLike, trained: ArrayLike, *, seed: int) -> Estimate:
+    """Mean of trained - base over the same prompts, with a bootstrap interval (BCa; Efron 1987).
+
+    Args:
+        base: (N,) one value a prompt.
+        trained: (N,) values for the same prompts, in the same order.
+        seed: seeds the resampling.
+
+    Returns:
+        The difference. Without prompts None; with one prompt, or when all differences are the same, no interval.
+    """
+    before, after = _floats(base, "a base value"), _floats(trained, "a trained value")
+    if before.shape != after.shape:
+        raise ValueError(f"{before.size} base values and {after.size} trained values: they must be the same prompts.")
+    differences = after - before
+    if differences.size == 0:
+        return Estimate(None, None, None, 0)
+    mean = float(differences.mean())
+    if _constant(differences):
+        return Estimate(mean, None, None, differences.size)
+    found = stats.bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="BCa",
+        batch=max(1, _BLOCK // differences.size),
+        rng=np.random.default_rng(seed),
+    )
+    interval = found.confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high), differences.size)
+
+
+def smallest_detectable_difference(n: int, variance: float, power: float = 0.8) -> float | None:
+    """The smallest true mean difference that n paired prompts would show, at the 5 % level (two-sided normal test).
+
+    Args:
+        n: prompts.
+        variance: variance of the paired differences. For pass or fail it is d - m**2, with d the share of prompts
+            whose outcome changed and m the mean difference.
+        power: chance of showing it.
+
+    Returns:
+        (z_0.975 + z_power) sqrt(variance / n), or None where it cannot be known: no prompts, or no variance seen.
+    """
+    if n == 0 or variance <= 0:
+        return None
+    return float((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(power)) * np.sqrt(variance / n))
+
+
+def auc_interval(scores: ArrayLike, labels: ArrayLike, clusters: Sequence[Hashable] | None, *, seed: int) -> Estimate:
+    """The chance that a positive example scores above a negative one, ties counting 1/2 (area under the ROC curve).
+
+    Args:
+        scores: (N,) scores.
+        labels: (N,) booleans, True for positive.
+        clusters: (N,) what each example belongs to (its prompt), or None when each stands alone.
+        seed: seeds the bootstrap over clusters.
+
+    Returns:
+        The AUC; None when there are not both classes. `n` counts clusters.
+    """
+    data = _floats(scores, "a score")
+    positive = np.asarray(labels, dtype=bool)
+    member, count = _members(clusters, data.size)
+    if not positive.any() or positive.all():
+        return Estimate(None, None, None, count)
+    order = np.argsort(data, kind="stable")
+    ranked, positive, member = data[order], positive[order], member[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+
+    def area(weights: Floats) -> Floats:
+        by_example = weights[:, member]
+        above = np.add.reduceat(by_example * positive, starts, axis=1)
+        below = np.add.reduceat(by_example * ~positive, starts, axis=1)
+        wins = (above * (below.cumsum(axis=1) - below / 2)).sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return wins / (above.sum(axis=1) * below.sum(axis=1))
+
+    return _bootstrap(area, count, width=data.size, seed=seed)
+
+
+def cluster_interval(sums: ArrayLike, statistic: Callable[[Floats], Floats], *, seed: int) -> Estimate:
+    """A statistic of sums over clusters, with a percentile bootstrap over the clusters.
+
+    With fewer than about ten clusters such an interval is too narrow.
+
+    Args:
+        sums: (C, K) for each cluster (prompt), K sums over its examples, such as how many are right and how many.
+        statistic: takes totals (B, K) and returns (B,); where a total makes it undefined it returns NaN.
+        seed: seeds the resampling.
+    """
+    table = _floats(sums, "a cluster's sum")
+    if len(table) == 0:
+        return Estimate(None, None, None, 0)
+
+    def of_weights(weights: Floats) -> Floats:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return statistic(weights @ table)
+
+    return _bootstrap(of_weights, len(table), width=len(table), seed=seed)
+
+
+def share_interval(hits: ArrayLike, counts: ArrayLike, *, seed: int) -> Estimate:
+    """Share of hits in counts, both summed a cluster, with a bootstrap over the clusters.
+
+    Args:
+        hits: (C,) successes in each cluster, halves allowed.
+        counts: (C,) trials in each cluster; clusters without trials are left out.
+        seed: seeds the resampling.
+
+    Returns:
+        The share over all trials. One of exactly 0 or 1 has Wilson's interval for C trials, which is not zero wide.
+    """
+    trials = _floats(counts, "a count")
+    sums = np.stack([_floats(hits, "a number of hits"), trials], axis=-1)[trials > 0]
+    if len(sums) and sums[:, 0].sum() in (0, sums[:, 1].sum()):
+        return proportion_interval(len(sums) if sums[:, 0].any() else 0, len(sums))
+    return cluster_interval(sums, lambda totals: totals[:, 0] / totals[:, 1], seed=seed)
+
+
+def cluster_sums(values: ArrayLike, clusters: Sequence[Hashable]) -> Floats:
+    """Sum rows (N, K) a cluster: (C, K), clusters in order of first appearance."""
+    rows = np.asarray(values, dtype=np.float64)
+    member, count = _members(clusters, len(rows))
+    sums = np.zeros((count, rows.shape[1]))
+    np.add.at(sums, member, rows)
+    return sums
+
+
+def _bootstrap(statistic: Callable[[Floats], Floats], clusters: int, *, width: int, seed: int) -> Estimate:
+    """Percentile interval of a statistic of cluster weights (B, C); resamples where it is undefined are left out."""
+    value = float(statistic(np.ones((1, clusters)))[0])
+    if not np.isfinite(value):
+        return Estimate(None, None, None, clusters)
+    if clusters == 1:
+        return Estimate(value, None, None, 1)
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK // max(width, clusters))
+    found = []
+    for start in range(0, RESAMPLES, block):
+        size = min(block, RESAMPLES - start)
+        found.append(statistic(rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=size).astype(float)))
+    values = np.concatenate(found)
+    values = values[np.isfinite(values)]
+    if values.size < RESAMPLES / 2 or _constant(values):
+        return Estimate(value, None, None, clusters)
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high), clusters)
+
+
+def _members(clusters: Sequence[Hashable] | None, size: int) -> tuple[NDArray[np.int64], int]:
+    """The cluster number (N,) of each example, and how many clusters there are."""
+    if clusters is None:
+        return np.arange(size), size
+    if len(clusters) != size:
+        raise ValueError(f"{size} examples and {len(clusters)} cluster labels: there must be one label an example.")
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=np.int64), len(numbers)
+
+
+def _constant(data: Floats) -> bool:
+    """Whether the values are one and the same, but for rounding."""
+    return bool(np.ptp(data) <= 1e-12 * max(1.0, float(np.abs(data).max())))
+
+
+def _floats(values: ArrayLike, what: str) -> Floats:
+    """The values as float64. LabError when one is no finite number: it would spread to every result."""
+    data = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(data).all():
+        place = ", ".join(str(index) for index in np.argwhere(~np.isfinite(data))[0])
+        raise LabError(
+            f"Evaluation: {what} (at {place} of {data.shape}) is no finite number. The policy has probably diverged: "
+            "see the training curves, and lower the learning rate."
+        )
+    return data

@@ -1,0 +1,99 @@
+"""Judging an answer by program: the checks that a row of the table carries.
+
+A row's `checks` is JSON. Three kinds:
+
+- `{"checker": "ifeval", "instructions": [{"id": "detectable_format:title", "kwargs": {}}]}`: lm-eval's IFEval instruction
+  checkers (Zhou et al. 2023, arXiv 2311.07911), strict: the answer passes when it follows every instruction.
+- `{"checker": "arithmetic", "answer": "42"}`: the answer is exactly this, but for surrounding white space.
+- `{"checker": "sentiment"}`: the compound score of VADER (Hutto & Gilbert 2014), from -1 to 1. It is no pass or fail.
+"""
+
+import contextlib
+import functools
+import io
+import json
+from types import ModuleType
+from typing import Any
+
+from kto_lab.errors import LabError
+
+METRICS = {"ifeval": "pass_rate", "arithmetic": "pass_rate", "sentiment": "sentiment"}
+
+
+def ifeval_checks(*instructions: tuple[str, dict[str, Any]]) -> str:
+    """The `checks` of a prompt with these IFEval instructions, each an id and its keyword arguments."""
+    return json.dumps(
+        {"checker": "ifeval", "instructions": [{"id": name, "kwargs": kwargs} for name, kwargs in instructions]}
+    )
+
+
+def arithmetic_checks(answer: str) -> str:
+    """The `checks` of a prompt with one right answer."""
+    return json.dumps({"checker": "arithmetic", "answer": answer})
+
+
+def metric_name(checks: str) -> str:
+    """What the score of these checks is called: "pass_rate" or "sentiment"."""
+    return METRICS[_parse(checks)["checker"]]
+
+
+def score_answer(checks: str, answer: str) -> float:
+    """The score of an answer: 1 or 0 for pass and fail, VADER's compound score for sentiment.
+
+    Raises LabError when `checks` names no checker that is known.
+    """
+    parsed = _parse(checks)
+    if parsed["checker"] == "ifeval":
+        return float(all(_follows(item["id"], item["kwargs"], answer) for item in parsed["instructions"]))
+    if parsed["checker"] == "arithmetic":
+        return float(answer.strip() == parsed["answer"])
+    return float(_sentiment().polarity_scores(answer)["compound"])
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse(checks: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(checks)
+    except json.JSONDecodeError as error:
+        raise LabError(f"The checks {checks!r} are no JSON: {error}.") from error
+    if not isinstance(parsed, dict) or parsed.get("checker") not in METRICS:
+        raise LabError(f"The checks {checks!r} name no known checker. Known: {', '.join(METRICS)}.")
+    return parsed
+
+
+def _follows(identity: str, kwargs: dict[str, Any], answer: str) -> bool:
+    registry = _ifeval().INSTRUCTION_DICT
+    if identity not in registry:
+        raise LabError(f"There is no IFEval instruction {identity!r}. Known: {', '.join(sorted(registry))}.")
+    if not answer.strip():
+        return False
+    instruction = registry[identity](identity)
+    instruction.build_description(**kwargs)
+    return bool(instruction.check_following(answer))
+
+
+@functools.cache
+def _ifeval() -> ModuleType:
+    """lm-eval's checkers, imported without the download that the import tries, and with a fixed seed.
+
+    The language detector behind the lower-case check is random unless it is seeded. The import looks for NLTK's sentence tokenizer on the web; only two of the 25 checkers use it, and none of ours does.
+    """
+    import langdetect
+    import nltk
+
+    langdetect.DetectorFactory.seed = 0
+    download = nltk.download
+    nltk.download = lambda *args, **kwargs: False
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            from lm_eval.tasks.ifeval import instructions_registry
+    finally:
+        nltk.download = download
+    return instructions_registry
+
+
+@functools.cache
+def _sentiment() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()

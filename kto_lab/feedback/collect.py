@@ -1,0 +1,137 @@
+"""`kto-lab feedback collect`: thumbs from a model's own answers and a checker.
+
+Answers are sampled prompt by prompt in blocks; each finished block is one shard on disk, written atomically. Started
+again with the same settings, collection goes on from the first missing shard and gives the same table, because every
+block is seeded by its own number.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.checkers import metric_name, score_answer
+from kto_lab.feedback.prompts import CheckedPrompt
+from kto_lab.feedback.table import content_hash
+from kto_lab.files import write_json
+from kto_lab.models.generate import Answer, generate
+from kto_lab.models.tokens import Encoder, Prompt
+
+SAMPLED, WORKED = "sampled", "sampled with a worked example"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        samples: answers a prompt.
+        worked_samples: further answers drawn with the prompt's worked example shown, where it has one. The example is
+            not part of the row: only the prompt and the answer are. Such rows say so in `origin`.
+        temperature: of the sampling.
+        max_new_tokens: where an answer is cut.
+        batch_size: answers in flight at once.
+        block: prompts a shard.
+        seed: of the sampling.
+        threshold: a sentiment score above it is a thumbs-up (checks that pass or fail ignore it).
+    """
+
+    samples: int = 4
+    worked_samples: int = 2
+    temperature: float = 0.8
+    max_new_tokens: int = 48
+    batch_size: int = 96
+    block: int = 48
+    seed: int = 0
+    threshold: float = 0.0
+
+
+def collect(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    prompts: Sequence[CheckedPrompt],
+    sampling: Sampling,
+    folder: Path,
+    *,
+    advance: Callable[[int], None] = lambda prompts: None,
+) -> list[dict[str, Any]]:
+    """Sample answers, judge them, and return rows for `build_table`; see the module's docstring.
+
+    Args:
+        model: the policy that answers.
+        encoder: its tokenizer's encoder.
+        prompts: what to ask, and how to check.
+        sampling: how to draw.
+        folder: where the shards lie. It may hold shards of an earlier, interrupted call with the same arguments.
+        advance: called with the number of prompts each time some are done.
+
+    Raises:
+        LabError: the folder holds shards of a collection with other settings.
+    """
+    _claim(folder, content_hash([vars(sampling), [[p.prompt, p.checks, p.group, list(p.worked)] for p in prompts]]))
+    rows: list[dict[str, Any]] = []
+    for number, start in enumerate(range(0, len(prompts), sampling.block)):
+        block = prompts[start : start + sampling.block]
+        shard = folder / f"shard-{number:05d}.json"
+        if not shard.exists():
+            write_json(shard, _collect_block(model, encoder, block, sampling, seed=sampling.seed + number))
+        rows += json.loads(shard.read_text(encoding="utf-8"))
+        advance(len(block))
+    return rows
+
+
+def _claim(folder: Path, identity: str) -> None:
+    """Mark the folder as this collection's, or refuse one that is another's."""
+    marker = folder / "collection.json"
+    if marker.exists():
+        if json.loads(marker.read_text(encoding="utf-8"))["identity"] != identity:
+            raise LabError(
+                f"{folder} holds a collection with other prompts or settings. Choose another folder, or remove it."
+            )
+        return
+    write_json(marker, {"identity": identity})
+
+
+def _collect_block(
+    model: PreTrainedModel, encoder: Encoder, block: Sequence[CheckedPrompt], sampling: Sampling, *, seed: int
+) -> list[dict[str, Any]]:
+    def draw(prompts: list[Prompt], samples: int, seed: int) -> list[list[Answer]]:
+        return generate(
+            model,
+            encoder,
+            prompts,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            samples=samples,
+            batch_size=sampling.batch_size,
+            seed=seed,
+        )
+
+    rows = []
+    for item, answers in zip(block, draw([item.prompt for item in block], sampling.samples, 2 * seed), strict=True):
+        rows += [_row(item, answer, sampling, SAMPLED) for answer in answers]
+    worked = [item for item in block if item.worked] if sampling.worked_samples else []
+    if worked:
+        shown: list[Prompt] = [[*item.worked, *item.prompt] for item in worked]  # type: ignore[misc]
+        for item, answers in zip(worked, draw(shown, sampling.worked_samples, 2 * seed + 1), strict=True):
+            rows += [_row(item, answer, sampling, WORKED) for answer in answers]
+    return rows
+
+
+def _row(item: CheckedPrompt, answer: Answer, sampling: Sampling, origin: str) -> dict[str, Any]:
+    score = score_answer(item.checks, answer.text)
+    passed = score == 1.0 if metric_name(item.checks) == "pass_rate" else score > sampling.threshold
+    return {
+        "prompt": item.prompt,
+        "completion": answer.text,
+        "finished": answer.finished,
+        "desirable": passed,
+        "score": score,
+        "group": item.group,
+        "checks": item.checks,
+        "origin": origin,
+    }

@@ -1,0 +1,47 @@
+"""Feedback that `kto-lab feedback collect` made: the shipped tables, and a user's own."""
+
+import importlib.resources
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.table import content_hash, features, is_chat
+
+SHIPPED = ("instruction_checks", "arithmetic")
+
+
+def from_collected(path: str, train_prompts: int | None) -> Dataset:
+    """A collected table of examples.
+
+    Args:
+        path: a Parquet file that `kto-lab feedback collect` wrote, or the name of a shipped one.
+        train_prompts: use so many prompts of the training split, chosen by hash and the same in every run, smaller
+            selections within larger ones; None for all. The test split is always whole.
+
+    Raises:
+        LabError: the file is missing or no table of examples.
+    """
+    file = Path(str(importlib.resources.files("kto_lab.feedback") / "data" / f"{path}.parquet"))
+    if path not in SHIPPED:
+        file = Path(path)
+    if not file.is_file():
+        raise LabError(
+            f"There is no file {file}. Give feedback.path a table that `kto-lab feedback collect` wrote, or one of "
+            f"{', '.join(SHIPPED)}."
+        )
+    try:
+        table = Dataset.from_parquet(str(file), keep_in_memory=True)
+        assert isinstance(table, Dataset)
+        table = table.cast(features(is_chat(table)))
+    except (KeyError, ValueError, pa.ArrowException) as error:
+        raise LabError(
+            f"{file} is no table of examples: {error}. For data of your own use feedback=file with a column mapping."
+        ) from error
+    if train_prompts is None:
+        return table
+    train = {identity for identity, split in zip(table["prompt_id"], table["split"], strict=True) if split == "train"}
+    chosen = set(sorted(train, key=lambda identity: content_hash("subset", identity))[:train_prompts])
+    keep = [row for row, identity in enumerate(table["prompt_id"]) if identity not in train or identity in chosen]
+    return table.select(keep)

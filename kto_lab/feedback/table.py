@@ -1,0 +1,249 @@
+"""The table of examples: one shape for feedback from every source.
+
+A source hands in plain rows; `build_table` checks each, gives it its identity and its split, and returns one Arrow
+table. Nothing downstream asks where a thumb came from.
+
+| column            | type                               | meaning                                                     |
+|-------------------|------------------------------------|-------------------------------------------------------------|
+| `example_id`      | string                             | content hash, unique in the table                           |
+| `prompt`          | string, or list of {role, content} | plain text to continue, or chat messages                    |
+| `prompt_id`       | string                             | content hash of the prompt                                  |
+| `completion`      | string                             | the answer that was judged                                  |
+| `finished`        | bool                               | the answer ended by itself (False: it was cut, so no        |
+|                   |                                    | end-of-turn token may be taught)                            |
+| `desirable`       | bool                               | thumbs-up: what the loss sees                               |
+| `desirable_clean` | bool                               | the same before any noise: what evaluation sees             |
+| `split`           | "train" or "test"                  | decided by hashing `prompt_id`, or by the source            |
+| `group`           | string                             | what results are broken down by (constraint, source, ...)   |
+| `checks`          | string                             | JSON for the checker of generated answers, "" where none    |
+| `rater`           | string or null                     | who gave the thumb                                          |
+| `score`           | float or null                      | the rating behind the thumb                                 |
+| `timestamp`       | string or null                     | ISO 8601                                                    |
+| `origin`          | string                             | how the completion came about ("human", "sampled", ...)     |
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datasets import Dataset, Features, Value
+
+from kto_lab.errors import LabError
+from kto_lab.models.tokens import Prompt
+
+MESSAGES = [{"role": Value("string"), "content": Value("string")}]
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def features(chat: bool) -> Features:
+    """The Arrow schema of a table whose prompts are chat messages, or plain text."""
+    return Features(
+        {
+            "example_id": Value("string"),
+            "prompt": MESSAGES if chat else Value("string"),
+            "prompt_id": Value("string"),
+            "completion": Value("string"),
+            "finished": Value("bool"),
+            "desirable": Value("bool"),
+            "desirable_clean": Value("bool"),
+            "split": Value("string"),
+            "group": Value("string"),
+            "checks": Value("string"),
+            "rater": Value("string"),
+            "score": Value("float64"),
+            "timestamp": Value("string"),
+            "origin": Value("string"),
+        }
+    )
+
+
+def is_chat(table: Dataset) -> bool:
+    """Whether the table's prompts are chat messages (else plain text)."""
+    return table.features["prompt"] != Value("string")
+
+
+def content_hash(*parts: Any) -> str:
+    """Sixteen hex digits that depend on the content alone (SHA-256 of canonical JSON)."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def prompt_id(prompt: Prompt) -> str:
+    """The identity of a prompt."""
+    return content_hash("prompt", prompt)
+
+
+def split_of(identity: str, held_out: float) -> str:
+    """The split of a prompt: a pure function of its identity, so the same in every run of every sweep.
+
+    Args:
+        identity: the prompt's `prompt_id`.
+        held_out: share of prompts in the test split, in [0, 1].
+    """
+    return "test" if int(content_hash("split", identity)[:8], 16) / 16**8 < held_out else "train"
+
+
+def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: float) -> Dataset:
+    """Check rows and make the table of examples.
+
+    Args:
+        rows: mappings with `prompt`, `completion`, `desirable`, and any of the optional columns: `desirable_clean`
+            (default: `desirable`), `finished` (default True), `group` (default: `source`), `checks`, `rater`, `score`,
+            `timestamp`, `origin` (default "given"), `split` (default: by hash). `where` names the row's place (such as
+            "thumbs.jsonl:12") in errors.
+        source: the name of the source, for errors.
+        held_out: share of prompts held out, in [0, 1).
+
+    Raises:
+        LabError: a row is malformed, a prompt is given both splits, or there is no row.
+    """
+    if not 0 <= held_out < 1:
+        raise LabError(f"feedback.held_out is {held_out}: the held-out share must be at least 0 and below 1.")
+    records = []
+    repeats: Counter[str] = Counter()
+    splits: dict[str, str] = {}
+    for number, row in enumerate(rows, start=1):
+        where = row.get("where", f"{source}, row {number}")
+        record = _record(row, where=where, source=source, held_out=held_out)
+        if splits.setdefault(record["prompt_id"], record["split"]) != record["split"]:
+            raise LabError(
+                f"{where}: this prompt is in 'train' in one row and in 'test' in another. A held-out prompt must not "
+                "be trained on: give all rows of a prompt the same split."
+            )
+        repeats[record["example_id"]] += 1
+        if (nth := repeats[record["example_id"]]) > 1:
+            record["example_id"] = content_hash(record["example_id"], nth)
+        records.append(record)
+    if not records:
+        raise LabError(f"{source}: there is no example in it.")
+    chat = {isinstance(record["prompt"], list) for record in records}
+    if len(chat) > 1:
+        raise LabError(f"{source}: some prompts are chat messages and some are plain text. Make them all one kind.")
+    return Dataset.from_list(records, features=features(chat.pop()))
+
+
+def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float) -> dict[str, Any]:
+    prompt = check_prompt(row.get("prompt"), where)
+    completion = check_completion(row.get("completion"), where)
+    desirable = check_label(row.get("desirable"), where)
+    clean = desirable if row.get("desirable_clean") is None else check_label(row["desirable_clean"], where)
+    identity = prompt_id(prompt)
+    split = row.get("split") or split_of(identity, held_out)
+    if split not in ("train", "test"):
+        raise LabError(f"{where}: the split is {split!r}; it must be 'train' or 'test'.")
+    return {
+        # The clean label is part of it, so that two raters who disagree keep their identities in any row order.
+        "example_id": content_hash(prompt, completion, row.get("rater"), clean),
+        "prompt": prompt,
+        "prompt_id": identity,
+        "completion": completion,
+        "finished": bool(row.get("finished", True)),
+        "desirable": desirable,
+        "desirable_clean": clean,
+        "split": split,
+        "group": str(row.get("group") or source),
+        "checks": row.get("checks") or "",
+        "rater": row.get("rater"),
+        "score": row.get("score"),
+        "timestamp": row.get("timestamp"),
+        "origin": row.get("origin") or "given",
+    }
+
+
+def check_label(value: Any, where: str) -> bool:
+    """The label as a bool; LabError when it is anything but true or false."""
+    if isinstance(value, bool):
+        return value
+    raise LabError(
+        f"{where}: the label is {value!r}, which is no boolean. Use true or false, or map your values with "
+        "feedback.labels (for example feedback.labels='{up: true, down: false}') or feedback.threshold."
+    )
+
+
+def check_completion(completion: Any, where: str) -> str:
+    """The completion as it is; LabError when it is empty, no text, or text that cannot be stored."""
+    if not isinstance(completion, str) or not completion.strip():
+        raise LabError(f"{where}: the completion is empty or no text. Remove the row or fill it in.")
+    return _storable(completion, where)
+
+
+def _storable(text: str, where: str) -> str:
+    """The text as it is. JSON can spell half a surrogate pair, which no UTF-8 file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise LabError(f"{where}: a text holds {half!r}, half a character. Repair or remove the row.") from error
+    return text
+
+
+def check_prompt(prompt: Any, where: str) -> Prompt:
+    """The prompt in canonical form: text, or a list of {role, content} that ends with a turn to answer.
+
+    Raises LabError when it is neither, or empty.
+    """
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise LabError(f"{where}: the prompt is empty. Remove the row or fill it in.")
+        return _storable(prompt, where)
+    if not isinstance(prompt, list) or not prompt:
+        raise LabError(f"{where}: the prompt is {prompt!r}; it must be text or a list of chat messages.")
+    messages = []
+    for message in prompt:
+        if (
+            not isinstance(message, Mapping)
+            or message.get("role") not in ROLES
+            or not isinstance(message.get("content"), str)
+        ):
+            raise LabError(
+                f"{where}: a chat message is {message!r}; each needs a 'role' ({', '.join(ROLES)}) and a text "
+                "as 'content'."
+            )
+        messages.append({"role": message["role"], "content": _storable(message["content"], where)})
+    if messages[-1]["role"] == "assistant":
+        raise LabError(f"{where}: the prompt ends with the assistant's turn; the completion must be the answer to it.")
+    return messages
+
+
+def fingerprint(table: Dataset) -> str:
+    """A hash of everything in the table that training or evaluation can see, independent of row order."""
+    columns = ["example_id", "finished", "desirable", "desirable_clean", "split", "group", "checks"]
+    rows = zip(*(table[name] for name in columns), strict=True)
+    return content_hash(sorted(list(row) for row in rows))
+
+
+def class_counts(table: Dataset) -> dict[str, dict[str, int]]:
+    """Per split: examples, prompts, desirable, undesirable, and labels that differ from the clean ones."""
+    counts: dict[str, dict[str, int]] = {}
+    frame = table.select_columns(["split", "prompt_id", "desirable", "desirable_clean"]).to_pandas()
+    for split, part in frame.groupby("split"):
+        counts[str(split)] = {
+            "examples": len(part),
+            "prompts": int(part["prompt_id"].nunique()),
+            "desirable": int(part["desirable"].sum()),
+            "undesirable": int((~part["desirable"]).sum()),
+            "flipped": int((part["desirable"] != part["desirable_clean"]).sum()),
+        }
+    return counts
+
+
+def of_split(table: Dataset, split: str) -> Dataset:
+    """The rows of one split, in the table's order."""
+    wanted = [index for index, value in enumerate(table["split"]) if value == split]
+    return table.select(wanted)
+
+
+def require_both_classes(table: Dataset) -> None:
+    """LabError unless the table has desirable and undesirable examples: with one class there is nothing to learn."""
+    desirable = sum(table["desirable"])
+    if 0 < desirable < len(table):
+        return
+    kind = "desirable (thumbs-up)" if desirable else "undesirable (thumbs-down)"
+    raise LabError(
+        f"All {len(table)} examples are {kind}. Training on feedback needs both classes: add examples of the other "
+        "one, or check feedback.labels and feedback.threshold."
+        if len(table)
+        else "There is no example to train on. Use more data, or a smaller feedback.held_out."
+    )

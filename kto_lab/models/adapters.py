@@ -1,0 +1,72 @@
+"""Adapters: what of the policy is trained, and what the reference is made of."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kto_lab.files import atomic_path
+from kto_lab.models.logps import evaluating
+
+Policy = PreTrainedModel | PeftModel
+
+
+class FullFineTuning:
+    """Every weight is trained. The reference is the model as it was loaded."""
+
+    merge = False
+
+    def attach(self, model: PreTrainedModel) -> Policy:
+        """The policy: the model itself."""
+        return model
+
+
+class Lora:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) by peft. The reference is the policy with the adapter off."""
+
+    def __init__(self, rank: int, alpha: float, dropout: float, target_modules: str | list[str], merge: bool) -> None:
+        """Adapters of `rank`, scaled by alpha / rank, on the named modules ("all-linear": every linear layer but the head).
+
+        `merge`: the saved policy is a whole model with the adapter merged in, rather than the adapter alone.
+        """
+        self.merge = merge
+        targets = target_modules if isinstance(target_modules, str) else list(target_modules)
+        self.config = LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
+        )
+
+    def attach(self, model: PreTrainedModel) -> Policy:
+        """The policy: the model with fresh adapters, which at first change nothing."""
+        return get_peft_model(model, self.config)
+
+
+@contextmanager
+def reference_model(policy: nn.Module, load: Callable[[], nn.Module]) -> Iterator[nn.Module]:
+    """The reference in eval mode for a block: the policy with its adapter off, or else a freshly loaded model.
+
+    Args:
+        policy: the trained policy.
+        load: loads the base model; called only where the policy has no adapter. The caller's block owns the copy.
+    """
+    if isinstance(policy, PeftModel):
+        with policy.disable_adapter(), evaluating(policy):
+            yield policy
+        return
+    reference = load()
+    with evaluating(reference):
+        yield reference
+
+
+def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool) -> None:
+    """Write the policy in Hugging Face format (safetensors) and its tokenizer, whole or not at all.
+
+    A policy with an adapter is written as the adapter alone, or merged into a whole model.
+    """
+    if merge and isinstance(policy, PeftModel):
+        policy = policy.merge_and_unload()
+    with atomic_path(folder) as partial:
+        policy.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)

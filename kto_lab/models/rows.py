@@ -1,0 +1,100 @@
+"""How token sequences become rows of a forward pass, without wasted tokens.
+
+A unit is what a loss looks at together: one completion, or a pair of completions. Units whose prompts are the same can
+share a row, so that the prompt is run once and each completion attends to the prompt and to itself:
+
+    prompt | completion 1 | completion 2 | ...        positions: 0..P-1 | P.. | P.. | ...
+
+The last token of a completion is only ever predicted, so it is not fed. This module knows lengths and indices; it knows
+nothing of models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kto_lab.errors import LabError
+from kto_lab.models.tokens import Tokens
+
+Unit = Sequence[Tokens]
+
+
+@dataclass
+class Row:
+    """One row of a forward pass: a prompt and the units that continue it.
+
+    Attributes:
+        length: tokens fed: prompt and completions, each completion without its last token.
+        units: indices of the units in the row.
+    """
+
+    length: int
+    units: list[int] = field(default_factory=list)
+
+
+def added_length(unit: Unit) -> int:
+    """Tokens that a unit's completions add to a row that holds their prompt."""
+    return sum(len(sequence.completion) - 1 for sequence in unit)
+
+
+def make_rows(units: Sequence[Unit], *, token_budget: int, share_prompts: bool) -> list[Row]:
+    """Lay units out in rows.
+
+    Args:
+        units: each a completion or a pair of one prompt.
+        token_budget: no row that holds several units is longer than this.
+        share_prompts: whether units of one prompt may share a row.
+    """
+    rows: list[Row] = []
+    open_rows: dict[tuple[int, ...], Row] = {}
+    for index, unit in enumerate(units):
+        prompt, added = unit[0].prompt, added_length(unit)
+        row = open_rows.get(prompt) if share_prompts else None
+        if row is None or row.length + added > token_budget:
+            row = open_rows[prompt] = Row(length=len(prompt))
+            rows.append(row)
+        row.units.append(index)
+        row.length += added
+    return rows
+
+
+def cut_micro_batches(
+    units: Sequence[Unit], *, token_budget: int, share_prompts: bool, multiple_of: int = 1
+) -> list[list[int]]:
+    """Cut a batch into micro-batches of rows of similar length.
+
+    Args:
+        units: the units of the batch.
+        token_budget: rows times the longest row's length stays within this, except where one row alone exceeds it,
+            or where `multiple_of` asks for fewer micro-batches.
+        share_prompts: whether units of one prompt may share a row.
+        multiple_of: the number of micro-batches is a multiple of this (one a process, so that all take as many).
+
+    Returns:
+        For each micro-batch the indices of its units. Every unit is in exactly one.
+
+    Raises:
+        LabError: there are fewer units than `multiple_of`.
+    """
+    if len(units) < multiple_of:
+        raise LabError(
+            f"A batch of {len(units)} cannot be shared by {multiple_of} processes. Raise optimization.batch_size to at "
+            f"least {multiple_of}, or use fewer devices."
+        )
+    rows = make_rows(units, token_budget=token_budget, share_prompts=share_prompts)
+    batches: list[list[int]] = []
+    members: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.length):
+        if members and (len(members) + 1) * row.length > token_budget:
+            batches.append([unit for member in members for unit in member.units])
+            members = []
+        members.append(row)
+    batches.append([unit for member in members for unit in member.units])
+    above = -(-len(batches) // multiple_of) * multiple_of
+    if above <= len(units):
+        while len(batches) < above:
+            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+            half = len(batches[largest]) // 2
+            batches[largest : largest + 1] = [batches[largest][:half], batches[largest][half:]]
+    while len(batches) % multiple_of:
+        batches[:2] = [batches[0] + batches[1]]  # the two shortest go together
+    return batches

@@ -1,0 +1,64 @@
+"""A finished run's results for Weights & Biases: summary with intervals, tables, curves."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+ESTIMATE = {"value", "low", "high", "n"}
+Rows = Sequence[Mapping[str, Any]]
+
+
+@rank_zero_only
+def finish(
+    loggers: Iterable[Logger], record: Mapping[str, Any], *, tables: Mapping[str, Rows], curves: Path | None
+) -> None:
+    """Hand a finished run to those of its loggers that are W&B's, and close them.
+
+    Args:
+        loggers: the run's; others than W&B's are left alone.
+        record: the run's record, as `read_record` returns it. Every metric becomes `<metric>`, `<metric>_low` and
+            `<metric>_high` in the summary (what is None is left out), and a row of the table `metrics`.
+        tables: further tables by name, such as sample answers; each row maps columns to plain values.
+        curves: the picture of the training curves.
+    """
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        run = logger.experiment
+        estimates = dict(flat_estimates(record["metrics"]))
+        run.config.update({"environment": record["environment"], "data": record["data"], "model": record["model"]})
+        run.summary.update(_summary(estimates))
+        results = [{"metric": name, **estimate} for name, estimate in estimates.items()]
+        media: dict[str, Any] = {name: _table(rows) for name, rows in {"metrics": results, **tables}.items() if rows}
+        if curves is not None:
+            media["curves"] = wandb.Image(str(curves))
+        run.log(media)
+        run.finish()
+
+
+def flat_estimates(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The estimates of a record's nested metrics, each with its path joined by "/"."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping) and value.keys() == ESTIMATE:
+            yield prefix + name, dict(value)
+        elif isinstance(value, Mapping):
+            yield from flat_estimates(value, f"{prefix}{name}/")
+
+
+def _summary(estimates: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    ends = {"value": "", "low": "_low", "high": "_high"}
+    return {
+        name + suffix: estimate[end]
+        for name, estimate in estimates.items()
+        for end, suffix in ends.items()
+        if estimate[end] is not None
+    }
+
+
+def _table(rows: Rows) -> wandb.Table:
+    columns: list[str | int] = list(dict.fromkeys(column for row in rows for column in row))
+    return wandb.Table(columns=columns, data=[[row.get(str(column)) for column in columns] for row in rows])

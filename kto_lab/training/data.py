@@ -1,0 +1,264 @@
+"""From the table of examples to the steps of a run: units, tokens, reference log-probs, micro-batches."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.pairs import make_pairs
+from kto_lab.feedback.table import require_both_classes
+from kto_lab.losses import Feed, MeanOver, Objective
+from kto_lab.models.rows import cut_micro_batches
+from kto_lab.models.tokens import Encoder, Tokens
+from kto_lab.training.optimization import Optimization
+from kto_lab.training.plan import Plan, Unit, make_plan
+
+Scorer = Callable[[list[Tokens], Callable[[int], None]], Tensor]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Units that go through the policy together.
+
+    Attributes:
+        places: where in the step each unit stands.
+        units: their token sequences.
+        reference: (sequences,) log pi_ref(y|x), nats.
+        desirable: (sequences,) bool.
+    """
+
+    places: list[int]
+    units: list[list[Tokens]]
+    reference: Tensor
+    desirable: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step, as one process sees it.
+
+    Attributes:
+        number: from 0.
+        units: units of the step over all processes.
+        micro_batches: this process's share.
+        mismatched: this process's share of the mismatched pairs; empty where none are needed.
+        normaliser: what the sum of the losses is divided by: units, or completion tokens, of the whole step.
+        tokens: real tokens of the whole step that the policy's gradient pass is about (prompts once an example).
+    """
+
+    number: int
+    units: int
+    micro_batches: list[MicroBatch]
+    mismatched: list[MicroBatch]
+    normaliser: int
+    tokens: int
+
+
+@dataclass
+class TrainingData:
+    """Everything that training reads, on the CPU.
+
+    Attributes:
+        tokens: one entry a training example.
+        desirable: the thumbs that the loss sees.
+        plan: which example when.
+        reference: (examples,) log pi_ref(y|x), nats; filled by `fill_reference`.
+        reference_mismatched: (steps, batch size) log pi_ref(y'|x); likewise.
+        dropped: examples left out because their prompt is too long.
+        cut: examples whose completion was cut to fit.
+    """
+
+    tokens: list[Tokens]
+    desirable: list[bool]
+    plan: Plan
+    reference: Tensor
+    reference_mismatched: Tensor
+    dropped: int
+    cut: int
+
+    def mismatched_tokens(self, step: int) -> list[Tokens]:
+        """The mismatched pairs (x, y') of a step, one a unit."""
+        assert self.plan.mismatched is not None
+        firsts = [self.plan.units[unit][0] for unit in self.plan.steps[step]]
+        partners = self.plan.mismatched[step]
+        return [Tokens(self.tokens[x].prompt, self.tokens[y].completion) for x, y in zip(firsts, partners, strict=True)]
+
+
+def prepare(
+    table: Dataset, encoder: Encoder, objective: Objective, optimization: Optimization, *, seed: int
+) -> TrainingData:
+    """Tokenise the training split and plan the run.
+
+    Args:
+        table: the rows of the training split.
+        encoder: the policy's tokenizer.
+        objective: says what a unit is.
+        optimization: batch size and number of steps.
+        seed: of the order of the data.
+
+    Raises:
+        LabError: the table has one class only, has no pairs where the loss needs them, or does not fill a batch.
+    """
+    feed = objective.needs.feed
+    if feed is not Feed.DESIRABLE:
+        require_both_classes(table)
+    encoded = encoder.encode_table(table)
+    kept = table.select(encoded.kept) if encoded.dropped else table
+    desirable = list(kept["desirable"])
+    plan = make_plan(
+        make_units(kept, feed, seed=seed),
+        kept["prompt_id"],
+        batch_size=optimization.batch_size,
+        epochs=optimization.epochs,
+        max_steps=optimization.max_steps,
+        seed=seed,
+        keep_prompts_together=optimization.keep_prompts_together,
+        mismatched=objective.mismatched,
+    )
+    return TrainingData(
+        tokens=encoded.tokens,
+        desirable=desirable,
+        plan=plan,
+        reference=torch.zeros(len(desirable)),
+        reference_mismatched=torch.zeros(plan.steps.shape),
+        dropped=encoded.dropped,
+        cut=encoded.cut,
+    )
+
+
+def make_units(table: Dataset, feed: Feed, *, seed: int) -> list[Unit]:
+    """What a batch is made of: every example, the desirable ones, or pairs of one prompt."""
+    if feed is Feed.PAIRS:
+        return [tuple(pair) for pair in make_pairs(table, seed=seed)]
+    units = [(i,) for i, desirable in enumerate(table["desirable"]) if desirable or feed is Feed.THUMBS]
+    if not units:
+        raise LabError("There is no desirable example to train on.")
+    return units
+
+
+def reference_sequences(data: TrainingData) -> list[Tokens]:
+    """Every distinct sequence that the run needs the reference's log-probability of, in a stable order."""
+    used = sorted({example for unit in np.unique(data.plan.steps) for example in data.plan.units[unit]})
+    wanted = dict.fromkeys(data.tokens[example] for example in used)
+    if data.plan.mismatched is not None:
+        for step in range(len(data.plan.steps)):
+            wanted.update(dict.fromkeys(data.mismatched_tokens(step)))
+    return list(wanted)
+
+
+def fill_reference(data: TrainingData, logps: dict[Tokens, float]) -> None:
+    """Put the reference's log-probabilities where the steps read them."""
+    for example, tokens in enumerate(data.tokens):
+        data.reference[example] = logps.get(tokens, 0.0)
+    if data.plan.mismatched is not None:
+        for step in range(len(data.plan.steps)):
+            data.reference_mismatched[step] = torch.tensor([logps[pair] for pair in data.mismatched_tokens(step)])
+
+
+class StepLoader:
+    """Yields the steps of one process that are still to be taken.
+
+    Where to start is asked when the loop begins, after Lightning has restored its counters from a checkpoint; so a
+    resumed run takes the steps that are left, and none twice. The two state methods tell Lightning that this is so.
+    """
+
+    def __init__(self, make_step: Callable[[int], Step], steps: int, taken: Callable[[], int]) -> None:
+        """`make_step` makes the step of a number; there are `steps` of them, of which `taken()` are done."""
+        self._make_step = make_step
+        self._steps = steps
+        self._taken = taken
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[Step]:
+        return map(self._make_step, range(self._taken(), self._steps))
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: the trainer's counter of optimiser steps is the state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to restore."""
+
+
+class AlignmentData(pl.LightningDataModule):
+    """Cuts each planned step into micro-batches, and deals them to the processes."""
+
+    def __init__(
+        self, data: TrainingData, objective: Objective, optimization: Optimization, *, share_prompts: bool
+    ) -> None:
+        """`share_prompts`: completions of one prompt share its row (see `models.logps`)."""
+        super().__init__()
+        self.data = data
+        self.objective = objective
+        self.optimization = optimization
+        self.share_prompts = share_prompts
+
+    def train_dataloader(self) -> StepLoader:
+        """The steps of this process."""
+        return StepLoader(self.make_step, len(self.data.plan.steps), lambda: self.trainer.global_step)
+
+    def make_step(self, number: int) -> Step:
+        """Step `number` as this process sees it."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return make_step(self.data, self.objective, self.optimization, number, self.share_prompts, rank, world)
+
+
+def make_step(
+    data: TrainingData,
+    objective: Objective,
+    optimization: Optimization,
+    number: int,
+    share_prompts: bool,
+    rank: int = 0,
+    world: int = 1,
+) -> Step:
+    """Step `number` as process `rank` of `world` sees it."""
+    members = [data.plan.units[unit] for unit in data.plan.steps[number]]
+
+    def cut(
+        units: list[list[Tokens]], reference: Callable[[int], list[Any]], desirable: Callable[[int], list[bool]]
+    ) -> list[MicroBatch]:
+        parts = cut_micro_batches(
+            units, token_budget=optimization.micro_batch_tokens, share_prompts=share_prompts, multiple_of=world
+        )
+        return [
+            MicroBatch(
+                places=part,
+                units=[units[place] for place in part],
+                reference=torch.tensor([value for place in part for value in reference(place)]),
+                desirable=torch.tensor([value for place in part for value in desirable(place)]),
+            )
+            for part in parts[rank::world]
+        ]
+
+    units = [[data.tokens[example] for example in unit] for unit in members]
+    micro_batches = cut(
+        units,
+        lambda place: [data.reference[example].item() for example in members[place]],
+        lambda place: [data.desirable[example] for example in members[place]],
+    )
+    mismatched = []
+    if data.plan.mismatched is not None:
+        row = data.reference_mismatched[number]
+        mismatched = cut(
+            [[pair] for pair in data.mismatched_tokens(number)],
+            lambda place: [row[place].item()],
+            lambda place: [False],
+        )
+    completion_tokens = sum(len(sequence.completion) for unit in units for sequence in unit)
+    return Step(
+        number=number,
+        units=len(units),
+        micro_batches=micro_batches,
+        mismatched=mismatched,
+        normaliser=completion_tokens if objective.needs.mean_over is MeanOver.TOKENS else len(units),
+        tokens=sum(len(sequence) for unit in units for sequence in unit),
+    )

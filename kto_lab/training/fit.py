@@ -1,0 +1,139 @@
+"""Training by Lightning: the trainer, its callbacks, checkpoints and resume."""
+
+import logging
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.loggers import Logger
+
+from kto_lab import console
+from kto_lab.losses import Objective
+from kto_lab.losses.weighting import Weights
+from kto_lab.models.adapters import Policy
+from kto_lab.training.callbacks import StepMetrics, TrainingProgress
+from kto_lab.training.data import AlignmentData, TrainingData
+from kto_lab.training.hardware import Hardware
+from kto_lab.training.module import AlignmentModule
+from kto_lab.training.optimization import Optimization
+from kto_lab.training.reference import ReferencePass
+
+
+def fit(
+    policy: Policy,
+    data: TrainingData,
+    objective: Objective,
+    optimization: Optimization,
+    hardware: Hardware,
+    *,
+    folder: Path,
+    loggers: list[Logger],
+    pad_id: int,
+    share_prompts: bool,
+    seed: int,
+) -> None:
+    """Train the policy in place, from the last checkpoint in `folder` where there is one.
+
+    Args:
+        policy: starts as the reference.
+        data: the plan and its tokens; the reference's log-probabilities are filled in first.
+        objective: what is minimised.
+        optimization: how.
+        hardware: where.
+        folder: the run folder; checkpoints go into it.
+        loggers: Lightning's.
+        pad_id: any valid token id.
+        share_prompts: completions of one prompt share its row.
+        seed: of dropout, where an adapter has it.
+
+    Raises:
+        LabError: the loss or the gradient is not finite; the last good state is kept as a checkpoint.
+    """
+    why = "Reference log-probabilities once, ahead of all steps; then one optimiser step a batch."
+    console.stage("Training", why if objective.needs.reference else "One optimiser step a batch.")
+    module = AlignmentModule(
+        policy,
+        objective,
+        optimization,
+        weights=class_weights(objective, data),
+        steps=len(data.plan.steps),
+        pad_id=pad_id,
+        share_prompts=share_prompts,
+        seed=seed,
+    )
+    if optimization.gradient_checkpointing:
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoints = folder / "checkpoints"
+    with _quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="gpu" if hardware.device.type == "cuda" else "cpu",
+            devices=hardware.devices,
+            num_nodes=hardware.num_nodes,
+            strategy=hardware.strategy,
+            precision=hardware.number_format,
+            deterministic=hardware.deterministic,
+            max_epochs=1,
+            logger=loggers,
+            callbacks=[
+                ReferencePass(data, hardware),
+                StepMetrics(folder),
+                TrainingProgress(),
+                ModelCheckpoint(
+                    checkpoints,
+                    filename="{step}",
+                    every_n_train_steps=optimization.checkpoint_every,
+                    save_on_exception=False,
+                ),
+                OnExceptionCheckpoint(checkpoints, filename="stopped"),
+            ],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+        steps = AlignmentData(data, objective, optimization, share_prompts=share_prompts)
+        trainer.fit(module, steps, ckpt_path=last_checkpoint(checkpoints), weights_only=True)
+
+
+def class_weights(objective: Objective, data: TrainingData) -> Weights:
+    """lambda_D and lambda_U for the examples that are trained on."""
+    if objective.weighting is None:
+        return Weights(1.0, 1.0)
+    used = [data.desirable[example] for unit in data.plan.units for example in unit]
+    return objective.weighting.weights(sum(used), len(used) - sum(used))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the most steps in a folder; None where there is none that can be read."""
+    found: list[tuple[int, Path]] = []
+    for path in sorted(folder.glob("*.ckpt")):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError):
+            console.say(f"    {path} cannot be read and is left aside")
+            continue
+        found.append((state["global_step"], path))
+    if not found:
+        return None
+    step, path = max(found)
+    console.say(f"    going on from step {step} ({path.name})")
+    return path
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's own remarks on hardware and data loaders: the stages say what a person needs."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            yield
+    finally:
+        logger.setLevel(level)

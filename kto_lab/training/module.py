@@ -1,0 +1,205 @@
+"""The Lightning module: one optimiser step is one batch, however it is cut.
+
+A step first runs the mismatched pairs without gradient and makes one reference point of all of them, over all
+micro-batches and processes; then it runs the micro-batches with gradient, each contributing the sum of its losses divided
+by what the whole step is the mean over. So the gradient is the same, to rounding, for every micro-batch size and every
+number of processes.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from kto_lab.errors import LabError
+from kto_lab.losses import Feed, Objective, Pairs, Thumbs
+from kto_lab.losses.reference_points import ReferencePoint
+from kto_lab.losses.weighting import Weights
+from kto_lab.models.logps import completion_logps
+from kto_lab.training.data import MicroBatch, Step
+from kto_lab.training.optimization import Optimization, make_optimizer
+
+SATURATED = 0.05
+
+
+class AlignmentModule(pl.LightningModule):
+    """A policy that is aligned with an objective; the reference comes as log-probabilities in each step."""
+
+    def __init__(
+        self,
+        policy: PreTrainedModel | nn.Module,
+        objective: Objective,
+        optimization: Optimization,
+        *,
+        weights: Weights,
+        steps: int,
+        pad_id: int,
+        share_prompts: bool,
+        seed: int,
+    ) -> None:
+        """Wrap a policy.
+
+        Args:
+            policy: a causal language model, or a peft model around one.
+            objective: what is minimised.
+            optimization: how.
+            weights: lambda_D and lambda_U for the counts that are trained on.
+            steps: optimiser steps of the whole run, for the schedule.
+            pad_id: any valid token id.
+            share_prompts: completions of one prompt share its row.
+            seed: of dropout, where an adapter has it.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy = policy
+        self.objective = objective
+        self.optimization = optimization
+        self.weights = weights
+        self.steps = steps
+        self.pad_id = pad_id
+        self.share_prompts = share_prompts
+        self.seed = seed
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW over what is trainable."""
+        trainable = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        optimizer, schedule = make_optimizer(self.optimization, trainable, steps=self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
+        """Token ids stay where they are until their micro-batch is laid out."""
+        return batch
+
+    def training_step(self, batch: Step, batch_idx: int) -> dict[str, float]:
+        """One optimiser step; see the module's docstring.
+
+        Returns:
+            The step's metrics, which the callbacks write.
+
+        Raises:
+            LabError: the loss or the gradient is not finite. The policy is left as it was before the step.
+        """
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
+        # Dropout, where there is any, depends on the step alone, so that a resumed run repeats it.
+        torch.manual_seed(self.seed * 1_000_003 + batch.number)
+        point = self.reference_point(batch)
+        tally = Tally()
+        last = len(batch.micro_batches) - 1
+        for number, micro_batch in enumerate(batch.micro_batches):
+            logps = self.logps(micro_batch)
+            losses = self.losses(logps, micro_batch, point.z0)
+            loss = losses.sum() / batch.normaliser
+            if not torch.isfinite(loss):
+                raise self._not_finite("loss", loss, batch.number)
+            tally.add(loss, self.objective.beta, point.z0, logps.detach(), micro_batch)
+            # DDP averages over processes what is a sum, and needs to talk only once a step.
+            with nullcontext() if number == last else self._without_sync():
+                self.manual_backward(loss * self.trainer.world_size)
+        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        norm = nn.utils.clip_grad_norm_(parameters, self.optimization.clip_norm)
+        if not torch.isfinite(norm):
+            raise self._not_finite("gradient norm", norm, batch.number)
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
+        schedule.step()
+        metrics = tally.metrics(self._sum_over_processes)
+        if self.objective.needs.reference_point:
+            metrics |= {"z0_raw": point.raw, "z0": point.z0.item(), "z0_stderr": point.stderr}
+        metrics |= {
+            "grad_norm": norm.item(),
+            "learning_rate": rate,
+            "tokens": float(batch.tokens),
+            "examples": float(batch.units * (2 if self.objective.needs.feed is Feed.PAIRS else 1)),
+        }
+        return {f"train/{name}": value for name, value in metrics.items()}
+
+    def logps(self, micro_batch: MicroBatch) -> Tensor:
+        """(sequences,) log pi(y|x) of a micro-batch, nats, float32."""
+        return completion_logps(self.policy, micro_batch.units, pad_id=self.pad_id, share_prompts=self.share_prompts)
+
+    def losses(self, logps: Tensor, micro_batch: MicroBatch, z0: Tensor) -> Tensor:
+        """(units,) losses of a micro-batch from its (sequences,) log-probabilities."""
+        reference = micro_batch.reference.to(logps.device)
+        if self.objective.needs.feed is Feed.PAIRS:
+            return self.objective.losses(Pairs(logps[0::2], logps[1::2], reference[0::2], reference[1::2]))
+        desirable = micro_batch.desirable.to(logps.device)
+        weight = torch.where(desirable, self.weights.desirable, self.weights.undesirable)
+        return self.objective.losses(Thumbs(logps, reference, desirable, weight, z0))
+
+    @torch.no_grad()
+    def reference_point(self, batch: Step) -> ReferencePoint:
+        """z0 of a step, the same on every process."""
+        if self.objective.reference_point is None or not self.objective.mismatched:
+            zero = torch.zeros((), device=self.device)
+            return ReferencePoint(z0=zero, raw=0.0, stderr=0.0)
+        # Each process fills in its own places; the sum has them all, in the same order whatever the cut.
+        logratios = torch.zeros(batch.units, device=self.device)
+        was_training = self.policy.training
+        self.policy.eval()
+        for micro_batch in batch.mismatched:
+            logratios[micro_batch.places] = self.logps(micro_batch) - micro_batch.reference.to(self.device)
+        self.policy.train(was_training)
+        return self.objective.reference_point.estimate(self._sum_over_processes(logratios))
+
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(values, reduce_op="sum") if self.trainer.world_size > 1 else values
+
+    def _without_sync(self) -> Any:
+        block = getattr(self.trainer.strategy, "block_backward_sync", None)
+        return block() if block is not None and self.trainer.world_size > 1 else nullcontext()
+
+    def _not_finite(self, what: str, value: Tensor, step: int) -> LabError:
+        return LabError(
+            f"The {what} is {value.item()} at step {step + 1}. Training stopped before the policy was changed by it; the "
+            "last checkpoint is good. Lower optimization.learning_rate, or look at the data of this step."
+        )
+
+
+class Tally:
+    """Sums over a step's micro-batches, turned into means once at its end."""
+
+    def __init__(self) -> None:
+        """All sums start at zero."""
+        self.sums: Tensor | None = None
+
+    def add(self, loss: Tensor, beta: float, z0: Tensor, logps: Tensor, micro_batch: MicroBatch) -> None:
+        """Add a micro-batch: its share of the loss, its rewards by class, and how many of its values are saturated."""
+        desirable = micro_batch.desirable.to(logps.device)
+        logratio = logps - micro_batch.reference.to(logps.device)
+        reward = beta * logratio
+        felt = torch.sigmoid(beta * (logratio - z0))
+        # v' is at most 1/4; below 5 % of that an example no longer moves the policy.
+        saturated = felt * (1 - felt) < SATURATED / 4
+        values = torch.stack(
+            [
+                loss.detach(),
+                (reward * desirable).sum(),
+                (reward * ~desirable).sum(),
+                desirable.sum(),
+                (~desirable).sum(),
+                saturated.sum(),
+            ]
+        )
+        self.sums = values if self.sums is None else self.sums + values
+
+    def metrics(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The step's metrics; a class that the step has no example of is left out."""
+        assert self.sums is not None
+        loss, up, down, n_up, n_down, saturated = sum_over_processes(self.sums).tolist()
+        metrics = {"loss": loss, "saturated": saturated / (n_up + n_down)}
+        if n_up:
+            metrics["reward_desirable"] = up / n_up
+        if n_down:
+            metrics["reward_undesirable"] = down / n_down
+        if n_up and n_down:
+            metrics["reward_margin"] = up / n_up - down / n_down
+        return metrics

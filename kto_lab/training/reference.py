@@ -1,0 +1,54 @@
+"""The reference's log-probabilities, computed once before the first step.
+
+They depend on nothing that training changes, so they are made in large batches of similar length, and the reference is
+then not needed in memory. Before its first step the policy is the reference (an adapter starts as the identity), so no
+second model is loaded either.
+"""
+
+import lightning.pytorch as pl
+import torch
+
+from kto_lab import console
+from kto_lab.models.logps import score
+from kto_lab.training.data import TrainingData, fill_reference, reference_sequences
+from kto_lab.training.hardware import Hardware
+from kto_lab.training.module import AlignmentModule
+
+# Without a gradient nothing is kept for a backward pass, so batches may be this much larger.
+BATCH_FACTOR = 2
+
+
+class ReferencePass(pl.Callback):
+    """Fills in `TrainingData.reference` while the policy still has its first weights.
+
+    Lightning calls `setup` when the processes can talk to one another and before a checkpoint is restored: on a resumed
+    run, too, the policy still is the reference then. Each process scores its share.
+    """
+
+    def __init__(self, data: TrainingData, hardware: Hardware) -> None:
+        """Fill in `data`, in the precision of `hardware`."""
+        self.data = data
+        self.hardware = hardware
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Score every completion and mismatched pair of the run under the reference."""
+        assert isinstance(pl_module, AlignmentModule)
+        if not pl_module.objective.needs.reference:
+            return
+        sequences = reference_sequences(self.data)
+        mine = sequences[trainer.global_rank :: trainer.world_size]
+        policy = pl_module.policy.to(trainer.strategy.root_device)
+        with console.progress("reference", len(mine)) as advance, self.hardware.autocast():
+            found = score(
+                policy,
+                mine,
+                pad_id=pl_module.pad_id,
+                token_budget=BATCH_FACTOR * pl_module.optimization.micro_batch_tokens,
+                share_prompts=pl_module.share_prompts,
+                advance=advance,
+            )
+        logps = torch.zeros(len(sequences), device=trainer.strategy.root_device)
+        logps[trainer.global_rank :: trainer.world_size] = found.to(logps.device)
+        if trainer.world_size > 1:
+            logps = trainer.strategy.reduce(logps, reduce_op="sum")
+        fill_reference(self.data, dict(zip(sequences, logps.tolist(), strict=True)))

@@ -1,0 +1,242 @@
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from kto_lab.errors import LabError
+from kto_lab.evaluation.answers import answer_prompts
+from kto_lab.evaluation.lm_eval import _check_names, run_lm_eval, write_tasks
+from kto_lab.evaluation.statistics import Estimate, proportion_interval
+from kto_lab.feedback.checkers import arithmetic_checks
+from kto_lab.feedback.table import build_table
+from kto_lab.models.tiny import random_llama
+from kto_lab.models.tokens import Encoder, Prompt
+
+ROOT = Path(__file__).parents[2]
+TOKENS = 12
+
+
+@pytest.fixture
+def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A policy whose answers differ from prompt to prompt, some ended early, with some letters and spaces in them."""
+    model = random_llama(vocabulary=len(tokenizer), seed=2, hidden=32, layers=2, intermediate=64)
+    vocabulary = tokenizer.get_vocab()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "proj" in name:
+                weight *= 15
+        model.lm_head.weight[[vocabulary[token] for token in ("<|im_end|>", "Ġ", *"etao")]] *= 3
+    return model
+
+
+def table(prompts: list[Prompt], answers: list[str] | None = None) -> Dataset:
+    """Held-out prompts whose right answers are the ones given; without answers they carry no checks."""
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": prompt,
+            "completion": "x",
+            "desirable": True,
+            "checks": "" if answers is None else arithmetic_checks(answers[number].strip()),
+            "split": "test",
+        }
+        for number, prompt in enumerate(prompts)
+    ]
+    return build_table(rows, source="questions", held_out=0.0)
+
+
+def half_right(model: LlamaForCausalLM, encoder: Encoder, prompts: list[Prompt]) -> Dataset:
+    """A table whose right answer is the model's own greedy one for every other prompt, and wrong for the rest."""
+    found = answer_prompts(
+        model, encoder, table(prompts), prompts=len(prompts), max_new_tokens=TOKENS, batch_size=4, seed=0
+    )
+    own = {str(answer.prompt): answer.answer for answer in found}
+    assert len(set(own.values())) > 1 and any(answer.split() for answer in own.values())
+    return table(prompts, [own[str(prompt)] + ("" if place % 2 else "!") for place, prompt in enumerate(prompts)])
+
+
+def questions(count: int) -> list[Prompt]:
+    system = {"role": "system", "content": "Answer in one word."}
+    asked = [{"role": "user", "content": f"{number} and {'more ' * number}{number * 7}?"} for number in range(count)]
+    return [[system, turn] if number % 3 else [turn] for number, turn in enumerate(asked)]
+
+
+def evaluate(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tasks: list[str], data: Dataset, run: Path, **more: Any
+) -> dict[str, dict[str, Estimate]]:
+    settings = {"max_new_tokens": TOKENS, "limit": None, "batch_size": 4, "num_fewshot": None, "seed": 0, **more}
+    return run_lm_eval(model, tokenizer, tasks, table_test=data, folder=run / "lm_eval", **settings)
+
+
+def test_the_command_line_returns_the_same_numbers(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, encoder: Encoder, tmp_path: Path
+) -> None:
+    tasks = ["kto_lab_checks", "kto_lab_neutral"]
+    found = evaluate(model, tokenizer, tasks, half_right(model, encoder, questions(12)), tmp_path)
+    model.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    moved = tmp_path.with_name(tmp_path.name + "-moved")
+    tmp_path.rename(moved)
+    command = (
+        f"-m lm_eval run --model hf --model_args pretrained={moved}/policy --include_path {moved}/lm_eval --tasks "
+        f"{','.join(tasks)} --apply_chat_template --batch_size 4 --device cpu --output_path {moved}/out"
+    )
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(moved / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, *command.split()], cwd=moved, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (file,) = moved.glob("out/*/results_*.json")
+    results = json.loads(file.read_text())["results"]
+    for task, metrics in found.items():
+        theirs = {key.removesuffix(",none"): value for key, value in results[task].items() if key.endswith(",none")}
+        ours = {name: estimate.value for name, estimate in metrics.items()}
+        assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=1e-6), task
+    assert found["kto_lab_checks"]["pass_rate"] == proportion_interval(6, 12)
+    assert found["kto_lab_checks"]["answer_words"].value > 0
+
+
+def test_nothing_is_printed_and_everything_is_left_as_it_was(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    encoder: Encoder,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = half_right(model, encoder, questions(4))
+    model.train()
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    expected = (torch.rand(1).item(), random.random(), np.random.random())
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    monkeypatch.chdir(tmp_path)
+    capfd.readouterr()
+    for _ in range(2):
+        found = evaluate(model, tokenizer, ["kto_lab_checks"], data, tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert model.training
+    assert (torch.rand(1).item(), random.random(), np.random.random()) == expected
+    assert found["kto_lab_checks"]["pass_rate"].value == 0.5
+    assert "generate_until" in (tmp_path / "lm_eval.log").read_text()
+
+
+def test_plain_text_prompts_are_continued_without_a_chat_template(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, encoder: Encoder, tmp_path: Path
+) -> None:
+    data = half_right(model, encoder, [f"The film number {number} was" for number in range(8)])
+    found = evaluate(model, tokenizer, ["kto_lab_checks"], data, tmp_path)
+    assert found["kto_lab_checks"]["pass_rate"] == proportion_interval(4, 8)
+
+
+def test_the_neutral_perplexity_is_the_models(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    found = evaluate(model, tokenizer, ["kto_lab_neutral"], table(questions(2)), tmp_path, limit=5)["kto_lab_neutral"]
+    lines = (tmp_path / "lm_eval" / "neutral.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    assert len(texts) == len(set(texts)) == 60
+    total = 0.0
+    for text in texts[:5]:
+        ids = torch.tensor([tokenizer.eos_token_id, *tokenizer(text)["input_ids"]])
+        logps = model(ids[None, :-1]).logits[0].log_softmax(-1)
+        total += logps.gather(1, ids[1:, None]).sum().item()
+    words, size = sum(len(text.split()) for text in texts[:5]), sum(len(text.encode()) for text in texts[:5])
+    assert found["word_perplexity"].value == pytest.approx(math.exp(-total / words), rel=1e-4)
+    assert found["bits_per_byte"].value == pytest.approx(-total / size / math.log(2), rel=1e-5)
+    assert found["byte_perplexity"].low < found["byte_perplexity"].value < found["byte_perplexity"].high
+    assert all(estimate.n == 5 for estimate in found.values())
+
+
+def test_a_task_file_of_ones_own_has_the_interval_of_its_standard_error(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    documents = [{"question": f"{n}:", "choices": [" ab", " cd"], "answer": n % 2} for n in range(8)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    (tmp_path / "own.yaml").write_text(
+        "task: own\noutput_type: multiple_choice\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {tmp_path}/own.jsonl\ntest_split: test\ndoc_to_text: question\n"
+        "doc_to_choice: choices\ndoc_to_target: answer\n"
+    )
+    found = evaluate(model, tokenizer, [str(tmp_path / "own.yaml")], table(questions(2)), tmp_path)
+    accuracy = found["own"]["acc"]
+    assert accuracy.n == 8
+    error = math.sqrt(accuracy.value * (1 - accuracy.value) / 7)
+    assert accuracy.low == pytest.approx(accuracy.value - 1.96 * error)
+    assert accuracy.high == pytest.approx(accuracy.value + 1.96 * error)
+
+
+def test_checks_hold_the_first_prompts_up_to_the_limit(
+    tokenizer: PreTrainedTokenizerFast, encoder: Encoder, model: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    data = table(questions(9), ["1"] * 9)
+    for limit, expected in ((4, 4), (None, 9)):
+        write_tasks(tmp_path / "tasks", tokenizer, data, max_new_tokens=3, limit=limit)
+        lines = (tmp_path / "tasks" / "checks.jsonl").read_text().splitlines()
+        assert len(lines) == expected
+    answers = answer_prompts(model, encoder, data, prompts=4, max_new_tokens=1, batch_size=4, seed=0)
+    assert [json.loads(line)["prompt_id"] for line in lines[:4]] == [answer.prompt_id for answer in answers]
+
+
+def test_feedback_without_checks_has_no_checks_task(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    with pytest.raises(LabError, match="this feedback has none"):
+        evaluate(model, tokenizer, ["kto_lab_checks"], table(questions(2)), tmp_path)
+    assert not (tmp_path / "lm_eval" / "checks.jsonl").exists()
+
+
+def test_conversations_of_several_turns_are_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    with pytest.raises(LabError, match="user, assistant, user"):
+        write_tasks(tmp_path / "tasks", tokenizer, table([turns], ["1"]), max_new_tokens=3, limit=None)
+    assert not (tmp_path / "tasks").exists()
+
+
+def test_conversations_of_several_turns_do_not_hinder_other_tasks(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    found = evaluate(model, tokenizer, ["kto_lab_neutral"], table([turns], ["1"]), tmp_path, limit=2)
+    assert found["kto_lab_neutral"]["bits_per_byte"].n == 2
+
+
+def test_an_unknown_task_is_named() -> None:
+    _check_names(["arc_easy"], ["arc_easy", "kto_lab_neutral"])
+    with pytest.raises(LabError, match="no lm-eval task 'arc_eazy'"):
+        _check_names(["arc_eazy"], ["arc_easy", "kto_lab_neutral"])
+    with pytest.raises(LabError, match=r"no lm-eval task 'missing\.yaml'"):
+        _check_names(["missing.yaml"], ["arc_easy"])
+
+
+def test_a_task_whose_data_cannot_be_reached_says_so(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "far.yaml").write_text(
+        "task: far\ndataset_path: nobody/nothing\noutput_type: loglikelihood_rolling\ntest_split: test\n"
+        'doc_to_text: ""\ndoc_to_target: text\n'
+    )
+    model.train()
+    with pytest.raises(LabError, match=r"could not load its data for .*far\.yaml"):
+        evaluate(model, tokenizer, [str(tmp_path / "far.yaml")], table(questions(2)), tmp_path)
+    assert model.training

@@ -1,0 +1,290 @@
+import datetime
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import Dataset
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.file import from_file
+from kto_lab.feedback.table import class_counts, is_chat
+
+DEFAULTS = yaml.safe_load((Path(__file__).parents[2] / "conf/feedback/file.yaml").read_text())
+CHAT = [{"role": "user", "content": "Say hi."}]
+
+
+def read(path: Path, columns: Mapping[str, str | None] | None = None, **changes: Any) -> Dataset:
+    settings = {key: value for key, value in DEFAULTS.items() if key != "_target_"}
+    return from_file(
+        **{**settings, "path": str(path), "columns": {**settings["columns"], **(columns or {})}, **changes}
+    )
+
+
+def jsonl(folder: Path, *rows: Any) -> Path:
+    file = folder / "thumbs.jsonl"
+    file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return file
+
+
+def thumb(**changes: Any) -> dict[str, Any]:
+    return {"prompt": "Say hi.", "completion": "Hi.", "label": True, **changes}
+
+
+def test_jsonl_with_every_optional_column(tmp_path: Path) -> None:
+    row = {
+        "q": CHAT,
+        "a": [{"role": "assistant", "content": "Hi."}],
+        "up": False,
+        "who": 7,
+        "stars": 2,
+        "when": "2025-03-01T12:00:00Z",
+        "team": "blue",
+        "part": "test",
+        "whole": False,
+    }
+    names = {"prompt": "q", "completion": "a", "label": "up", "rater": "who", "score": "stars", "timestamp": "when"}
+    table = read(jsonl(tmp_path, row), {**names, "group": "team", "split": "part", "finished": "whole"})
+    got = table[0]
+    assert is_chat(table) and got["prompt"] == CHAT and got["completion"] == "Hi."
+    assert (got["desirable"], got["finished"], got["split"]) == (False, False, "test")
+    assert (got["rater"], got["score"], got["timestamp"], got["group"]) == ("7", 2.0, "2025-03-01T12:00:00Z", "blue")
+
+
+def test_an_optional_value_may_be_absent_from_some_rows(tmp_path: Path) -> None:
+    table = read(jsonl(tmp_path, thumb(who="ann"), thumb(completion="Hey.")), {"rater": "who"})
+    assert table["rater"] == ["ann", None]
+
+
+def test_blank_lines_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "thumbs.ndjson"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(thumb()).encode() + b"\r\n\r\n\n")
+    assert len(read(file)) == 1
+
+
+def test_the_three_formats_give_one_table(tmp_path: Path) -> None:
+    rows = [
+        thumb(),
+        thumb(completion='Go, away.\nNow "please".', label=False),
+        thumb(prompt="Ça va ?", completion="Oui."),
+    ]
+    texts = ["prompt,completion,label\n"]
+    for row in rows:
+        cells = [str(value).replace('"', '""') for value in row.values()]
+        texts.append(",".join(f'"{cell}"' for cell in cells) + "\n")
+    (tmp_path / "thumbs.csv").write_text("".join(texts))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "thumbs.parquet")
+    tables = [read(jsonl(tmp_path, *rows)), read(tmp_path / "thumbs.csv"), read(tmp_path / "thumbs.parquet")]
+    for column in ("example_id", "prompt", "completion", "desirable", "split"):
+        assert tables[0][column] == tables[1][column] == tables[2][column]
+
+
+def test_csv_cells_are_typed(tmp_path: Path) -> None:
+    messages = json.dumps(CHAT).replace('"', '""')
+    (tmp_path / "t.csv").write_text(f'prompt,completion,label,stars,who\n"{messages}",[1] is a footnote,TRUE,4.5,\n')
+    row = read(tmp_path / "t.csv", {"score": "stars", "rater": "who"})[0]
+    assert row["prompt"] == CHAT
+    assert row["completion"] == "[1] is a footnote"
+    assert (row["desirable"], row["score"], row["rater"]) == (True, 4.5, None)
+
+
+def test_parquet_timestamps(tmp_path: Path) -> None:
+    when = datetime.datetime(2025, 3, 1, 12, tzinfo=datetime.UTC)
+    pq.write_table(pa.Table.from_pylist([thumb(when=when)]), tmp_path / "t.parquet")
+    assert read(tmp_path / "t.parquet", {"timestamp": "when"})["timestamp"] == ["2025-03-01T12:00:00+00:00"]
+
+
+def test_label_values_are_mapped_and_null_leaves_a_row_out(tmp_path: Path) -> None:
+    rows = [
+        thumb(completion=str(i), label=label) for i, label in enumerate(["up", "down", "neutral", 1, 1.0, "1", True])
+    ]
+    table = read(jsonl(tmp_path, *rows), labels={"up": True, "down": False, "neutral": None, 1: False, "true": True})
+    assert dict(zip(table["completion"], table["desirable"], strict=True)) == {
+        "0": True, "1": False, "3": False, "4": False, "5": False, "6": True,
+    }  # fmt: skip
+
+
+def test_threshold_is_exclusive_and_keeps_the_rating(tmp_path: Path) -> None:
+    rows = [thumb(completion=str(stars), label=stars) for stars in (2, 3, 3.5)]
+    table = read(jsonl(tmp_path, *rows), threshold=3)
+    assert table["desirable"] == [False, False, True]
+    assert table["score"] == [2.0, 3.0, 3.5]
+
+
+def test_pairs_become_two_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": "Say hi.", "good": "Hi.", "bad": "No.", "g": 5, "b": 1}]
+    columns = {"chosen": "good", "rejected": "bad", "score_chosen": "g", "score_rejected": "b"}
+    table = read(jsonl(tmp_path, *rows), columns)
+    assert list(zip(table["completion"], table["desirable"], table["score"], strict=True)) == [
+        ("Hi.", True, 5.0),
+        ("No.", False, 1.0),
+    ]
+    assert len(set(table["prompt_id"])) == 1
+
+
+def test_whole_conversations_give_their_own_prompt(tmp_path: Path) -> None:
+    rows = [{"talk": [*CHAT, {"role": "assistant", "content": "Hi."}], "label": True}]
+    row = read(jsonl(tmp_path, *rows), {"prompt": None, "completion": "talk"})[0]
+    assert (row["prompt"], row["completion"]) == (CHAT, "Hi.")
+
+
+def test_text_prompts_become_user_messages(tmp_path: Path) -> None:
+    assert read(jsonl(tmp_path, thumb()), as_chat=True)["prompt"] == [CHAT]
+
+
+def test_uncertain_thumbs_are_left_out(tmp_path: Path) -> None:
+    rows = [thumb(completion=str(sure), sure=sure) for sure in (0.4, 0.5, 0.9)]
+    table = read(jsonl(tmp_path, *rows), {"certainty": "sure"}, min_certainty=0.5)
+    assert table["completion"] == ["0.5", "0.9"]
+
+
+def test_bad_rows_can_be_dropped_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = read(jsonl(tmp_path, thumb(), thumb(completion=""), thumb(label="?"), thumb(label=False)), bad_rows="drop")
+    assert class_counts(table)["train" if "train" in table["split"] else "test"]["examples"] == 2
+    assert "dropped 2 of 4 rows" in caplog.text and "thumbs.jsonl:2: the completion is empty" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("second", "settings", "message"),
+    [
+        ('{"prompt": "Say hi."', {}, "broken JSON: .* at column 21"),
+        ("[1]", {}, "no JSON object"),
+        ("9" * 5000, {}, "broken JSON: Exceeds the limit"),
+        ("[" * 200_000, {}, "broken JSON: maximum recursion"),
+        (thumb(label=10**400), {"threshold": 3}, "which is no number"),
+        (thumb(completion="  "), {}, "the completion is empty"),
+        (thumb(completion=CHAT), {}, "not of one assistant message"),
+        (thumb(label="up"), {}, "the label is 'up', which is no boolean"),
+        (thumb(label="meh"), {"labels": {True: True, "down": False}}, "labels does not map; it maps true, down"),
+        (thumb(label="high"), {"threshold": 3}, "the label is 'high', which is no number"),
+        (thumb(label=float("nan")), {"threshold": 3}, "which is no number"),
+        (
+            {"prompt": "Say hi.", "completion": "Hi."},
+            {},
+            "no column 'label' for the label. There are: prompt, completion",
+        ),
+    ],
+)
+def test_bad_jsonl_rows_name_file_and_line(tmp_path: Path, second: Any, settings: dict, message: str) -> None:
+    good = thumb(label=4) if "threshold" in settings else thumb()
+    with pytest.raises(LabError, match=rf"thumbs\.jsonl:3: .*{message}"):
+        read(jsonl(tmp_path, good, "", second, good), **settings)
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "message"),
+    [
+        ("soon", "timestamp", "timestamp is 'soon'"),
+        (1700000000, "timestamp", "timestamp is 1700000000"),
+        ("yes", "finished", "'finished' is 'yes'"),
+        ("five", "score", "score is 'five'"),
+        ("dev", "split", "must be 'train' or 'test'"),
+    ],
+)
+def test_bad_optional_values(tmp_path: Path, value: Any, field: str, message: str) -> None:
+    with pytest.raises(LabError, match=rf"thumbs\.jsonl:1: .*{message}"):
+        read(jsonl(tmp_path, thumb(extra=value)), {field: "extra"})
+
+
+def test_pairs_must_share_their_prompt(tmp_path: Path) -> None:
+    talks = [[{"role": "user", "content": text}, {"role": "assistant", "content": "Hi."}] for text in ("a", "b")]
+    file = jsonl(tmp_path, {"yes": talks[0], "no": talks[1]})
+    with pytest.raises(LabError, match=r"thumbs\.jsonl:1: the two completions do not answer the same prompt"):
+        read(file, {"prompt": None, "chosen": "yes", "rejected": "no"})
+
+
+def test_csv_errors_name_the_line_where_the_row_starts(tmp_path: Path) -> None:
+    file = tmp_path / "thumbs.csv"
+    head = 'prompt,completion,label\n"two\nlines","three\n\nlines",true\n'
+    file.write_text(head + "\np,c,maybe\n")
+    with pytest.raises(LabError, match=r"thumbs\.csv:7: the label is 'maybe'"):
+        read(file)
+    file.write_text(head + "p,,true\n")
+    with pytest.raises(LabError, match=r"thumbs\.csv:6: the completion is empty"):
+        read(file)
+    file.write_text(head + "p,c\n")
+    with pytest.raises(LabError, match=r"thumbs\.csv:6: the row has 2 cells, the header 3"):
+        read(file)
+    file.write_text(head + 'p,"never closed,true\nq,c,true\n')
+    with pytest.raises(LabError, match=r"thumbs\.csv:6: broken CSV"):
+        read(file)
+    file.write_text("prompt,label,label\n")
+    with pytest.raises(LabError, match=r"thumbs\.csv:1: the column 'label' is there more than once"):
+        read(file)
+    file.write_text("prompt,answer,label\np,c,true\n")
+    with pytest.raises(
+        LabError, match=r"no column 'completion' .* There are: prompt, answer, label.*columns\.completion="
+    ):
+        read(file)
+
+
+def test_long_csv_cells_are_read(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"prompt,completion,label\np,{'word ' * 40_000},true\n")
+    assert len(read(tmp_path / "t.csv")["completion"][0]) == 200_000
+
+
+@pytest.mark.parametrize("name", ["thumbs.jsonl", "thumbs.csv"])
+def test_wrong_encoding_names_the_line(tmp_path: Path, name: str) -> None:
+    first = (
+        b'{"prompt": "p", "completion": "c", "label": true}\n'
+        if name.endswith("jsonl")
+        else b"prompt,completion,label\n"
+    )
+    (tmp_path / name).write_bytes(first + "caf\xe9".encode("latin-1") + b"\n")
+    with pytest.raises(LabError, match=rf"{re.escape(name)}:2: this is no UTF-8 text"):
+        read(tmp_path / name)
+
+
+def test_bad_parquet(tmp_path: Path) -> None:
+    file = tmp_path / "thumbs.parquet"
+    file.write_text("not parquet")
+    with pytest.raises(LabError, match="no readable Parquet file"):
+        read(file)
+    pq.write_table(pa.Table.from_pylist([thumb(), thumb(completion=None)]), file)
+    with pytest.raises(LabError, match=r"thumbs\.parquet, row 2: the completion is empty"):
+        read(file)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="there is no file"):
+        read(tmp_path / "absent.jsonl")
+    (tmp_path / "thumbs.txt").write_text("{}")
+    with pytest.raises(LabError, match="what kind of file"):
+        read(tmp_path / "thumbs.txt")
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(LabError, match="the file is empty"):
+        read(tmp_path / "empty.csv")
+    (tmp_path / "header.csv").write_text("prompt,completion,label\n")
+    with pytest.raises(LabError, match="there is no example"):
+        read(tmp_path / "header.csv")
+    (tmp_path / "thumbs.txt").write_text(json.dumps(thumb()))
+    assert len(read(tmp_path / "thumbs.txt", format="jsonl")) == 1
+    with pytest.raises(LabError, match=r"feedback\.format"):
+        read(tmp_path / "thumbs.txt", format="xml")
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "message"),
+    [
+        ({"answer": "a"}, {}, "no field 'answer'"),
+        ({"completion": None}, {}, "columns.completion names no column"),
+        ({"chosen": "a"}, {}, "columns.rejected names no column"),
+        ({"score_chosen": "a"}, {}, "columns.chosen names no column"),
+        ({"chosen": "a", "rejected": "b", "score": "c"}, {}, "Use score_chosen"),
+        ({"chosen": "a", "rejected": "b"}, {"threshold": 1.0}, "pairs have none"),
+        ({}, {"labels": {"up": True}, "threshold": 1.0}, "both given"),
+        ({}, {"labels": {"up": "yes"}}, "maps 'up' to 'yes'"),
+        ({}, {"min_certainty": 1.0}, "go together"),
+        ({"certainty": "c"}, {}, "go together"),
+        ({}, {"bad_rows": "ignore"}, "must be 'error' or 'drop'"),
+        ({"rater": "usr"}, {}, "no column 'usr' for the rater. There are: prompt, completion, label"),
+    ],
+)
+def test_settings_that_contradict(tmp_path: Path, columns: dict, settings: dict, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        read(jsonl(tmp_path, thumb()), columns, **settings)

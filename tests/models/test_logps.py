@@ -1,0 +1,132 @@
+"""Completion log-probabilities against a plain softmax, and their invariances."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+
+from kto_lab.errors import LabError
+from kto_lab.models.logps import check_head, completion_logps, score, sharing_is_exact
+from kto_lab.models.rows import cut_micro_batches, make_rows
+from kto_lab.models.tokens import Encoder, Tokens
+
+SEQUENCES = [
+    Tokens((5, 6, 7), (8, 9, 10)),
+    Tokens((5, 6, 7), (11,)),
+    Tokens((12,), (13, 14, 15, 16, 17)),
+    Tokens((5, 6, 7), (8, 20, 21, 22)),
+    Tokens((30, 31, 32, 33, 34, 35), (36, 0)),
+]
+UNITS = [[sequence] for sequence in SEQUENCES]
+
+
+def plainly(model: torch.nn.Module, sequence: Tokens) -> torch.Tensor:
+    ids = torch.tensor([sequence.prompt + sequence.completion])
+    logps = model(ids).logits.double().log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+    return logps[len(sequence.prompt) - 1 :].sum()
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_logps_are_sums_of_log_softmax(model: LlamaForCausalLM, share: bool) -> None:
+    found = completion_logps(model, UNITS, pad_id=2, share_prompts=share)
+    wanted = torch.stack([plainly(model, sequence) for sequence in SEQUENCES])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_gradients_are_those_of_the_plain_way(model: LlamaForCausalLM, share: bool) -> None:
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
+    (completion_logps(model, UNITS, pad_id=2, share_prompts=share) * weights).sum().backward()
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    sum(weight * plainly(model, s) for weight, s in zip(weights, SEQUENCES, strict=True)).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad.float(), rtol=1e-3, atol=2e-4)
+
+
+def test_padding_does_not_matter(model: LlamaForCausalLM) -> None:
+    alone = torch.cat([completion_logps(model, [unit], pad_id=2) for unit in UNITS])
+    together = completion_logps(model, UNITS, pad_id=7)
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-4)
+
+
+def test_score_keeps_order_and_mode(model: LlamaForCausalLM) -> None:
+    model.train()
+    counted: list[int] = []
+    found = score(model, SEQUENCES, pad_id=2, token_budget=8, share_prompts=True, advance=counted.append)
+    torch.testing.assert_close(found, completion_logps(model, UNITS, pad_id=2).detach(), rtol=1e-5, atol=1e-4)
+    assert sum(counted) == len(SEQUENCES) and model.training and not found.requires_grad
+    assert len(score(model, [], pad_id=2, token_budget=8)) == 0
+
+
+def test_sharing_is_tried_on_the_model(model: LlamaForCausalLM) -> None:
+    assert sharing_is_exact(model)
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=2))
+    shared = sharing_is_exact(gpt2.eval())
+    # Whatever the architecture does with the mask, the answer must be true of it.
+    plain = completion_logps(gpt2, UNITS, pad_id=2)
+    if shared:
+        torch.testing.assert_close(
+            completion_logps(gpt2, UNITS, pad_id=2, share_prompts=True), plain, rtol=1e-4, atol=1e-3
+        )
+
+
+def test_a_head_that_does_more_is_refused(model: LlamaForCausalLM) -> None:
+    check_head(model)
+    capped = Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=99,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            final_logit_softcapping=0.01,
+        )
+    )
+    with pytest.raises(LabError, match="soft-capping"):
+        check_head(capped.eval())
+
+
+def test_peft_models_are_seen_through(model: LlamaForCausalLM) -> None:
+    before = completion_logps(model, UNITS, pad_id=2).detach()
+    policy = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.testing.assert_close(completion_logps(policy, UNITS, pad_id=2).detach(), before)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    changed = completion_logps(policy, UNITS, pad_id=2).detach()
+    assert (changed - before).abs().min() > 1e-3
+    with policy.disable_adapter():
+        torch.testing.assert_close(completion_logps(policy, UNITS, pad_id=2).detach(), before)
+
+
+def test_rows_share_prompts_within_the_budget() -> None:
+    rows = make_rows(UNITS, token_budget=100, share_prompts=True)
+    assert [row.units for row in rows] == [[0, 1, 3], [2], [4]]
+    assert [row.length for row in rows] == [3 + 2 + 0 + 3, 1 + 4, 6 + 1]
+    tight = make_rows(UNITS, token_budget=6, share_prompts=True)
+    assert [row.units for row in tight] == [[0, 1], [2], [3], [4]]
+
+
+@pytest.mark.parametrize("budget", [1, 8, 16, 1000])
+@pytest.mark.parametrize("multiple", [1, 2, 3])
+@pytest.mark.parametrize("share", [False, True])
+def test_every_unit_is_in_one_micro_batch(budget: int, multiple: int, share: bool) -> None:
+    batches = cut_micro_batches(UNITS, token_budget=budget, share_prompts=share, multiple_of=multiple)
+    assert sorted(unit for batch in batches for unit in batch) == list(range(len(UNITS)))
+    assert len(batches) % multiple == 0 and all(batches)
+
+
+def test_a_batch_smaller_than_the_processes_is_refused() -> None:
+    with pytest.raises(LabError, match="batch_size"):
+        cut_micro_batches(UNITS[:2], token_budget=8, share_prompts=False, multiple_of=3)
+
+
+def test_completions_of_one_token_are_predicted_from_the_prompt(model: LlamaForCausalLM, encoder: Encoder) -> None:
+    sequence = Tokens(encoder.prompt("1+1="), (40,))
+    torch.testing.assert_close(
+        completion_logps(model, [[sequence]], pad_id=2)[0].double(), plainly(model, sequence), rtol=1e-5, atol=1e-5
+    )
