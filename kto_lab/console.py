@@ -7,6 +7,7 @@ is a plain line now and then instead of a bar. In a run of several processes onl
 import functools
 import math
 import os
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
+INTERVAL = "[...] 95 % interval"
+# Of the longest description in a run, so that bars stand under each other.
+DESCRIPTION_WIDTH = 16
+# From here on numbers are shown as powers of ten (the word perplexity of a policy that babbles).
+LARGE = 1e6
 # The variables by which launchers (torchrun and Lightning, then Slurm) tell a process which one it is.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
@@ -67,8 +73,8 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
         yield _plain_progress(description, total, done)
         return
     bar = Progress(
-        TextColumn("    {task.description}"),
-        BarColumn(bar_width=16),
+        TextColumn(f"    {{task.description:<{DESCRIPTION_WIDTH}}}"),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         _TimeLeft(),
         TextColumn("{task.fields[note]}", style="dim"),
@@ -90,8 +96,8 @@ class _TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         if task.finished:
-            return Text(f"took {duration(task.finished_time or 0)}")
-        return Text("" if task.time_remaining is None else f"{duration(task.time_remaining)} left", style="cyan")
+            return Text(f"took {_roughly(task.finished_time or 0)}")
+        return Text("" if task.time_remaining is None else f"{_roughly(task.time_remaining)} left", style="cyan")
 
 
 def _plain_progress(description: str, total: int, done: int) -> Advance:
@@ -113,6 +119,11 @@ def _plain_progress(description: str, total: int, done: int) -> Advance:
             say("    " + ", ".join(part for part in (f"{description} {now_done}/{total}", clock, note) if part))
 
     return advance
+
+
+def _roughly(seconds: float) -> str:
+    """Without seconds from a minute on: beside a bar there is little room."""
+    return f"{round(seconds / 60)} min" if 60 <= round(seconds) < 3600 else duration(seconds)
 
 
 def duration(seconds: float) -> str:
@@ -149,21 +160,31 @@ class Comparison:
 
 
 def comparison_table(rows: Sequence[Comparison], *, title: str) -> Table:
-    """Base policy against trained policy, with 95 % intervals, the difference, and the number it rests on."""
-    table = _table(title, "[...] 95 % interval    * the interval of the difference leaves out 0")
+    """Base policy against trained policy, with 95 % intervals, the difference if there is one, and the n behind it."""
+    paired = any(row.difference for row in rows)
+    table = _table(title, INTERVAL + ("    * the interval of the difference leaves out 0" if paired else ""))
     table.add_column("metric", ratio=1, overflow="fold")
-    for heading in ("base policy", "trained policy", "difference"):
+    for heading in ("base", "trained", "difference")[: 3 if paired else 2]:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for row in rows:
         digits = _decimals(row.base, row.trained, row.difference)
-        table.add_row(
-            row.name,
-            _two_lines(row.base, digits),
-            _two_lines(row.trained, digits),
-            _two_lines(row.difference, digits, signed=True),
-            _count(row),
-        )
+        cells = [_two_lines(row.base, digits), _two_lines(row.trained, digits)]
+        if paired:
+            cells.append(_two_lines(row.difference, digits, signed=True))
+        table.add_row(row.name, *cells, _count(row))
+    return table
+
+
+def estimate_table(estimates: Mapping[str, Interval], *, title: str) -> Table:
+    """Metrics of one policy that is compared with none, with 95 % intervals."""
+    table = _table(title, INTERVAL)
+    table.add_column("metric", ratio=1, overflow="fold")
+    for heading in ("value", "interval", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, estimate in estimates.items():
+        digits = _decimals(estimate)
+        table.add_row(name, _value(estimate, digits), Text(_interval(estimate, digits), "dim"), str(estimate["n"]))
     return table
 
 
@@ -189,6 +210,16 @@ def group_table(rows: Sequence[Comparison], *, title: str, group: str) -> Table:
         )
         table.add_row(row.name, _value(row.base, digits), _value(row.trained, digits), difference, _count(row))
     return table
+
+
+def show_texts(texts: Mapping[str, str]) -> None:
+    """Texts beside their names, each cut to two lines: for a look at what a policy says."""
+    width = max(map(len, texts), default=0)
+    for name, text in texts.items():
+        printable = "".join(c if c.isprintable() else " " for c in text.strip().replace("\n", " \N{RETURN SYMBOL} "))
+        lines = textwrap.wrap(printable, 80 - 6 - width, max_lines=2, placeholder=" ...") or [""]
+        for place, line in enumerate(lines):
+            console().print(Text.assemble("    ", (f"{name if place == 0 else '':<{width}}  ", "dim"), line))
 
 
 def show_files(files: Mapping[str, Path]) -> None:
@@ -253,6 +284,8 @@ def _interval(estimate: Interval | None, digits: int, *, signed: bool = False) -
 
 
 def _number(value: float, digits: int, *, signed: bool) -> str:
+    if abs(value) >= LARGE:
+        return f"{value:.2e}"
     # Adding 0.0 turns the "-0.00" of a small negative number into "0.00".
     return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
 

@@ -3,32 +3,35 @@
 `train` reads top to bottom as the run does; each line is a stage and takes what the stage before returned.
 """
 
-import functools
+import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from datasets import Dataset
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
 
 from kto_lab import __version__, console
 from kto_lab.errors import LabError
-from kto_lab.evaluation.evaluate import HeldOut, Measured, compare, draw_for_kl, measure, score_with_progress
+from kto_lab.evaluation.answers import side_by_side
+from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import class_counts, content_hash, fingerprint, of_split
 from kto_lab.files import write_json, write_text
 from kto_lab.losses import Feed, Objective
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, reference_model, save_policy
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, save_policy
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import sharing_is_exact
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.studies import wandb_log
 from kto_lab.studies.record import RECORD, Record, read_record
-from kto_lab.summary import show_metrics
+from kto_lab.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.curves import CURVES, plot_curves
 from kto_lab.training.data import TrainingData, prepare
@@ -39,8 +42,23 @@ from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference import BATCH_FACTOR
 
 CONFIG = "config.yaml"
+CLAIM = "run.json"
+KEYS = (
+    "seed",
+    "run_dir",
+    "lengths",
+    "optimization",
+    "model",
+    "adapter",
+    "feedback",
+    "corruption",
+    "loss",
+    "evaluation",
+    "logger",
+    "trainer",
+)
 # What can be another on resume without another result.
-FREE_KEYS = ("run_dir", "logger", "trainer", "hydra")
+FREE_KEYS = ("run_dir", "logger", "trainer")
 
 
 @dataclass
@@ -67,27 +85,28 @@ def train(cfg: DictConfig) -> Path:
     Raises:
         LabError: something that a person can mend; see its message.
     """
+    check_keys(cfg, KEYS)
     parts = assemble(cfg)
     if (parts.folder / RECORD).exists():
         console.say(f"{parts.folder} holds a finished run; nothing to do. Choose another run_dir to run again.")
         return parts.folder
-    _claim(parts)
-    record = Record(folder=parts.folder, run_id="", config=_plain(cfg), seeds={"seed": parts.seed})
+    refuse_another_configuration(parts)
+    record = Record(folder=parts.folder, run_id="", config=plain_values(cfg), seeds={"seed": parts.seed})
 
     with record.stage("feedback"):
-        table = read_feedback(parts, record)
+        table = read_feedback(cfg.feedback, record, ("train", "test"))
     with record.stage("model"):
         loaded, policy, encoder = load_policy(parts, record)
     record.run_id = content_hash(_identity(cfg), record.data["fingerprint"], __version__)
     with record.stage("plan"):
         damaged = instantiate(cfg.corruption)(of_split(table, "train"))
         data = plan(parts, damaged, encoder, record)
-        held_out = HeldOut.of(of_split(table, "test"), encoder, parts.evaluation.reward_examples)
-    share = parts.optimization.keep_prompts_together and sharing_is_exact(loaded.model)
+        judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation")
+    claim(parts, record)
     first = pl.utilities.rank_zero_only.rank in (None, 0)
     if first:
         with record.stage("evaluation before"):
-            base = measure_base(parts, policy, held_out, share)
+            base = measure_base(judge, policy)
     loggers = parts.loggers.make(folder=parts.folder, run_id=record.run_id, config=record.config)
     with record.stage("training"):
         fit(
@@ -99,16 +118,45 @@ def train(cfg: DictConfig) -> Path:
             folder=parts.folder,
             loggers=loggers,
             pad_id=encoder.pad_id,
-            share_prompts=share,
+            share_prompts=judge.share_prompts,
             seed=parts.seed,
         )
     if first:
         with record.stage("evaluation after"):
-            judge(parts, policy, base, held_out, share, record)
+            console.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
+            policy = policy.to(parts.hardware.device)
+            trained = judge.measure(policy, "trained")
+            record.metrics = judge.compare(
+                policy,
+                base,
+                trained,
+                beta=parts.objective.beta,
+                load=lambda: instantiate(cfg.model).model.to(parts.hardware.device),
+            )
         with record.stage("saving"):
             save_policy(policy, loaded.tokenizer, parts.folder / "policy", merge=parts.adapter.merge)
-        finish(parts, record, loggers)
+        finish(parts, record, loggers, side_by_side(base.answers, trained.answers))
     return parts.folder
+
+
+def check_keys(cfg: DictConfig, known: Sequence[str]) -> None:
+    """Refuse a node that no stage reads (`+name=...` puts one in), and a key that is to be set and is not."""
+    if unknown := sorted(str(key) for key in cfg if key not in known):
+        raise LabError(f"Nothing reads the configuration's {', '.join(unknown)}. Known: {', '.join(known)}.")
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise LabError(f"Not set: {', '.join(missing)}. Give each a value, such as {missing[0]}=...")
+    _check_functions(cfg, "")
+
+
+def _check_functions(node: DictConfig, key: str) -> None:
+    """Refuse a key that a function does not take; Hydra finds that out of a constructor, but calls no function."""
+    for name, child in node.items_ex(resolve=False):
+        if isinstance(child, DictConfig):
+            _check_functions(child, f"{key}{name!s}.")
+    if node.get("_partial_"):
+        known = inspect.signature(get_method(node._target_)).parameters
+        if unknown := sorted(str(name) for name in node if not str(name).startswith("_") and name not in known):
+            raise LabError(f"There is no key '{key}{unknown[0]}': nothing would read it. --cfg job shows all keys.")
 
 
 def assemble(cfg: DictConfig) -> Parts:
@@ -127,10 +175,10 @@ def assemble(cfg: DictConfig) -> Parts:
     )
 
 
-def read_feedback(parts: Parts, record: Record) -> Dataset:
-    """The table of examples."""
-    console.stage("Feedback", "Thumbs from the source become one table; the held-out prompts are set apart by hash.")
-    table = instantiate(parts.cfg.feedback)
+def read_feedback(feedback: DictConfig, record: Record, needed: Sequence[str]) -> Dataset:
+    """The table of examples of a `feedback` node, which must have prompts in the splits that are needed."""
+    console.stage("Feedback", "Thumbs become one table; held-out prompts are set apart by a hash.")
+    table = instantiate(feedback)
     counts = class_counts(table)
     record.data = {"fingerprint": fingerprint(table), "counts": counts}
     for split, count in counts.items():
@@ -138,9 +186,9 @@ def read_feedback(parts: Parts, record: Record) -> Dataset:
             f"    {split:<5}  {count['prompts']} prompts, {count['examples']} examples: "
             f"{count['desirable']} desirable, {count['undesirable']} undesirable"
         )
-    missing = {"train", "test"} - set(counts)
+    missing = [split for split in needed if split not in counts]
     if missing:
-        raise LabError(f"No prompt fell into the {missing.pop()} split. Use more data, or another feedback.held_out.")
+        raise LabError(f"No prompt fell into the {missing[0]} split. Use more data, or another feedback.held_out.")
     return table
 
 
@@ -164,7 +212,7 @@ def load_policy(parts: Parts, record: Record) -> tuple[Loaded, Policy, Encoder]:
 def plan(parts: Parts, train_table: Dataset, encoder: Encoder, record: Record) -> TrainingData:
     """Tokens, and which examples each step sees."""
     objective, optimization = parts.objective, parts.optimization
-    console.stage("Plan", "What each optimiser step sees is settled now: a function of the data and the seed alone.")
+    console.stage("Plan", "What each step sees is settled now, by the data and the seed alone.")
     data = prepare(train_table, encoder, objective, optimization, seed=parts.seed)
     steps, batch = data.plan.steps.shape
     what = "pairs" if objective.needs.feed is Feed.PAIRS else "examples"
@@ -193,66 +241,29 @@ def plan(parts: Parts, train_table: Dataset, encoder: Encoder, record: Record) -
     return data
 
 
-def measure_base(parts: Parts, policy: Policy, held_out: HeldOut, share: bool) -> Measured:
-    """What the policy does before training; kept in the run folder, so that a resumed run need not ask again."""
-    kept = parts.folder / "evaluation" / "base.json"
-    if kept.exists():
-        return Measured.from_dict(json.loads(kept.read_text(encoding="utf-8")))
-    console.stage("Evaluation before", "The base policy answers the held-out prompts, to compare with afterwards.")
-    base = _measure(parts, policy, held_out, share, "base")
-    write_json(kept, base.as_dict())
-    return base
-
-
-def _measure(parts: Parts, policy: Policy, held_out: HeldOut, share: bool, name: str) -> Measured:
-    with parts.hardware.autocast():
-        return measure(
-            policy,
-            held_out,
-            parts.evaluation,
-            name=name,
-            folder=parts.folder / "evaluation" / name,
-            token_budget=BATCH_FACTOR * parts.optimization.micro_batch_tokens,
-            share_prompts=share,
-            seed=parts.seed,
-        )
-
-
-def judge(parts: Parts, policy: Policy, base: Measured, held_out: HeldOut, share: bool, record: Record) -> None:
-    """Measure the trained policy, compare it with the base, and show the tables."""
-    console.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
-    policy = policy.to(parts.hardware.device)
-    trained = _measure(parts, policy, held_out, share, "trained")
-    write_json(parts.folder / "evaluation" / "trained.json", trained.as_dict())
-    policy_kl: list[float] = []
-    reference_kl: list[float] = []
-    with parts.hardware.autocast():
-        drawn = draw_for_kl(policy, held_out, parts.evaluation, seed=parts.seed)
-        if drawn:
-            score_drawn = functools.partial(
-                score_with_progress,
-                held_out=held_out,
-                tokens=drawn,
-                token_budget=BATCH_FACTOR * parts.optimization.micro_batch_tokens,
-                share_prompts=False,
-            )
-            policy_kl = score_drawn(policy, name="trained: KL")
-            with reference_model(
-                policy, lambda: instantiate(parts.cfg.model).model.to(parts.hardware.device)
-            ) as reference:
-                reference_kl = score_drawn(reference, name="reference: KL")
-    record.metrics = compare(
-        base,
-        trained,
-        held_out,
-        beta=parts.objective.beta,
-        policy_kl=policy_kl,
-        reference_kl=reference_kl,
+def judge_of(parts: Parts, model: PreTrainedModel, encoder: Encoder, table_test: Dataset, folder: Path) -> Judge:
+    """What measures policies as the configuration says, and leaves its files in a folder."""
+    return Judge(
+        held_out=HeldOut.of(table_test, encoder, parts.evaluation.reward_examples),
+        settings=parts.evaluation,
+        folder=folder,
+        token_budget=BATCH_FACTOR * parts.optimization.micro_batch_tokens,
+        share_prompts=parts.optimization.keep_prompts_together and sharing_is_exact(model),
         seed=parts.seed,
+        autocast=parts.hardware.autocast,
     )
 
 
-def finish(parts: Parts, record: Record, loggers: list[Logger]) -> None:
+def measure_base(judge: Judge, policy: Policy) -> Measured:
+    """What the policy does before training; kept in the run folder, so that a resumed run need not ask again."""
+    kept = judge.folder / "base.json"
+    if kept.exists():
+        return Measured.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+    console.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
+    return judge.measure(policy, "base")
+
+
+def finish(parts: Parts, record: Record, loggers: list[Logger], answers: list[dict[str, Any]]) -> None:
     """Draw the curves, write the record, hand the results to the loggers, and show what was found."""
     folder = parts.folder
     plot_curves(folder / METRICS, folder / CURVES)
@@ -267,54 +278,67 @@ def finish(parts: Parts, record: Record, loggers: list[Logger]) -> None:
     }
     record.write()
     finished = read_record(folder)
-    wandb_log.finish(loggers, finished, tables=_sample_answers(folder), curves=folder / CURVES)
+    wandb_log.finish(loggers, finished, tables={"sample answers": answers}, curves=folder / CURVES)
     show_metrics(finished["metrics"])
-    console.stage("Files", "Everything of this run; the record is written last, so it stands for a finished run.")
+    show_examples(answers)
+    console.stage("Files", "The record is written last: where it is, the run has finished.")
     console.show_files(record.files)
 
 
-def _sample_answers(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Answers of both policies side by side, as a logger's table."""
-    base, trained = (
-        json.loads((folder / "evaluation" / f"{name}.json").read_text(encoding="utf-8"))["answers"]
-        for name in ("base", "trained")
-    )
-    rows = [
-        {
-            "group": before["group"],
-            "prompt": before["prompt"] if isinstance(before["prompt"], str) else before["prompt"][-1]["content"],
-            "base": before["answer"],
-            "base_score": before["score"],
-            "trained": after["answer"],
-            "trained_score": after["score"],
-        }
-        for before, after in zip(base, trained, strict=True)
-    ]
-    return {"sample answers": rows} if rows else {}
-
-
-def _claim(parts: Parts) -> None:
-    """Write the configuration into a new run folder, or see that an old one's is the same."""
+def refuse_another_configuration(parts: Parts) -> None:
+    """See that an unfinished run in the folder has the configuration that is asked for now."""
     kept = parts.folder / CONFIG
-    now = _identity(parts.cfg)
     if not kept.exists():
-        write_text(kept, OmegaConf.to_yaml(parts.cfg, resolve=True))
         return
-    before = _identity(OmegaConf.create(kept.read_text(encoding="utf-8")))
+    unfinished = OmegaConf.create(kept.read_text(encoding="utf-8"))
+    assert isinstance(unfinished, DictConfig)
+    before = _leaves(_identity(unfinished))
+    now = _leaves(_identity(parts.cfg))
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if differing:
         raise LabError(
-            f"{parts.folder} holds an unfinished run whose {', '.join(differing)} differ from what is asked for now. "
-            "Give the same settings to resume it, or choose another run_dir."
+            f"{parts.folder} holds an unfinished run with another {', '.join(differing)}. Give the same settings to "
+            "resume it, or choose another run_dir."
         )
+
+
+def claim(parts: Parts, record: Record) -> None:
+    """Make the folder this run's, now that its data and its plan stand; a run that fails before leaves it free.
+
+    Raises:
+        LabError: an unfinished run in the folder had other data, or another version of kto-lab.
+    """
+    mine = {"fingerprint": record.data["fingerprint"], "version": __version__}
+    kept = parts.folder / CLAIM
+    if not kept.exists():
+        write_text(parts.folder / CONFIG, OmegaConf.to_yaml(parts.cfg, resolve=True))
+        write_json(kept, mine)
+        return
+    if json.loads(kept.read_text(encoding="utf-8")) != mine:
+        raise LabError(
+            f"{parts.folder} holds an unfinished run on other examples, or of another version of kto-lab. "
+            "Choose another run_dir."
+        )
+
+
+def _leaves(node: Any, key: str = "") -> dict[str, Any]:
+    """Dotted key to value."""
+    if not isinstance(node, dict) or not node:
+        return {key: node}
+    return {
+        name: value
+        for child, inner in node.items()
+        for name, value in _leaves(inner, f"{key}.{child}" if key else str(child)).items()
+    }
 
 
 def _identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of the configuration that can change the result."""
-    return {key: value for key, value in _plain(cfg).items() if key not in FREE_KEYS}
+    return {key: value for key, value in plain_values(cfg).items() if key not in FREE_KEYS}
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
+def plain_values(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain values."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key != "hydra"}
+    return {str(key): value for key, value in plain.items()}

@@ -1,6 +1,6 @@
-"""Final metrics as tables in the terminal."""
+"""Final metrics as tables in the terminal, and a few answers to look at."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kto_lab import console
@@ -9,51 +9,81 @@ from kto_lab.console import Comparison
 LABELS = {
     "pass_rate": "pass rate",
     "sentiment": "sentiment, -1 to 1",
-    "answer_length": "answer length, tokens",
-    "finished": "answers that end by themselves",
-    "reward_accuracy": "implicit reward: accuracy",
-    "reward_auc": "implicit reward: AUC",
-    "pair_accuracy": "implicit reward: pairs ranked right",
-    "reward_margin": "implicit reward: margin",
+    "answer_length": "answer tokens",
+    "finished": "ended by itself",
+    "reward_accuracy": "reward accuracy",
+    "reward_auc": "reward AUC",
+    "pair_accuracy": "pairs ranked right",
+    "reward_margin": "reward margin",
+    "kl": "KL, nats/answer",
 }
+SCORES = ("pass_rate", "sentiment")
+EXAMPLES = 3
 
 
 def show_metrics(metrics: Mapping[str, Any]) -> None:
     """Print the metrics of a record: base against trained policy, then by group, then lm-eval."""
-    rows = [_compared(LABELS.get(name, name), values) for name, values in metrics.get("answers", {}).items()]
-    rows += [
-        Comparison(label, None, metrics["rewards"][name], None)
-        for name, label in LABELS.items()
-        if name in metrics.get("rewards", {})
-    ]
-    if "kl" in metrics:
-        rows.append(Comparison("KL from the reference, nats an answer", None, metrics["kl"], None))
-    if rows:
-        console.show(console.comparison_table(rows, title="Held-out prompts, never trained on"))
-    scored = [name for name in ("pass_rate", "sentiment") if name in metrics.get("answers", {})]
-    for name in scored:
-        groups = [_compared(group, values[name]) for group, values in metrics["groups"].items() if name in values]
+    answers, rewards = metrics.get("answers", {}), metrics.get("rewards", {})
+    single = {**rewards, "kl": metrics.get("kl")}
+    rows = [_compared(LABELS[name], values) for name, values in answers.items()]
+    rows += [Comparison(label, None, single[name], None) for name, label in LABELS.items() if name in single]
+    _show_comparisons(rows, "Held-out prompts, never trained on")
+    for name in SCORES:
+        groups = [_compared(group, found[name]) for group, found in metrics.get("groups", {}).items() if name in found]
         if len(groups) > 1:
             console.show(console.group_table(groups, title=f"{LABELS[name].capitalize()} by group", group="group"))
-    tasks = metrics.get("lm_eval")
-    if tasks:
-        rows = [
-            Comparison(f"{task}: {metric}", tasks["base"][task].get(metric), value, None)
-            for task, values in tasks["trained"].items()
-            for metric, value in values.items()
-        ]
-        console.show(console.comparison_table(rows, title="lm-eval"))
+    tasks = metrics.get("lm_eval", {"base": {}, "trained": {}})
+    rows = [
+        Comparison(_task_metric(task, name), tasks["base"][task].get(name), value, None)
+        for task, values in tasks["trained"].items()
+        for name, value in values.items()
+    ]
+    _show_comparisons(rows, "lm-eval")
 
 
 def show_single(metrics: Mapping[str, Any], *, name: str) -> None:
     """Print the metrics of one policy that is compared with none."""
-    rows = [Comparison(LABELS.get(key, key), None, value, None) for key, value in metrics.get("answers", {}).items()]
-    rows += [
-        Comparison(f"{task}: {metric}", None, value, None)
-        for task, values in metrics.get("lm_eval", {}).items()
+    found = {LABELS[key]: value for key, value in metrics["answers"].items()}
+    found |= {
+        _task_metric(task, metric): value
+        for task, values in metrics["lm_eval"].items()
         for metric, value in values.items()
-    ]
-    console.show(console.comparison_table(rows, title=f"Held-out prompts: {name}"))
+    }
+    filled = {label: estimate for label, estimate in found.items() if estimate["value"] is not None}
+    if filled:
+        console.show(console.estimate_table(filled, title=f"Held-out prompts: {name}"))
+
+
+def show_examples(answers: Sequence[Mapping[str, Any]]) -> None:
+    """Print a few answers of both policies, such as changed their score, from `answers.side_by_side`."""
+    better = [row for row in answers if _change(row) > 0]
+    worse = [row for row in answers if _change(row) < 0]
+    if not better and not worse:
+        return
+    console.stage("Examples", f"Of {len(answers)} answers {len(better)} score better than before, {len(worse)} worse.")
+    # One that got worse is among them where there is one: the reader should see both.
+    worst = worse[: max(1, EXAMPLES - len(better))]
+    for place, row in enumerate([*better[: EXAMPLES - len(worst)], *worst]):
+        if place:
+            console.say("")
+        texts = {f"{name} ({round(row[f'{name}_score'], 2):g})": row[name] for name in ("base", "trained")}
+        console.show_texts({"prompt": row["prompt"], **texts})
+
+
+def _change(row: Mapping[str, Any]) -> float:
+    return 0.0 if row["base_score"] is None else row["trained_score"] - row["base_score"]
+
+
+def _show_comparisons(rows: Iterable[Comparison], title: str) -> None:
+    """A table of the rows that say something."""
+    filled = [row for row in rows if any(part and part["value"] is not None for part in (row.base, row.trained))]
+    if filled:
+        console.show(console.comparison_table(filled, title=title))
+
+
+def _task_metric(task: str, metric: str) -> str:
+    """Task and metric as a label of two lines."""
+    return f"{task}\n  {metric}"
 
 
 def _compared(label: str, values: Mapping[str, Any]) -> Comparison:

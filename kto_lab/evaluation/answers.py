@@ -5,6 +5,7 @@ Greedy answers show what a person would get; answers sampled at temperature 1 me
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -186,6 +187,24 @@ def compare_answers(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer
             for group in groups
         },
     )
+
+
+def side_by_side(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
+    """Answers of two policies to the same prompts as rows of plain values, for a person to read.
+
+    A row has `group`, `prompt` (of a conversation, its last turn), `base`, `base_score`, `trained`, `trained_score`.
+    """
+    return [
+        {
+            "group": before.group,
+            "prompt": before.prompt if isinstance(before.prompt, str) else before.prompt[-1]["content"],
+            "base": before.answer,
+            "base_score": before.score,
+            "trained": after.answer,
+            "trained_score": after.score,
+        }
+        for before, after in zip(base, trained, strict=True)
+    ]
 
 
 def sample_answers(

@@ -1,10 +1,11 @@
 """Judging a policy on held-out prompts, and one policy against another.
 
-`measure` looks at one policy and returns plain data; `compare` turns the data of two into estimates. So the base policy is
-measured before training, while it is in memory, and nothing has to be loaded twice.
+`Judge.measure` looks at one policy and returns plain data; `Judge.compare` turns the data of two into estimates. So the
+base policy is measured before training, while it is in memory, and nothing has to be loaded twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from kto_lab.evaluation.lm_eval import run_lm_eval
 from kto_lab.evaluation.rewards import reward_metrics
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.evaluation.statistics import Estimate
-from kto_lab.models.adapters import Policy
+from kto_lab.files import write_json
+from kto_lab.models.adapters import Policy, reference_model
 from kto_lab.models.logps import score
 from kto_lab.models.tokens import Encoder, Tokens
 
@@ -67,7 +69,7 @@ class HeldOut:
     Attributes:
         table: the test split.
         encoder: the policy's tokenizer's.
-        reward_rows: the rows whose implicit reward is measured: all of the first prompts, in the order of `select_prompts`.
+        reward_rows: the rows whose implicit reward is measured: all of the first prompts, ordered by `select_prompts`.
         tokens: their tokens.
     """
 
@@ -88,133 +90,140 @@ class HeldOut:
         return cls(table, encoder, [rows[place] for place in encoded.kept], encoded.tokens)
 
 
-def measure(
-    policy: Policy,
-    held_out: HeldOut,
-    settings: Evaluation,
-    *,
-    name: str,
-    folder: Path,
-    token_budget: int,
-    share_prompts: bool,
-    seed: int,
-) -> Measured:
-    """Measure one policy.
+@dataclass(frozen=True)
+class Judge:
+    """Measures policies on the same held-out prompts in the same way.
 
-    Args:
-        policy: on the device to compute on; its mode is kept.
+    Attributes:
         held_out: what to measure on.
         settings: how much of it.
-        name: of the policy, for progress and for lm-eval's folder.
-        folder: where lm-eval's tasks are written.
+        folder: for what is found: `<name>.json` of each policy, and lm-eval's tasks.
         token_budget: padded tokens a batch.
         share_prompts: completions of one prompt share its row.
-        seed: of what lm-eval draws.
+        seed: of what is drawn, and of the bootstraps.
+        autocast: makes the block in which policies compute; it sets the number format.
     """
-    prompts = min(settings.prompts, len(set(held_out.table["prompt_id"])))
-    answers: list[ScoredAnswer] = []
-    if prompts:
+
+    held_out: HeldOut
+    settings: Evaluation
+    folder: Path
+    token_budget: int
+    share_prompts: bool
+    seed: int
+    autocast: Callable[[], AbstractContextManager[object]]
+
+    def measure(self, policy: Policy, name: str) -> Measured:
+        """Measure one policy, and keep what was found in the folder.
+
+        Args:
+            policy: on the device to compute on; its mode is kept.
+            name: of the policy, for progress and for its files.
+        """
+        with self.autocast():
+            found = Measured(
+                answers=self._answers(policy, name),
+                logps=self._score(policy, self.held_out.tokens, f"{name}: rewards", self.share_prompts),
+                lm_eval=self._lm_eval(policy, name),
+            )
+        write_json(self.folder / f"{name}.json", found.as_dict())
+        return found
+
+    def compare(
+        self, policy: Policy, base: Measured, trained: Measured, *, beta: float, load: Callable[[], Policy]
+    ) -> dict[str, Any]:
+        """All metrics of a trained policy, as a record holds them.
+
+        Args:
+            policy: the trained policy, on the device to compute on.
+            base: what was measured of the policy before training, which is the reference.
+            trained: what was measured of the trained policy.
+            beta: scales implicit rewards.
+            load: loads the reference onto the device; called only where the policy has no adapter to switch off.
+
+        Returns:
+            `answers` and `groups` (base, trained, paired difference), `rewards`, `kl` (nats an answer) and `lm_eval`
+            (base, trained), each only where it was measured.
+        """
+        metrics: dict[str, Any] = {}
+        if base.answers:
+            answers = compare_answers(base.answers, trained.answers, seed=self.seed).as_dict()
+            metrics |= {"answers": answers["overall"], "groups": answers["groups"]}
+        if base.logps:
+            part = self.held_out.table.select(self.held_out.reward_rows)
+            rewards = [beta * (new - old) for new, old in zip(trained.logps, base.logps, strict=True)]
+            metrics["rewards"] = reward_metrics(rewards, part["desirable_clean"], part["prompt_id"], seed=self.seed)
+        if self.settings.kl_prompts:
+            metrics["kl"] = self._kl(policy, load)
+        if base.lm_eval:
+            metrics["lm_eval"] = {"base": base.lm_eval, "trained": trained.lm_eval}
+        return metrics
+
+    def _answers(self, policy: Policy, name: str) -> list[ScoredAnswer]:
+        prompts = self._at_most(self.settings.prompts)
+        if not prompts:
+            return []
         with console.progress(f"{name}: answers", prompts) as advance:
-            answers = answer_prompts(
+            return answer_prompts(
                 policy,
-                held_out.encoder,
-                held_out.table,
+                self.held_out.encoder,
+                self.held_out.table,
                 prompts=prompts,
-                max_new_tokens=settings.max_new_tokens,
-                batch_size=settings.batch_size,
-                seed=seed,
+                max_new_tokens=self.settings.max_new_tokens,
+                batch_size=self.settings.batch_size,
+                seed=self.seed,
                 advance=advance,
             )
-    logps = score_with_progress(policy, held_out, held_out.tokens, name, token_budget, share_prompts)
-    tasks: dict[str, dict[str, Estimate]] = {}
-    if settings.lm_eval:
-        console.say(f"    {name}: lm-eval on {', '.join(settings.lm_eval)}")
-        tasks = run_lm_eval(
+
+    def _score(self, policy: Policy, tokens: Sequence[Tokens], what: str, share_prompts: bool) -> list[float]:
+        """Log-probabilities of sequences under a policy, nats."""
+        if not tokens:
+            return []
+        with console.progress(what, len(tokens)) as advance:
+            return score(
+                policy,
+                tokens,
+                pad_id=self.held_out.encoder.pad_id,
+                token_budget=self.token_budget,
+                share_prompts=share_prompts,
+                advance=advance,
+            ).tolist()
+
+    def _lm_eval(self, policy: Policy, name: str) -> dict[str, dict[str, Estimate]]:
+        if not self.settings.lm_eval:
+            return {}
+        console.say(f"    {name}: lm-eval on {', '.join(self.settings.lm_eval)}")
+        return run_lm_eval(
             policy,
-            held_out.encoder.tokenizer,
-            settings.lm_eval,
-            table_test=held_out.table,
-            folder=folder / "lm_eval",
-            max_new_tokens=settings.max_new_tokens,
-            limit=settings.lm_eval_limit,
-            batch_size=settings.batch_size,
-            num_fewshot=settings.lm_eval_fewshot,
-            seed=seed,
-        )
-    return Measured(answers=answers, logps=logps, lm_eval=tasks)
-
-
-def score_with_progress(
-    policy: Policy, held_out: HeldOut, tokens: Sequence[Tokens], name: str, token_budget: int, share_prompts: bool
-) -> list[float]:
-    """Log-probabilities of sequences under a policy, with a progress bar."""
-    if not tokens:
-        return []
-    with console.progress(f"{name}: rewards", len(tokens)) as advance:
-        found = score(
-            policy,
-            tokens,
-            pad_id=held_out.encoder.pad_id,
-            token_budget=token_budget,
-            share_prompts=share_prompts,
-            advance=advance,
-        )
-    return found.tolist()
-
-
-def draw_for_kl(policy: Policy, held_out: HeldOut, settings: Evaluation, *, seed: int) -> list[Tokens]:
-    """One answer at temperature 1 to each of some held-out prompts, to be scored by policy and reference."""
-    prompts = min(settings.kl_prompts, len(set(held_out.table["prompt_id"])))
-    if not prompts:
-        return []
-    with console.progress("trained: samples for KL", prompts) as advance:
-        return sample_answers(
-            policy,
-            held_out.encoder,
-            held_out.table,
-            prompts=prompts,
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.batch_size,
-            seed=seed,
-            advance=advance,
+            self.held_out.encoder.tokenizer,
+            self.settings.lm_eval,
+            table_test=self.held_out.table,
+            folder=self.folder / name / "lm_eval",
+            max_new_tokens=self.settings.max_new_tokens,
+            limit=self.settings.lm_eval_limit,
+            batch_size=self.settings.batch_size,
+            num_fewshot=self.settings.lm_eval_fewshot,
+            seed=self.seed,
         )
 
+    def _kl(self, policy: Policy, load: Callable[[], Policy]) -> Estimate:
+        """KL(policy || reference) on answers that are sampled from the policy at temperature 1."""
+        prompts = self._at_most(self.settings.kl_prompts)
+        with self.autocast():
+            with console.progress("trained: samples", prompts) as advance:
+                drawn = sample_answers(
+                    policy,
+                    self.held_out.encoder,
+                    self.held_out.table,
+                    prompts=prompts,
+                    max_new_tokens=self.settings.max_new_tokens,
+                    batch_size=self.settings.batch_size,
+                    seed=self.seed,
+                    advance=advance,
+                )
+            under_policy = self._score(policy, drawn, "trained: KL", share_prompts=False)
+            with reference_model(policy, load) as reference:
+                under_reference = self._score(reference, drawn, "reference: KL", share_prompts=False)
+        return sampled_kl(under_policy, under_reference)
 
-def compare(
-    base: Measured,
-    trained: Measured,
-    held_out: HeldOut,
-    *,
-    beta: float,
-    policy_kl: Sequence[float],
-    reference_kl: Sequence[float],
-    seed: int,
-) -> dict[str, Any]:
-    """All metrics of a run, as a record holds them.
-
-    Args:
-        base: the policy before training, which is the reference.
-        trained: the policy after it.
-        held_out: what both were measured on.
-        beta: scales implicit rewards.
-        policy_kl: log-probabilities of `draw_for_kl`'s answers under the trained policy, nats.
-        reference_kl: the same under the reference.
-        seed: of the bootstraps.
-
-    Returns:
-        `answers` and `groups` (base, trained, paired difference), `rewards`, `kl` (nats an answer) and `lm_eval` (base,
-        trained), each only where it was measured.
-    """
-    metrics: dict[str, Any] = {}
-    if base.answers:
-        answers = compare_answers(base.answers, trained.answers, seed=seed).as_dict()
-        metrics |= {"answers": answers["overall"], "groups": answers["groups"]}
-    if base.logps:
-        part = held_out.table.select(held_out.reward_rows)
-        rewards = [beta * (new - old) for new, old in zip(trained.logps, base.logps, strict=True)]
-        metrics["rewards"] = reward_metrics(rewards, part["desirable_clean"], part["prompt_id"], seed=seed)
-    if policy_kl:
-        metrics["kl"] = sampled_kl(policy_kl, reference_kl)
-    if base.lm_eval:
-        metrics["lm_eval"] = {"base": base.lm_eval, "trained": trained.lm_eval}
-    return metrics
+    def _at_most(self, prompts: int) -> int:
+        return min(prompts, len(set(self.held_out.table["prompt_id"])))

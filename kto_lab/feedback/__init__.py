@@ -1,0 +1,1 @@
+"""Feedback: thumbs from every source become one table of examples."""

@@ -2,8 +2,8 @@
 
 A row's `checks` is JSON. Three kinds:
 
-- `{"checker": "ifeval", "instructions": [{"id": "detectable_format:title", "kwargs": {}}]}`: lm-eval's IFEval instruction
-  checkers (Zhou et al. 2023, arXiv 2311.07911), strict: the answer passes when it follows every instruction.
+- `{"checker": "ifeval", "instructions": [{"id": "detectable_format:title", "kwargs": {}}]}`: lm-eval's IFEval checkers
+  (Zhou et al. 2023, arXiv 2311.07911), strict: the answer passes when it follows every instruction.
 - `{"checker": "arithmetic", "answer": "42"}`: the answer is exactly this, but for surrounding white space.
 - `{"checker": "sentiment"}`: the compound score of VADER (Hutto & Gilbert 2014), from -1 to 1. It is no pass or fail.
 """
@@ -40,7 +40,7 @@ def metric_name(checks: str) -> str:
 def score_answer(checks: str, answer: str) -> float:
     """The score of an answer: 1 or 0 for pass and fail, VADER's compound score for sentiment.
 
-    Raises LabError when `checks` names no checker that is known.
+    Raises LabError when `checks` names no checker or instruction that is known, or does not fit it.
     """
     parsed = _parse(checks)
     if parsed["checker"] == "ifeval":
@@ -58,17 +58,32 @@ def _parse(checks: str) -> dict[str, Any]:
         raise LabError(f"The checks {checks!r} are no JSON: {error}.") from error
     if not isinstance(parsed, dict) or parsed.get("checker") not in METRICS:
         raise LabError(f"The checks {checks!r} name no known checker. Known: {', '.join(METRICS)}.")
+    if parsed["checker"] == "arithmetic" and not isinstance(parsed.get("answer"), str):
+        raise LabError(f"The checks {checks!r} need an 'answer' that is text.")
+    if parsed["checker"] == "ifeval" and not _are_instructions(parsed.get("instructions")):
+        raise LabError(f"The checks {checks!r} need 'instructions': a list of objects with 'id' and 'kwargs'.")
     return parsed
+
+
+def _are_instructions(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and isinstance(item.get("kwargs"), dict) and "id" in item for item in value)
+    )
 
 
 def _follows(identity: str, kwargs: dict[str, Any], answer: str) -> bool:
     registry = _ifeval().INSTRUCTION_DICT
     if identity not in registry:
         raise LabError(f"There is no IFEval instruction {identity!r}. Known: {', '.join(sorted(registry))}.")
+    instruction = registry[identity](identity)
+    try:
+        instruction.build_description(**kwargs)
+    except (TypeError, ValueError) as error:
+        raise LabError(f"The IFEval instruction {identity!r} does not take {kwargs}: {error}.") from error
     if not answer.strip():
         return False
-    instruction = registry[identity](identity)
-    instruction.build_description(**kwargs)
     return bool(instruction.check_following(answer))
 
 
@@ -76,7 +91,8 @@ def _follows(identity: str, kwargs: dict[str, Any], answer: str) -> bool:
 def _ifeval() -> ModuleType:
     """lm-eval's checkers, imported without the download that the import tries, and with a fixed seed.
 
-    The language detector behind the lower-case check is random unless it is seeded. The import looks for NLTK's sentence tokenizer on the web; only two of the 25 checkers use it, and none of ours does.
+    The language detector behind the lower-case check is random unless it is seeded. The import looks for NLTK's
+    sentence tokenizer on the web; only two of the 25 checkers use it, and none of ours does.
     """
     import langdetect
     import nltk

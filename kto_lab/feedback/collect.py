@@ -6,7 +6,7 @@ block is seeded by its own number.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,23 @@ class Sampling:
         threshold: a sentiment score above it is a thumbs-up (checks that pass or fail ignore it).
     """
 
-    samples: int = 4
-    worked_samples: int = 2
-    temperature: float = 0.8
-    max_new_tokens: int = 48
-    batch_size: int = 96
-    block: int = 48
-    seed: int = 0
-    threshold: float = 0.0
+    samples: int
+    worked_samples: int
+    temperature: float
+    max_new_tokens: int
+    batch_size: int
+    block: int
+    seed: int
+    threshold: float
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        least = {"samples": 1, "worked_samples": 0, "max_new_tokens": 1, "batch_size": 1, "block": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise LabError(f"sampling.{name} is {getattr(self, name)}; it must be at least {bound}.")
+        if self.temperature <= 0:
+            raise LabError(f"sampling.temperature is {self.temperature}; it must be above 0.")
 
 
 def collect(
@@ -57,6 +66,7 @@ def collect(
     sampling: Sampling,
     folder: Path,
     *,
+    provenance: Mapping[str, Any],
     advance: Callable[[int], None] = lambda prompts: None,
 ) -> list[dict[str, Any]]:
     """Sample answers, judge them, and return rows for `build_table`; see the module's docstring.
@@ -67,12 +77,14 @@ def collect(
         prompts: what to ask, and how to check.
         sampling: how to draw.
         folder: where the shards lie. It may hold shards of an earlier, interrupted call with the same arguments.
+        provenance: where the model's weights came from.
         advance: called with the number of prompts each time some are done.
 
     Raises:
-        LabError: the folder holds shards of a collection with other settings.
+        LabError: the folder holds shards of a collection with another model or other settings.
     """
-    _claim(folder, content_hash([vars(sampling), [[p.prompt, p.checks, p.group, list(p.worked)] for p in prompts]]))
+    asked = [[item.prompt, item.checks, item.group, list(item.worked)] for item in prompts]
+    _claim(folder, content_hash(vars(sampling), dict(provenance), asked))
     rows: list[dict[str, Any]] = []
     for number, start in enumerate(range(0, len(prompts), sampling.block)):
         block = prompts[start : start + sampling.block]
@@ -90,7 +102,8 @@ def _claim(folder: Path, identity: str) -> None:
     if marker.exists():
         if json.loads(marker.read_text(encoding="utf-8"))["identity"] != identity:
             raise LabError(
-                f"{folder} holds a collection with other prompts or settings. Choose another folder, or remove it."
+                f"{folder} holds an unfinished collection with another model, other prompts or other settings. Give "
+                "the same ones to go on with it, choose another output, or remove the folder."
             )
         return
     write_json(marker, {"identity": identity})
@@ -116,7 +129,7 @@ def _collect_block(
         rows += [_row(item, answer, sampling, SAMPLED) for answer in answers]
     worked = [item for item in block if item.worked] if sampling.worked_samples else []
     if worked:
-        shown: list[Prompt] = [[*item.worked, *item.prompt] for item in worked]  # type: ignore[misc]
+        shown: list[Prompt] = [[*item.worked, *item.prompt] for item in worked]
         for item, answers in zip(worked, draw(shown, sampling.worked_samples, 2 * seed + 1), strict=True):
             rows += [_row(item, answer, sampling, WORKED) for answer in answers]
     return rows

@@ -4,10 +4,11 @@ import importlib.resources
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import content_hash, features, is_chat
+from kto_lab.feedback.table import content_hash, features
 
 SHIPPED = ("instruction_checks", "arithmetic")
 
@@ -21,8 +22,10 @@ def from_collected(path: str, train_prompts: int | None) -> Dataset:
             selections within larger ones; None for all. The test split is always whole.
 
     Raises:
-        LabError: the file is missing or no table of examples.
+        LabError: the file is missing or no table of examples, or `train_prompts` is below 1.
     """
+    if train_prompts is not None and train_prompts < 1:
+        raise LabError(f"feedback.train_prompts is {train_prompts}; it must be at least 1, or null for all.")
     file = Path(str(importlib.resources.files("kto_lab.feedback") / "data" / f"{path}.parquet"))
     if path not in SHIPPED:
         file = Path(path)
@@ -32,10 +35,11 @@ def from_collected(path: str, train_prompts: int | None) -> Dataset:
             f"{', '.join(SHIPPED)}."
         )
     try:
-        table = Dataset.from_parquet(str(file), keep_in_memory=True)
-        assert isinstance(table, Dataset)
-        table = table.cast(features(is_chat(table)))
-    except (KeyError, ValueError, pa.ArrowException) as error:
+        # Not by datasets' reader: it leaves a copy in the user's cache.
+        found = pq.read_table(file)
+        schema = features(pa.types.is_list(found.schema.field("prompt").type))
+        table = Dataset(found.select(list(schema)).cast(schema.arrow_schema))
+    except (KeyError, ValueError, OSError, pa.ArrowException) as error:
         raise LabError(
             f"{file} is no table of examples: {error}. For data of your own use feedback=file with a column mapping."
         ) from error

@@ -1,12 +1,15 @@
 """The command `kto-lab feedback collect`."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from kto_lab import console
+from kto_lab.errors import LabError
 from kto_lab.feedback.collect import Sampling, collect
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.feedback.table import build_table, class_counts
@@ -15,16 +18,21 @@ from kto_lab.models.tokens import Encoder
 
 
 def collect_feedback(cfg: DictConfig) -> Path:
-    """Sample answers, judge them, write the table as Parquet, and say what is in it."""
+    """Sample answers, judge them, write the table as Parquet, and say what is in it.
+
+    Raises:
+        LabError: the file exists, or something else that a person can mend; see its message.
+    """
+    target = Path(cfg.output)
+    if target.exists():
+        raise LabError(f"{target} exists. Choose another output, or remove it to collect again.")
     console.stage("Policy", "The model whose answers are judged.")
     loaded = instantiate(cfg.model)
     console.say(f"    {loaded.provenance['name']}")
     prompts: Sequence[CheckedPrompt] = list(instantiate(cfg.prompts))
     sampling: Sampling = instantiate(cfg.sampling)
-    console.stage(
-        "Collection", "Answers are sampled block by block; each finished block is kept, so this can be stopped."
-    )
-    target = Path(cfg.output)
+    console.stage("Collection", "Each finished block of answers is kept, so this can be stopped and resumed.")
+    shards = target.with_suffix(".shards")
     device = instantiate(cfg.trainer).device
     with console.progress("prompts", len(prompts)) as advance:
         rows = collect(
@@ -32,17 +40,18 @@ def collect_feedback(cfg: DictConfig) -> Path:
             Encoder(loaded.tokenizer),
             prompts,
             sampling,
-            target.with_suffix(".shards"),
+            shards,
+            provenance=loaded.provenance,
             advance=advance,
         )
     empty = sum(not row["completion"].strip() for row in rows)
     table = build_table((row for row in rows if row["completion"].strip()), source=target.stem, held_out=cfg.held_out)
     with atomic_path(target) as partial:
-        table.to_parquet(partial)
+        pq.write_table(table.data.table, partial)
+    shutil.rmtree(shards)
     console.say(f"    {len(rows)} answers to {len(prompts)} prompts; {empty} empty answers left out")
     for split, count in class_counts(table).items():
-        console.say(
-            f"    {split:<5}  {count['prompts']} prompts, {count['desirable']} desirable, {count['undesirable']} undesirable"
-        )
+        labels = f"{count['desirable']} desirable, {count['undesirable']} undesirable"
+        console.say(f"    {split:<5}  {count['prompts']} prompts, {labels}")
     console.say(f"    written to {target}; train on it with feedback=collected feedback.path={target}")
     return target

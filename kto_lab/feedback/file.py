@@ -73,7 +73,8 @@ def from_file(
     if file.stat().st_size == 0:
         raise LabError(f"{path}: the file is empty.")
     raws = _csv(file, how) if kind == "csv" else _jsonl(file) if kind == "jsonl" else _parquet(file)
-    return build_table(table_rows(raws, how, source=str(file)), source=str(file), held_out=held_out)
+    # The table's identity holds the source's name, so it must not hold the folder.
+    return build_table(table_rows(raws, how, source=str(file)), source=file.name, held_out=held_out)
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:

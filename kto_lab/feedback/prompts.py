@@ -1,8 +1,7 @@
 """Prompts whose answers a program can check, made from templates and topics of our own.
 
 `instruction_checks` asks for one small thing about a topic under one constraint on the form; `arithmetic` asks for a
-sum. Both are pure functions: the same prompts on
-every machine. `from_file` takes a user's own.
+sum. Both are pure functions: the same prompts on every machine. `from_file` takes a user's own.
 """
 
 import json
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, metric_name
+from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, score_answer
 from kto_lab.feedback.table import check_prompt
 from kto_lab.models.tokens import Prompt
 
@@ -72,7 +71,8 @@ _FEW = (12, 15, 20)
 FAMILIES: dict[str, _Family] = {
     "title": _Family(
         lambda topic, k: (
-            f"Write one sentence about {topic}. Begin with a title wrapped in double angular brackets, such as <<title>>."
+            f"Write one sentence about {topic}. "
+            "Begin with a title wrapped in double angular brackets, such as <<title>>."
         ),
         "detectable_format:title",
         lambda k: {},
@@ -169,7 +169,7 @@ def arithmetic(prompts: int, largest: int, seed: int) -> list[CheckedPrompt]:
         largest: the largest operand.
         seed: which ones.
     """
-    if prompts > (largest + 1) * largest:
+    if prompts > (largest + 1) * (largest + 2):
         raise LabError(f"There are no {prompts} distinct sums up to {largest}; ask for fewer, or raise `largest`.")
     generator = np.random.default_rng(seed)
     seen: dict[str, CheckedPrompt] = {}
@@ -196,20 +196,34 @@ def from_file(path: str) -> list[CheckedPrompt]:
     file = Path(path)
     if not file.is_file():
         raise LabError(f"There is no file {file}. Give prompts.path the path of a JSONL file.")
-    found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        where = f"{file}:{number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            checks = json.dumps(row["checks"])
-            metric_name(checks)
-            prompt = check_prompt(row["prompt"], where)
-            worked = tuple(row.get("worked") or ())
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise LabError(f"{where}: each line must be an object with 'prompt' and 'checks': {error!r}.") from error
-        found.append(CheckedPrompt(prompt, checks, str(row.get("group") or file.stem), worked))
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise LabError(f"{file} is no UTF-8 text: {error}. Save it as UTF-8.") from error
+    found = [
+        _from_line(line, f"{file}:{number}", file.stem) for number, line in enumerate(lines, start=1) if line.strip()
+    ]
     if not found:
         raise LabError(f"{file}: there is no prompt in it.")
+    if len({type(item.prompt) for item in found}) > 1:
+        raise LabError(f"{file}: some prompts are chat messages and some are plain text. Make them all one kind.")
     return found
+
+
+def _from_line(line: str, where: str, group: str) -> CheckedPrompt:
+    try:
+        row = json.loads(line)
+        checks, given = json.dumps(row["checks"]), row["prompt"]
+        worked = tuple(row.get("worked") or ())
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise LabError(f"{where}: each line must be an object with 'prompt' and 'checks': {error!r}.") from error
+    try:
+        score_answer(checks, "Any answer shows whether the checks can be run.")
+    except LabError as error:
+        raise LabError(f"{where}: {error}") from error
+    prompt = check_prompt(given, where)
+    if worked and isinstance(prompt, str):
+        raise LabError(f"{where}: 'worked' is for prompts of chat messages, and this one is text. Leave it out.")
+    if worked:
+        check_prompt([*worked, *prompt], where)
+    return CheckedPrompt(prompt, checks, str(row.get("group") or group), worked)

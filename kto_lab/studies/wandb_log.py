@@ -30,7 +30,9 @@ def finish(
             continue
         run = logger.experiment
         estimates = dict(flat_estimates(record["metrics"]))
-        run.config.update({"environment": record["environment"], "data": record["data"], "model": record["model"]})
+        # "model" is a node of the configuration, and W&B refuses a second value for a key.
+        found = {"environment": record["environment"], "data": record["data"], "provenance": record["model"]}
+        run.config.update(found)
         run.summary.update(_summary(estimates))
         results = [{"metric": name, **estimate} for name, estimate in estimates.items()]
         media: dict[str, Any] = {name: _table(rows) for name, rows in {"metrics": results, **tables}.items() if rows}

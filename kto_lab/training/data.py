@@ -19,8 +19,6 @@ from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.plan import Plan, Unit, make_plan
 
-Scorer = Callable[[list[Tokens], Callable[[int], None]], Tensor]
-
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -135,7 +133,7 @@ def prepare(
 def make_units(table: Dataset, feed: Feed, *, seed: int) -> list[Unit]:
     """What a batch is made of: every example, the desirable ones, or pairs of one prompt."""
     if feed is Feed.PAIRS:
-        return [tuple(pair) for pair in make_pairs(table, seed=seed)]
+        return [tuple(pair) for pair in make_pairs(table, seed=seed, max_pairs_per_prompt=None)]
     units = [(i,) for i, desirable in enumerate(table["desirable"]) if desirable or feed is Feed.THUMBS]
     if not units:
         raise LabError("There is no desirable example to train on.")
@@ -175,9 +173,11 @@ class StepLoader:
         self._taken = taken
 
     def __len__(self) -> int:
+        """Steps of the whole run."""
         return self._steps
 
     def __iter__(self) -> Iterator[Step]:
+        """The steps that are left."""
         return map(self._make_step, range(self._taken(), self._steps))
 
     def state_dict(self) -> dict[str, int]:

@@ -1,15 +1,12 @@
 """Training by Lightning: the trainer, its callbacks, checkpoints and resume."""
 
 import logging
-import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from kto_lab import console
@@ -17,6 +14,7 @@ from kto_lab.losses import Objective
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import Policy
 from kto_lab.training.callbacks import StepMetrics, TrainingProgress
+from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
 from kto_lab.training.data import AlignmentData, TrainingData
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
@@ -52,9 +50,10 @@ def fit(
         seed: of dropout, where an adapter has it.
 
     Raises:
-        LabError: the loss or the gradient is not finite; the last good state is kept as a checkpoint.
+        LabError: the loss or the gradient is not finite, or the disk refuses; the last good state is kept as a
+            checkpoint where it can be.
     """
-    why = "Reference log-probabilities once, ahead of all steps; then one optimiser step a batch."
+    why = "The reference is scored once, ahead of all steps; then one step a batch."
     console.stage("Training", why if objective.needs.reference else "One optimiser step a batch.")
     module = AlignmentModule(
         policy,
@@ -83,14 +82,10 @@ def fit(
                 ReferencePass(data, hardware),
                 StepMetrics(folder),
                 TrainingProgress(),
-                ModelCheckpoint(
-                    checkpoints,
-                    filename="{step}",
-                    every_n_train_steps=optimization.checkpoint_every,
-                    save_on_exception=False,
-                ),
-                OnExceptionCheckpoint(checkpoints, filename="stopped"),
+                LastCheckpoint(checkpoints, filename="{step}", every_n_train_steps=optimization.checkpoint_every),
+                StoppedCheckpoint(checkpoints, filename="stopped"),
             ],
+            plugins=[AtomicFiles()],
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -106,23 +101,6 @@ def class_weights(objective: Objective, data: TrainingData) -> Weights:
         return Weights(1.0, 1.0)
     used = [data.desirable[example] for unit in data.plan.units for example in unit]
     return objective.weighting.weights(sum(used), len(used) - sum(used))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps in a folder; None where there is none that can be read."""
-    found: list[tuple[int, Path]] = []
-    for path in sorted(folder.glob("*.ckpt")):
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError):
-            console.say(f"    {path} cannot be read and is left aside")
-            continue
-        found.append((state["global_step"], path))
-    if not found:
-        return None
-    step, path = max(found)
-    console.say(f"    going on from step {step} ({path.name})")
-    return path
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """The Lightning module: one optimiser step is one batch, however it is cut.
 
 A step first runs the mismatched pairs without gradient and makes one reference point of all of them, over all
-micro-batches and processes; then it runs the micro-batches with gradient, each contributing the sum of its losses divided
-by what the whole step is the mean over. So the gradient is the same, to rounding, for every micro-batch size and every
-number of processes.
+micro-batches and processes; then it runs the micro-batches with gradient, each contributing the sum of its losses
+divided by what the whole step is the mean over. So the gradient is the same, to rounding, for every micro-batch size
+and every number of processes.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -25,6 +26,10 @@ from kto_lab.training.data import MicroBatch, Step
 from kto_lab.training.optimization import Optimization, make_optimizer
 
 SATURATED = 0.05
+
+
+class NotFiniteError(LabError):
+    """The loss or the gradient of a step is not finite. Every process of a run raises it at the same step."""
 
 
 class AlignmentModule(pl.LightningModule):
@@ -82,7 +87,7 @@ class AlignmentModule(pl.LightningModule):
             The step's metrics, which the callbacks write.
 
         Raises:
-            LabError: the loss or the gradient is not finite. The policy is left as it was before the step.
+            NotFiniteError: the loss or the gradient is not finite. The policy is left as it was before the step.
         """
         optimizer = self.optimizers()
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
@@ -95,27 +100,30 @@ class AlignmentModule(pl.LightningModule):
             logps = self.logps(micro_batch)
             losses = self.losses(logps, micro_batch, point.z0)
             loss = losses.sum() / batch.normaliser
-            if not torch.isfinite(loss):
-                raise self._not_finite("loss", loss, batch.number)
             tally.add(loss, self.objective.beta, point.z0, logps.detach(), micro_batch)
             # DDP averages over processes what is a sum, and needs to talk only once a step.
             with nullcontext() if number == last else self._without_sync():
                 self.manual_backward(loss * self.trainer.world_size)
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        norm = nn.utils.clip_grad_norm_(parameters, self.optimization.clip_norm)
-        if not torch.isfinite(norm):
-            raise self._not_finite("gradient norm", norm, batch.number)
+        norm = nn.utils.clip_grad_norm_(parameters, self.optimization.clip_norm).item()
+        # Both are of all processes, so that all of them stop here or none.
+        metrics = tally.metrics(self._sum_over_processes)
+        for what, value in (("loss", metrics["loss"]), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f"The {what} is {value} at step {batch.number + 1}. Training stopped before the policy was changed "
+                    "by it. Lower optimization.learning_rate, or look at the data of this step."
+                )
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad()
         schedule = self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
         schedule.step()
-        metrics = tally.metrics(self._sum_over_processes)
         if self.objective.needs.reference_point:
             metrics |= {"z0_raw": point.raw, "z0": point.z0.item(), "z0_stderr": point.stderr}
         metrics |= {
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             "learning_rate": rate,
             "tokens": float(batch.tokens),
             "examples": float(batch.units * (2 if self.objective.needs.feed is Feed.PAIRS else 1)),
@@ -156,12 +164,6 @@ class AlignmentModule(pl.LightningModule):
     def _without_sync(self) -> Any:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return block() if block is not None and self.trainer.world_size > 1 else nullcontext()
-
-    def _not_finite(self, what: str, value: Tensor, step: int) -> LabError:
-        return LabError(
-            f"The {what} is {value.item()} at step {step + 1}. Training stopped before the policy was changed by it; the "
-            "last checkpoint is good. Lower optimization.learning_rate, or look at the data of this step."
-        )
 
 
 class Tally:

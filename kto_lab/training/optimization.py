@@ -1,13 +1,13 @@
 """How the policy is optimised: the keys of `optimization` in `conf/train.yaml`."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from kto_lab.errors import LabError
 
@@ -46,23 +46,42 @@ class Optimization:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""
-        for name in ("batch_size", "epochs", "learning_rate", "clip_norm", "micro_batch_tokens", "checkpoint_every"):
-            if not getattr(self, name) > 0:
-                raise LabError(f"optimization.{name} is {getattr(self, name)}; it must be positive.")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise LabError(f"optimization.max_steps is {self.max_steps}; it must be at least 1, or null.")
-        if not 0 <= self.warmup <= 1:
-            raise LabError(f"optimization.warmup is {self.warmup}; it is a share of the steps, between 0 and 1.")
+        for name in ("batch_size", "micro_batch_tokens", "checkpoint_every", "max_steps"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1) and not (name == "max_steps" and value is None):
+                raise LabError(f"optimization.{name} is {value!r}; it must be a whole number, at least 1.")
+        for name in ("epochs", "learning_rate", "clip_norm"):
+            if not (isinstance(value := getattr(self, name), int | float) and value > 0):
+                raise LabError(f"optimization.{name} is {value!r}; it must be a number above 0.")
+        if not (isinstance(self.weight_decay, int | float) and self.weight_decay >= 0):
+            raise LabError(f"optimization.weight_decay is {self.weight_decay!r}; it must be a number, 0 or above.")
+        if not (isinstance(self.warmup, int | float) and 0 <= self.warmup <= 1):
+            raise LabError(f"optimization.warmup is {self.warmup!r}; it is a share of the steps, between 0 and 1.")
+        for name in ("keep_prompts_together", "gradient_checkpointing"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise LabError(f"optimization.{name} is {value!r}; it must be true or false.")
         if self.schedule not in ("cosine", "constant"):
             raise LabError(f"optimization.schedule is {self.schedule!r}; it must be 'cosine' or 'constant'.")
 
 
 def make_optimizer(
     settings: Optimization, parameters: Iterable[Parameter], *, steps: int
-) -> tuple[Optimizer, LRScheduler]:
+) -> tuple[Optimizer, LambdaLR]:
     """AdamW over the parameters, and its learning-rate schedule over `steps` optimiser steps."""
     optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = round(settings.warmup * steps)
-    if settings.schedule == "cosine":
-        return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, steps)
-    return optimizer, get_constant_schedule_with_warmup(optimizer, warmup)
+    cosine = settings.schedule == "cosine"
+    return optimizer, LambdaLR(optimizer, lambda step: rate_factor(step, warmup=warmup, steps=steps, cosine=cosine))
+
+
+def rate_factor(step: int, *, warmup: int, steps: int, cosine: bool) -> float:
+    """The share of the peak learning rate at a step, counted from 0.
+
+    Unlike transformers' schedules, no step is spent at a rate of zero: the first is at 1 / (warmup + 1) of the peak,
+    and the last is just above zero.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if not cosine:
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup + 1)))

@@ -45,8 +45,8 @@ def make_plan(
 ) -> Plan:
     """Plan a run.
 
-    Epochs follow one another without a gap: a batch may hold the end of one and the start of the next, so every batch has
-    `batch_size` units, and at most the last `batch_size` - 1 units of the run are left out.
+    Epochs follow one another without a gap: a batch may hold the end of one and the start of the next, so every batch
+    has `batch_size` units, and at most the last `batch_size` - 1 units of the run are left out.
 
     Args:
         units: what a batch is made of.
@@ -64,14 +64,14 @@ def make_plan(
     """
     if mismatched and batch_size < 2:
         raise LabError(
-            "A batch of 1 has no mismatched pair to estimate the reference point from. Set optimization.batch_size to 2 "
-            "or more, or choose reference_point@loss.reference_point=zero."
+            "A batch of 1 has no mismatched pair to estimate the reference point from. Set optimization.batch_size to "
+            "2 or more, or choose reference_point@loss.reference_point=zero."
         )
     steps = int(epochs * len(units) / batch_size + 1e-9)
     if steps < 1:
         raise LabError(
-            f"{epochs:g} epochs of {len(units)} training examples (pairs, for a loss of pairs) do not fill one batch of "
-            f"{batch_size}. Add data, lower optimization.batch_size, or raise optimization.epochs."
+            f"{epochs:g} epochs of {len(units)} training examples (pairs, for a loss of pairs) do not fill one batch "
+            f"of {batch_size}. Add data, lower optimization.batch_size, or raise optimization.epochs."
         )
     steps = steps if max_steps is None else min(steps, max_steps)
     prompts = [prompt_ids[unit[0]] for unit in units]
@@ -108,9 +108,9 @@ def _order(prompts: Sequence[str], *, needed: int, seed: int, together: bool) ->
 def pair_mismatched(prompts: Sequence[str]) -> list[int]:
     """For each place of a batch, the place whose completion it is paired with: a permutation of the batch.
 
-    The places are lined up prompt by prompt and each is paired with the one that lies as many places on as the commonest
-    prompt has. No pair then shares a prompt, unless one prompt fills more than half of the batch; if one fills it whole,
-    no completion is at least paired with itself.
+    The places are lined up prompt by prompt and each is paired with the one that lies as many places on as the
+    commonest prompt has. No pair then shares a prompt, unless one prompt fills more than half of the batch; if one
+    fills it whole, no completion is at least paired with itself.
     """
     groups: dict[str, list[int]] = {}
     for place, prompt in enumerate(prompts):

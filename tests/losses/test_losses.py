@@ -11,7 +11,7 @@ from kto_lab.errors import LabError
 from kto_lab.losses import Pairs, Thumbs, build, dpo, kto, sft
 from kto_lab.losses.reference_points import Batch, Zero
 from kto_lab.losses.values import logistic
-from kto_lab.losses.weighting import Fixed
+from kto_lab.losses.weighting import Balanced, Fixed
 
 
 def thumbs(
@@ -135,3 +135,12 @@ def test_weights_must_not_be_negative() -> None:
     for bad in [(-1.0, 1.0), (0.0, 0.0)]:
         with pytest.raises(LabError, match="lambda_desirable"):
             Fixed(*bad)
+
+
+def test_balanced_weights_reach_their_target() -> None:
+    for n_up, n_down in [(813, 1467), (10, 2), (5, 5)]:
+        weights = Balanced(1.25).weights(n_up, n_down)
+        assert weights.desirable * n_up / (weights.undesirable * n_down) == pytest.approx(1.25)
+        assert min(weights.desirable, weights.undesirable) == 1.0
+    with pytest.raises(LabError, match="target"):
+        Balanced(0.0)

@@ -1,0 +1,161 @@
+"""`kto-lab evaluate`: judge a finished run again, or one model alone.
+
+A run is judged as at its end, base and trained side by side, but with the evaluation settings that are asked for now.
+With those of the run the numbers are those of its record: to the last digit where the whole policy or its adapter was
+saved, and to rounding where the adapter was merged. A model alone answers held-out prompts and takes lm-eval's tasks.
+
+Either way what is found is written as a record (see `studies/record.py`).
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from kto_lab import console
+from kto_lab.errors import LabError
+from kto_lab.evaluation.answers import side_by_side, summarise_answers
+from kto_lab.evaluation.evaluate import HeldOut, Judge
+from kto_lab.feedback.table import content_hash, of_split
+from kto_lab.models.adapters import Policy, reference_model
+from kto_lab.models.load import hf
+from kto_lab.models.tokens import Encoder
+from kto_lab.run import CONFIG, assemble, check_keys, judge_of, plain_values, read_feedback
+from kto_lab.studies.record import Record, read_record
+from kto_lab.summary import show_examples, show_metrics, show_single
+
+KEYS = ("run", "output", "model", "feedback", "evaluation", "trainer")
+AGAIN = Path("evaluation") / "again.json"
+
+
+def evaluate(cfg: DictConfig) -> Path:
+    """Run the whole of `kto-lab evaluate`, and return the file that was written.
+
+    Raises:
+        LabError: something that a person can mend; see its message.
+    """
+    check_keys(cfg, KEYS)
+    given = [name for name in ("model", "feedback") if cfg.get(name) is not None]
+    if cfg.run is not None and given:
+        raise LabError(f"A run brings its own model and feedback. Leave out run=..., or {' and '.join(given)}.")
+    if cfg.run is None and len(given) < 2:
+        raise LabError(
+            "Say what to evaluate: run=<folder of a finished run>, or a model and feedback to ask it about, such as "
+            "model=hf model.name=<folder or hub name> feedback=instruction_checks."
+        )
+    return evaluate_model(cfg) if cfg.run is None else evaluate_run(cfg)
+
+
+def evaluate_run(cfg: DictConfig) -> Path:
+    """Base and trained policy of a finished run, side by side."""
+    folder = Path(cfg.run)
+    finished, own = _finished_run(folder)
+    own.evaluation, own.trainer = cfg.evaluation, cfg.trainer
+    parts = assemble(own)
+    target = folder / AGAIN if cfg.output is None else Path(cfg.output)
+    record = Record(
+        folder=folder,
+        run_id=finished["run_id"],
+        config=plain_values(own),
+        seeds=finished["seeds"],
+        model=finished["model"],
+        training=finished["training"],
+    )
+    table = read_feedback(own.feedback, record, ("train", "test"))
+    if record.data["fingerprint"] != finished["data"]["fingerprint"]:
+        raise LabError(f"The feedback is not what {folder} was trained on: it has changed since. Restore it.")
+    console.stage("Policies", "The base policy, which is the reference, and the trained one.")
+    loaded = instantiate(own.model)
+    base_model = loaded.model.to(parts.hardware.device)
+    policy = load_trained(folder, base_model)
+    console.say(f"    {loaded.provenance['name']}; {folder / 'policy'}")
+    encoder = Encoder(loaded.tokenizer, parts.lengths)
+    judge = judge_of(parts, base_model, encoder, of_split(table, "test"), target.with_suffix(""))
+    with record.stage("evaluation"):
+        console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
+        with reference_model(policy, lambda: base_model) as reference:
+            base = judge.measure(reference, "base")
+        trained = judge.measure(policy, "trained")
+        record.metrics = judge.compare(policy, base, trained, beta=parts.objective.beta, load=lambda: base_model)
+    record.files = {"results": target, "answers and scores": judge.folder}
+    show_metrics(_write(record, target)["metrics"])
+    show_examples(side_by_side(base.answers, trained.answers))
+    console.stage("Files", "The run's own record is as it was.")
+    console.show_files(record.files)
+    return target
+
+
+def evaluate_model(cfg: DictConfig) -> Path:
+    """One model alone: checked answers, their length, lm-eval. Without a reference there are no rewards and no KL."""
+    settings, hardware = instantiate(cfg.evaluation), instantiate(cfg.trainer)
+    target = Path(cfg.output or Path("runs") / "evaluations" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
+    record = Record(folder=target.parent, run_id="", config=plain_values(cfg), seeds={"seed": 0})
+    table = read_feedback(cfg.feedback, record, ("test",))
+    console.stage("Policy", "The model to judge.")
+    loaded = instantiate(cfg.model)
+    record.model = loaded.provenance
+    record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"])
+    console.say(f"    {loaded.provenance['name']}; {hardware.device}, {hardware.number_format}")
+    judge = Judge(
+        held_out=HeldOut.of(of_split(table, "test"), Encoder(loaded.tokenizer), examples=0),
+        settings=settings,
+        folder=target.with_suffix(""),
+        # For scoring, of which there is none without a reference.
+        token_budget=0,
+        share_prompts=False,
+        seed=record.seeds["seed"],
+        autocast=hardware.autocast,
+    )
+    with record.stage("evaluation"):
+        console.stage("Evaluation", "Held-out prompts, answered greedily, and lm-eval's tasks.")
+        found = judge.measure(loaded.model.to(hardware.device), "model")
+    record.metrics = {"answers": summarise_answers(found.answers), "lm_eval": found.lm_eval}
+    record.files = {"results": target, "answers and scores": judge.folder}
+    show_single(_write(record, target)["metrics"], name=loaded.provenance["name"])
+    console.stage("Files", "Results, and each answer with its score.")
+    console.show_files(record.files)
+    return target
+
+
+def load_trained(folder: Path, base: PreTrainedModel) -> Policy:
+    """The trained policy of a run, on the device and in the number format of its base.
+
+    Args:
+        folder: the run folder.
+        base: the base policy; where only an adapter was saved, it is put onto this model.
+
+    Raises:
+        LabError: the policy is missing or cannot be loaded.
+    """
+    saved = folder / "policy"
+    if not saved.is_dir():
+        raise LabError(f"{saved} is missing, so there is no trained policy to judge. Put it back, or train again.")
+    if not (saved / "adapter_config.json").exists():
+        dtype = str(base.dtype).removeprefix("torch.")
+        return hf(str(saved), dtype=dtype, attention=base.config._attn_implementation).model.to(base.device)  # type: ignore[arg-type]
+    try:
+        return PeftModel.from_pretrained(base, saved)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise LabError(f"The adapter in {saved} cannot be loaded: {error}. Put it back, or train again.") from error
+
+
+def _finished_run(folder: Path) -> tuple[dict[str, Any], DictConfig]:
+    """The record of a run and its configuration."""
+    if not folder.is_dir():
+        raise LabError(f"There is no folder {folder}. Give run= the folder of a finished run.")
+    finished = read_record(folder)
+    kept = folder / CONFIG
+    if not kept.is_file():
+        raise LabError(f"{kept} is missing, and with it what the run was. Put it back, or train again.")
+    own = OmegaConf.load(kept)
+    assert isinstance(own, DictConfig)
+    return finished, own
+
+
+def _write(record: Record, target: Path) -> dict[str, Any]:
+    return read_record(record.write(target))

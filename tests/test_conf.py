@@ -1,0 +1,146 @@
+"""conf/: every option composes, every key is explained, every node fits what it names, and the wheel carries it all."""
+
+import inspect
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.utils import get_method, get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from small_runs import composed
+
+from kto_lab import cli
+from kto_lab.run import KEYS, check_keys
+
+CONF = cli.config_dir()
+FILES = sorted(CONF.rglob("*.yaml"))
+OPTIONS = [
+    (folder.name, file.stem)
+    for folder in sorted(CONF.iterdir())
+    if folder.is_dir()
+    for file in sorted(folder.iterdir())
+]
+OF_LOSS = ("value", "reference_point", "weighting")
+# What instantiating these would need: a network, or a file of one's own.
+NOT_MADE = {"model", "feedback", "prompts", "trainer"}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(CONF))
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_every_file_and_every_key_is_explained(file: Path) -> None:
+    first, *lines = file.read_text().splitlines()
+    while first.startswith("# @package"):
+        first, *lines = lines
+    assert first.startswith("# ") and len(first) > 12
+    depth_of_defaults: int | None = None
+    in_hydra = False
+    for number, line in enumerate(lines):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        indent = len(line) - len(line.lstrip())
+        if indent == 0:
+            depth_of_defaults = 0 if text == "defaults:" else None
+            in_hydra = text == "hydra:"
+        if depth_of_defaults is not None or in_hydra or text.startswith(("-", "_target_", "_partial_", "_convert_")):
+            continue
+        opens_a_node = text.endswith(":")
+        explained_above = number > 0 and lines[number - 1].strip().startswith("#")
+        sets_a_default_again = file.parent.name != "conf" and "defaults:" in file.read_text()
+        assert "# " in text or opens_a_node or explained_above or sets_a_default_again, f"{file}: {text}"
+
+
+def wanted(group: str, option: str) -> list[str]:
+    if group in OF_LOSS:
+        return [f"{group}@loss.{group}={option}"]
+    return [f"{group}={option}"]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=str)
+def test_every_option_composes_and_fits_what_it_names(group: str, option: str) -> None:
+    command = "collect" if group == "prompts" else "train"
+    cfg = composed(wanted(group, option), name=command)
+    node = cfg.loss[group] if group in OF_LOSS else cfg[group]
+    assert_fits(node)
+    if group not in NOT_MADE:
+        instantiate(node)
+
+
+def assert_fits(node: DictConfig) -> None:
+    """Each key of a node is a parameter of its target, and each parameter without a default is a key."""
+    target = node._target_
+    function = get_method(target) if not inspect.isclass(get_object(target)) else get_object(target)
+    keys = {str(key) for key in node if not str(key).startswith("_")}
+    parameters = inspect.signature(function).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        assert keys <= set(parameters), target
+    if not node.get("_partial_"):
+        needed = {name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+        assert needed <= keys, target
+
+
+def test_the_defaults_are_read_whole() -> None:
+    cfg = composed([])
+    assert set(cfg) == set(KEYS)
+    check_keys(cfg, KEYS)
+    for name, node in cfg.items():
+        if isinstance(node, DictConfig):
+            assert_fits(node)
+            if name not in NOT_MADE:
+                instantiate(node)
+
+
+@pytest.mark.parametrize("name", [file.stem for file in CONF.glob("*.yaml")])
+def test_every_command_composes_and_writes_nothing_of_hydras(name: str) -> None:
+    from hydra import compose, initialize_config_dir
+
+    assert name in {command.config for command in cli.COMMANDS.values()}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(name, ["hydra.run.dir=here"], return_hydra_config=True)
+    assert cfg.hydra.output_subdir is None and cfg.hydra.job.chdir is False
+    assert not OmegaConf.to_container(cfg.hydra.job_logging, resolve=False).get("handlers")  # type: ignore[union-attr]
+
+
+def test_no_file_repeats_a_key() -> None:
+    class Strict(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: Any, node: Any) -> Any:
+        keys = [loader.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), keys
+        return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))
+
+    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    for file in FILES:
+        assert yaml.load(file.read_text(), Strict), file
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_conf_and_data_and_works_alone(tmp_path: Path) -> None:
+    source = Path(cli.__file__).resolve().parent.parent
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, timeout=500)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "installed")
+    assert {f"kto_lab/conf/{relative(file)}" for file in FILES} <= names
+    data = [path for path in (source / "kto_lab").rglob("*") if path.suffix in (".parquet", ".safetensors", ".jsonl")]
+    assert data and {str(path.relative_to(source)) for path in data} <= names
+    assert not [name for name in names if "tests" in name or name.endswith(".pyc")]
+    done = subprocess.run(
+        [sys.executable, "-c", "from kto_lab import cli; print(cli.config_dir()); cli.main()", "train", "--cfg", "job"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+    )
+    assert str(tmp_path / "installed" / "kto_lab" / "conf") in done.stdout and "batch_size" in done.stdout, done.stderr

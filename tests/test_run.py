@@ -1,0 +1,227 @@
+"""Whole runs on the tiny policy: what they write, and how they resume or refuse."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra.errors import InstantiationException
+from peft import PeftModel
+from safetensors.torch import load_file
+from small_runs import metrics, overrides, run, thumbs, write_jsonl
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kto_lab.errors import LabError
+from kto_lab.models.load import tiny
+from kto_lab.models.tiny import byte_tokenizer
+from kto_lab.studies.record import RECORD
+
+EVALUATED = (
+    "evaluation=quick",
+    "evaluation.reward_examples=8",
+    "evaluation.prompts=4",
+    "evaluation.kl_prompts=2",
+    "evaluation.max_new_tokens=3",
+    "optimization.max_steps=3",
+)
+THREE = ("optimization.max_steps=3",)
+IDS = torch.tensor([[20, 21, 22, 23]])
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("finished"), *EVALUATED)
+
+
+def test_the_record_says_what_the_run_stood_on(finished: Path) -> None:
+    record = json.loads((finished / RECORD).read_text())
+    assert record["status"] == "finished" and len(record["run_id"]) == 16
+    assert record["config"]["loss"]["beta"] == 0.1 and record["seeds"] == {"seed": 0}
+    assert record["data"]["counts"]["train"] == {
+        "examples": 36,
+        "prompts": 18,
+        "desirable": 18,
+        "undesirable": 18,
+        "flipped": 0,
+    }
+    assert len(record["data"]["fingerprint"]) == 16
+    assert record["model"]["name"].startswith("tiny") and record["model"]["trainable"] > 1e6
+    training = record["training"]
+    assert (training["steps"], training["examples_seen"], training["pairs_seen"]) == (3, 12, 0)
+    assert training["tokens_seen"] == sum(float(row["tokens"]) for row in metrics(finished))
+    assert {"training", "evaluation before", "evaluation after", "feedback", "model"} <= set(record["timings"])
+    assert record["peak_memory"]["process"] > 1e8
+    environment = record["environment"]
+    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["cpu"]["cores"] and "git" in environment
+    assert {"answers", "rewards", "kl"} <= set(record["metrics"])
+
+    def leaves(node: Any) -> list[Any]:
+        children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else None
+        return [node] if children is None else [leaf for child in children for leaf in leaves(child)]
+
+    assert all(math.isfinite(leaf) for leaf in leaves(record) if isinstance(leaf, float))
+    for file in record["files"].values():
+        assert (finished / file).exists(), file
+    assert str(Path.home()) not in (finished / RECORD).read_text()
+
+
+def test_the_folder_holds_what_it_should_and_nothing_half_done(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "curves.png",
+        "evaluation",
+        "metrics.csv",
+        "policy",
+        "record.json",
+        "run.json",
+    }
+    assert not [path for path in finished.rglob("*") if path.name.startswith(".") or path.suffix in (".bin", ".pt")]
+    assert [row["step"] for row in metrics(finished)] == ["1", "2", "3"]
+    assert yaml.safe_load((finished / "config.yaml").read_text())["seed"] == 0
+
+
+def test_the_saved_policy_is_the_trained_one(finished: Path) -> None:
+    policy = AutoModelForCausalLM.from_pretrained(finished / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(finished / "policy")
+    state = torch.load(finished / "checkpoints" / "step=3.ckpt", weights_only=True)["state_dict"]
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(dict(policy.named_parameters())[name], state[f"policy.{name}"])
+    assert not torch.equal(logits(policy), logits(tiny("random", 0).model))
+    assert tokenizer("1+2=")["input_ids"] == byte_tokenizer()("1+2=")["input_ids"]
+    assert tokenizer.chat_template == byte_tokenizer().chat_template
+
+
+def test_a_finished_run_is_not_run_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / RECORD).stat().st_mtime_ns
+    run(finished.parent, *EVALUATED)
+    assert "nothing to do" in capsys.readouterr().out
+    assert (finished / RECORD).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("loss", ["dpo", "sft"])
+def test_the_same_thumbs_train_the_other_losses(tmp_path: Path, loss: str) -> None:
+    folder = run(tmp_path, f"loss={loss}", *EVALUATED)
+    record = json.loads((folder / RECORD).read_text())
+    assert record["training"]["loss"] == loss
+    assert record["training"]["pairs_seen"] == (12 if loss == "dpo" else 0)
+    assert record["training"]["examples_seen"] == (24 if loss == "dpo" else 12)
+    first, *_, last = metrics(folder)
+    assert float(last["loss"]) < float(first["loss"]) or loss == "dpo"
+    assert ("reward_margin" in first) == (loss == "dpo") and "z0" not in first
+
+
+def test_a_saved_adapter_loads_on_its_base(tmp_path: Path) -> None:
+    folder = run(tmp_path, "adapter=lora", "adapter.rank=4", *EVALUATED)
+    assert {path.name for path in (folder / "policy").glob("adapter*")} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    base = tiny("random", 0).model
+    before = logits(base)
+    policy = PeftModel.from_pretrained(base, folder / "policy")
+    assert not torch.allclose(logits(policy), before, atol=1e-4)
+    with policy.disable_adapter():
+        torch.testing.assert_close(logits(policy), before)
+    record = json.loads((folder / RECORD).read_text())
+    assert 0 < record["model"]["trainable"] < record["model"]["parameters"] / 5
+
+
+def test_a_merged_adapter_is_the_same_policy(tmp_path: Path) -> None:
+    for name, merge in (("apart", "false"), ("merged", "true")):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name, "adapter=lora", "adapter.rank=4", f"adapter.merge={merge}", *THREE)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged" / "run" / "policy")
+    apart = PeftModel.from_pretrained(tiny("random", 0).model, tmp_path / "apart" / "run" / "policy")
+    torch.testing.assert_close(logits(merged), logits(apart), rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_command_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    again = run(tmp_path, *EVALUATED)
+    assert (again / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+    mine, theirs = (json.loads((folder / RECORD).read_text()) for folder in (again, finished))
+    assert mine["metrics"] == theirs["metrics"]
+    assert mine["data"] == theirs["data"]
+
+
+def unfinished(tmp_path: Path, *more: str) -> Path:
+    folder = run(tmp_path, *THREE, *more)
+    (folder / RECORD).unlink()
+    return folder
+
+
+def test_another_configuration_is_refused_by_its_keys(tmp_path: Path) -> None:
+    unfinished(tmp_path)
+    with pytest.raises(LabError, match=r"another loss\.beta, optimization\.learning_rate\. Give the same settings"):
+        run(tmp_path, *THREE, "optimization.learning_rate=3e-4", "loss.beta=0.2")
+
+
+def test_what_does_not_change_the_result_may_change(tmp_path: Path) -> None:
+    unfinished(tmp_path)
+    assert (run(tmp_path, *THREE, "trainer=auto", "trainer.accelerator=cpu") / RECORD).exists()
+
+
+def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
+    unfinished(tmp_path)
+    rows = thumbs()
+    rows[0]["label"], rows[1]["label"] = False, True
+    write_jsonl(tmp_path / "thumbs.jsonl", rows)
+    with pytest.raises(LabError, match="other examples"):
+        run(tmp_path, *THREE)
+
+
+def test_a_run_that_fails_on_its_data_leaves_its_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(InstantiationException, match="nosuch"):
+        run(tmp_path, *THREE, "feedback.columns.label=nosuch")
+    assert (run(tmp_path, *THREE) / RECORD).exists()
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
+    words = (*THREE, "optimization.micro_batch_tokens=16")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = run(tmp_path / "one", *words)
+    command = overrides(tmp_path / "two", *words, "trainer=ddp", "trainer.accelerator=cpu")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "kto_lab.cli", "train", *command],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    two = tmp_path / "two" / "run"
+    assert done.stdout.count("==> Training") == 1, "only the first process speaks"
+    mine, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (one, two))
+    for name, value in mine.items():
+        torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-5)
+    for here, there in zip(metrics(one), metrics(two), strict=True):
+        assert here.keys() == there.keys()
+        for key, value in here.items():
+            assert float(there[key]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), key
+    assert json.loads((two / RECORD).read_text())["training"]["examples_seen"] == 12
+
+
+def test_wandb_offline_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    folder = run(tmp_path, "logger=wandb", "logger.group=cells", *EVALUATED)
+    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+    run_id = json.loads((folder / RECORD).read_text())["run_id"]
+    assert run_id in log.name
+    content = log.read_bytes()
+    for word in (b"cells", b"train/loss", b"learning_rate", b"rewards"):
+        assert word in content, word
+    assert list(folder.glob("wandb/offline-run-*/files/media/**/*.png"))

@@ -1,0 +1,125 @@
+"""Units, tokens and steps made from the table of examples."""
+
+import pytest
+from datasets import Dataset
+from hydra.utils import instantiate
+from small_runs import composed
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.table import build_table
+from kto_lab.losses import Feed, Objective
+from kto_lab.models.tokens import Encoder, Lengths
+from kto_lab.training.data import (
+    StepLoader,
+    TrainingData,
+    fill_reference,
+    make_step,
+    make_units,
+    prepare,
+    reference_sequences,
+)
+from kto_lab.training.optimization import Optimization
+
+
+def table() -> Dataset:
+    """Six prompts with two good answers and a bad one each."""
+    rows = [
+        {"prompt": f"say {n}:", "completion": text, "desirable": good}
+        for n in range(6)
+        for text, good in ((str(n), True), (f"it is {n}", True), ("no" * (n + 1), False))
+    ]
+    return build_table(rows, source="test", held_out=0)
+
+
+def settings(loss: str = "kto", **changes: object) -> tuple[Objective, Optimization]:
+    words = [f"optimization.{key}={value}" for key, value in ({"batch_size": 4} | changes).items()]
+    cfg = composed([f"loss={loss}", *words])
+    return instantiate(cfg.loss), instantiate(cfg.optimization)
+
+
+def prepared(encoder: Encoder, loss: str = "kto", **changes: object) -> TrainingData:
+    return prepare(table(), encoder, *settings(loss, **changes), seed=0)
+
+
+def test_units_follow_from_what_the_loss_declares() -> None:
+    examples = table()
+    assert make_units(examples, Feed.THUMBS, seed=0) == [(row,) for row in range(18)]
+    desirable = make_units(examples, Feed.DESIRABLE, seed=0)
+    assert len(desirable) == 12 and all(examples[row]["desirable"] for (row,) in desirable)
+    pairs = make_units(examples, Feed.PAIRS, seed=0)
+    assert len(pairs) == 6
+    for chosen, rejected in pairs:
+        assert examples[chosen]["desirable"] and not examples[rejected]["desirable"]
+        assert examples[chosen]["prompt_id"] == examples[rejected]["prompt_id"]
+
+
+def test_one_class_is_refused_except_where_one_is_meant(encoder: Encoder) -> None:
+    good = table().filter(lambda row: row["desirable"])
+    bad = table().filter(lambda row: not row["desirable"])
+    for loss in ("kto", "dpo"):
+        with pytest.raises(LabError, match="needs both classes"):
+            prepare(good, encoder, *settings(loss), seed=0)
+    assert len(prepare(good, encoder, *settings("sft"), seed=0).plan.units) == 12
+    with pytest.raises(LabError, match="no desirable example"):
+        prepare(bad, encoder, *settings("sft"), seed=0)
+
+
+def test_dropped_examples_leave_tokens_and_labels_in_step(encoder: Encoder) -> None:
+    rows = [*table(), {**table()[0], "prompt": "long " * 30}, {**table()[2], "prompt": "long " * 30}]
+    rows = [{key: row[key] for key in ("prompt", "completion", "desirable")} for row in rows]
+    short = Encoder(encoder.tokenizer, Lengths(max_length=24, min_completion=8, overlong_prompt="drop"))
+    data = prepare(build_table(reversed(rows), source="test", held_out=0), short, *settings(), seed=0)
+    assert data.dropped == 2 and len(data.tokens) == len(data.desirable) == 18
+    texts = [encoder.tokenizer.decode(tokens.completion, skip_special_tokens=True) for tokens in data.tokens]
+    assert [good for text, good in zip(texts, data.desirable, strict=True) if "no" in text] == [False] * 6
+    assert data.cut == 0
+    cut = Encoder(encoder.tokenizer, Lengths(max_length=12, min_completion=2))
+    assert prepare(table(), cut, *settings(), seed=0).cut == 10
+
+
+def test_the_reference_is_asked_for_what_the_steps_read_and_for_no_more(encoder: Encoder) -> None:
+    data = prepared(encoder, max_steps=1)
+    wanted = reference_sequences(data)
+    members = [data.tokens[unit] for unit in data.plan.steps[0]]
+    assert set(wanted) == {*members, *data.mismatched_tokens(0)}
+    assert len(wanted) == len(set(wanted))
+    fill_reference(data, {tokens: float(-number - 1) for number, tokens in enumerate(wanted)})
+    step = make_step(data, *settings(), 0, share_prompts=False)
+    for part in [*step.micro_batches, *step.mismatched]:
+        sequences = [sequence for unit in part.units for sequence in unit]
+        assert part.reference.tolist() == [-wanted.index(sequence) - 1.0 for sequence in sequences]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("budget", [1, 40, 4000])
+@pytest.mark.parametrize("loss", ["kto", "dpo", "sft"])
+def test_every_unit_of_a_step_is_seen_by_one_process_once(encoder: Encoder, world: int, budget: int, loss: str) -> None:
+    data = prepared(encoder, loss)
+    objective, optimization = settings(loss, micro_batch_tokens=budget)
+    shares = [make_step(data, objective, optimization, 0, True, rank, world) for rank in range(world)]
+    places = [place for share in shares for part in share.micro_batches for place in part.places]
+    assert sorted(places) == [0, 1, 2, 3]
+    assert len({len(share.micro_batches) for share in shares}) == 1
+    assert len({(share.normaliser, share.tokens, share.units) for share in shares}) == 1
+    mismatched = [place for share in shares for part in share.mismatched for place in part.places]
+    assert sorted(mismatched) == ([0, 1, 2, 3] if loss == "kto" else [])
+    for share in shares:
+        for part in share.micro_batches:
+            sequences = sum(len(unit) for unit in part.units)
+            assert part.desirable.shape == part.reference.shape == (sequences,)
+            assert part.desirable.tolist() == [True, False] * len(part.places) or loss != "dpo"
+
+
+def test_sft_is_the_mean_over_the_tokens_of_the_step(encoder: Encoder) -> None:
+    data = prepared(encoder, "sft")
+    tokens = sum(len(data.tokens[data.plan.units[unit][0]].completion) for unit in data.plan.steps[0])
+    assert make_step(data, *settings("sft"), 0, share_prompts=False).normaliser == tokens
+    assert make_step(prepared(encoder), *settings(), 0, share_prompts=False).normaliser == 4
+
+
+def test_the_loader_starts_after_the_steps_that_are_taken() -> None:
+    taken = 0
+    loader = StepLoader(lambda number: number, 5, lambda: taken)  # type: ignore[arg-type, return-value]
+    assert list(loader) == [0, 1, 2, 3, 4] and len(loader) == 5
+    taken = 3
+    assert list(loader) == [3, 4]
