@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 from datasets import Dataset
 from hydra.utils import get_method, instantiate
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
@@ -25,7 +26,7 @@ from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import class_counts, content_hash, fingerprint, of_split
 from kto_lab.files import write_json, write_text
 from kto_lab.losses import Feed, Objective
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, save_policy
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, moved, save_policy
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import sharing_is_exact
 from kto_lab.models.tokens import Encoder, Lengths
@@ -34,12 +35,11 @@ from kto_lab.studies.record import RECORD, Record, read_record
 from kto_lab.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.curves import CURVES, plot_curves
-from kto_lab.training.data import TrainingData, prepare
+from kto_lab.training.data import TrainingData, class_weights, prepare
 from kto_lab.training.fit import fit
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.loggers import MetricsFileOnly, Wandb
 from kto_lab.training.optimization import Optimization
-from kto_lab.training.reference import BATCH_FACTOR
 
 CONFIG = "config.yaml"
 CLAIM = "run.json"
@@ -103,7 +103,7 @@ def train(cfg: DictConfig) -> Path:
         data = plan(parts, damaged, encoder, record)
         judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation")
     claim(parts, record)
-    first = pl.utilities.rank_zero_only.rank in (None, 0)
+    first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         with record.stage("evaluation before"):
             base = measure_base(judge, policy)
@@ -124,7 +124,7 @@ def train(cfg: DictConfig) -> Path:
     if first:
         with record.stage("evaluation after"):
             console.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
-            policy = policy.to(parts.hardware.device)
+            policy = moved(policy, parts.hardware.device)
             trained = judge.measure(policy, "trained")
             record.metrics = judge.compare(
                 policy,
@@ -197,7 +197,7 @@ def load_policy(parts: Parts, record: Record) -> tuple[Loaded, Policy, Encoder]:
     console.stage("Policy", "The model to align. Before its first step it is its own reference.")
     loaded = instantiate(parts.cfg.model)
     pl.seed_everything(parts.seed, verbose=False)
-    policy = parts.adapter.attach(loaded.model).to(parts.hardware.device)
+    policy = moved(parts.adapter.attach(loaded.model), parts.hardware.device)
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in policy.parameters())
     record.model = {**loaded.provenance, "parameters": everything, "trainable": trainable}
@@ -217,6 +217,9 @@ def plan(parts: Parts, train_table: Dataset, encoder: Encoder, record: Record) -
     steps, batch = data.plan.steps.shape
     what = "pairs" if objective.needs.feed is Feed.PAIRS else "examples"
     console.say(f"    {len(data.plan.units)} {what} in {steps} steps of {batch}, loss {objective.name}")
+    weights = class_weights(objective, data)
+    if objective.weighting is not None:
+        console.say(f"    lambda_D {weights.desirable:.3g}, lambda_U {weights.undesirable:.3g}")
     if data.dropped:
         console.say(f"    {data.dropped} examples left out: the prompt leaves no room within lengths.max_length")
     if data.cut:
@@ -234,6 +237,8 @@ def plan(parts: Parts, train_table: Dataset, encoder: Encoder, record: Record) -
         "pairs_seen": steps * batch if objective.needs.feed is Feed.PAIRS else 0,
         "tokens_seen": sum(len(data.tokens[example]) for unit in members for example in unit),
         "completion_tokens_seen": sum(len(data.tokens[example].completion) for unit in members for example in unit),
+        "lambda_desirable": weights.desirable,
+        "lambda_undesirable": weights.undesirable,
         "dropped": data.dropped,
         "cut": data.cut,
         "mismatched_same_prompt": data.plan.same_prompt,
@@ -247,7 +252,7 @@ def judge_of(parts: Parts, model: PreTrainedModel, encoder: Encoder, table_test:
         held_out=HeldOut.of(table_test, encoder, parts.evaluation.reward_examples),
         settings=parts.evaluation,
         folder=folder,
-        token_budget=BATCH_FACTOR * parts.optimization.micro_batch_tokens,
+        token_budget=parts.optimization.micro_batch_tokens,
         share_prompts=parts.optimization.keep_prompts_together and sharing_is_exact(model),
         seed=parts.seed,
         autocast=parts.hardware.autocast,
@@ -334,7 +339,8 @@ def _leaves(node: Any, key: str = "") -> dict[str, Any]:
 
 def _identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of the configuration that can change the result."""
-    return {key: value for key, value in plain_values(cfg).items() if key not in FREE_KEYS}
+    identity = {key: value for key, value in plain_values(cfg).items() if key not in FREE_KEYS}
+    return identity | {"precision": cfg.trainer.precision}
 
 
 def plain_values(cfg: DictConfig) -> dict[str, Any]:

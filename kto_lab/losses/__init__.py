@@ -1,4 +1,4 @@
-"""Losses: pure functions of log-probabilities, with the value functions, reference points and weightings they are made of."""
+"""Losses: pure functions of log-probabilities, and the value functions, reference points and weightings in them."""
 
 from kto_lab.losses.inputs import Feed, MeanOver, Needs, Pairs, Thumbs, declares
 from kto_lab.losses.objective import Objective, build

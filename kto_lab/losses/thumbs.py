@@ -16,8 +16,8 @@ def kto(batch: Thumbs, *, beta: float, value: Callable[[Tensor], Tensor]) -> Ten
         lambda_D (1 - v(beta (r - z0)))   when y is desirable
         lambda_U (1 - v(beta (z0 - r)))   when it is not
 
-    Source: Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", arXiv 2402.01306, equation
-    7 in the notation of its later version (beta inside v).
+    Source: Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", arXiv 2402.01306,
+    equation 7 in the notation of its later version (beta inside v).
 
     Args:
         batch: N completions; `weight` holds lambda_D or lambda_U.

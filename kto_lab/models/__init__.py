@@ -1,0 +1,1 @@
+"""Models: loading, tokens, completion log-probabilities, generation, adapters."""

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kto_lab.files import atomic_path
@@ -25,12 +27,17 @@ class FullFineTuning:
 
 
 class Lora:
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) by peft. The reference is the policy with the adapter off."""
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) by peft; the reference is the policy with them off."""
 
-    def __init__(self, rank: int, alpha: float, dropout: float, target_modules: str | list[str], merge: bool) -> None:
-        """Adapters of `rank`, scaled by alpha / rank, on the named modules ("all-linear": every linear layer but the head).
+    def __init__(self, rank: int, alpha: int, dropout: float, target_modules: str | list[str], merge: bool) -> None:
+        """Describe the adapters.
 
-        `merge`: the saved policy is a whole model with the adapter merged in, rather than the adapter alone.
+        Args:
+            rank: of each adapter.
+            alpha: adapters are scaled by alpha / rank.
+            dropout: on the adapter's input while training.
+            target_modules: names of modules, or "all-linear" for every linear layer but the head.
+            merge: the saved policy is a whole model with the adapter merged in, rather than the adapter alone.
         """
         self.merge = merge
         targets = target_modules if isinstance(target_modules, str) else list(target_modules)
@@ -41,6 +48,12 @@ class Lora:
     def attach(self, model: PreTrainedModel) -> Policy:
         """The policy: the model with fresh adapters, which at first change nothing."""
         return get_peft_model(model, self.config)
+
+
+def moved(policy: Policy, device: torch.device) -> Policy:
+    """The policy, moved to a device in place."""
+    nn.Module.to(policy, device)
+    return policy
 
 
 @contextmanager
@@ -68,5 +81,5 @@ def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path
     if merge and isinstance(policy, PeftModel):
         policy = policy.merge_and_unload()
     with quiet(), atomic_path(folder) as partial:
-        policy.save_pretrained(partial)
+        policy.save_pretrained(str(partial))
         tokenizer.save_pretrained(partial)

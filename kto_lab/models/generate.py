@@ -147,4 +147,4 @@ def _answer(encoder: Encoder, ids: list[int], stop: set[int]) -> Answer:
     end = next((place for place, token in enumerate(ids) if token in stop), None)
     kept = ids if end is None else ids[: end + 1]
     text = encoder.tokenizer.decode(ids[:end], skip_special_tokens=True)
-    return Answer(text=text, tokens=tuple(kept), finished=end is not None)
+    return Answer(text=str(text), tokens=tuple(kept), finished=end is not None)

@@ -93,8 +93,8 @@ def tiny(weights: Literal["arithmetic", "random"], seed: int) -> Loaded:
         raise LabError(f"model.weights is {weights!r}; it must be 'arithmetic' or 'random'.")
     tokenizer = byte_tokenizer()
     if weights == "random":
-        model = random_llama(vocabulary=len(tokenizer), seed=seed)
-        return Loaded(model.eval(), tokenizer, {"name": f"tiny Llama, random weights, seed {seed}"})
+        fresh = random_llama(vocabulary=len(tokenizer), seed=seed)
+        return Loaded(fresh.eval(), tokenizer, {"name": f"tiny Llama, random weights, seed {seed}"})
     folder = Path(str(importlib.resources.files("kto_lab.models") / "tiny_arithmetic"))
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

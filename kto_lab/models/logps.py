@@ -111,7 +111,7 @@ def completion_logps(
         units = [[sequence] for unit in units for sequence in unit]
     batch = layout(units, pad_id=pad_id, share_prompts=share_prompts)
     backbone, head = _parts(model)
-    device = head.weight.device
+    device = next(head.parameters()).device
     hidden = backbone(
         input_ids=batch.input_ids.to(device),
         attention_mask=batch.mask.to(device),
@@ -160,7 +160,10 @@ def _parts(model: PreTrainedModel | nn.Module) -> tuple[nn.Module, nn.Module]:
     """The stack that makes hidden states, and the head that makes logits of them."""
     # Not by an attribute of peft's: it leaves some on the model inside, too.
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    return getattr(inner, inner.base_model_prefix), inner.get_output_embeddings()
+    assert isinstance(inner, PreTrainedModel)
+    head = inner.get_output_embeddings()
+    assert isinstance(head, nn.Module)
+    return getattr(inner, inner.base_model_prefix), head
 
 
 @torch.no_grad()

@@ -94,9 +94,9 @@ class Encoder:
         """Token ids of a prompt, ready to be continued."""
         key = repr(prompt)
         if key not in self._prompts:
-            chat = not isinstance(prompt, str)
-            text = self._render(prompt) if chat else prompt
-            self._prompts[key] = tuple(self.tokenizer(text, add_special_tokens=not chat)["input_ids"])
+            plain = isinstance(prompt, str)
+            text = prompt if isinstance(prompt, str) else self._render(prompt)
+            self._prompts[key] = tuple(self.tokenizer(text, add_special_tokens=plain)["input_ids"])
         return self._prompts[key]
 
     def completion(self, completion: str, *, chat: bool, finished: bool) -> tuple[int, ...]:
@@ -152,9 +152,11 @@ class Encoder:
                 "feedback with plain-text prompts."
             )
         extra = [] if answer is None else [{"role": "assistant", "content": answer}]
-        return self.tokenizer.apply_chat_template(
+        text = self.tokenizer.apply_chat_template(
             [*messages, *extra], tokenize=False, add_generation_prompt=answer is None
         )
+        assert isinstance(text, str)
+        return text
 
     def _end_ids(self, chat: bool) -> list[int]:
         """The tokens that end a completion: what the template writes after the assistant's words."""
@@ -167,8 +169,8 @@ class Encoder:
             before, whole = self._render(question), self._render(question, answer=_PROBE)
             if not whole.startswith(before + _PROBE):
                 raise LabError(
-                    "The chat template does not put the assistant's words right after the generation prompt, so what is "
-                    "trained would differ from what is sampled. Use a template whose rendering of a conversation "
+                    "The chat template does not put the assistant's words right after the generation prompt, so what "
+                    "is trained would differ from what is sampled. Use a template whose rendering of a conversation "
                     "starts with its rendering of the prompt."
                 )
             # White space after the last special token is never sampled: the turn has ended by then.

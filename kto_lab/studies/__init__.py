@@ -1,0 +1,1 @@
+"""Studies: what a run leaves behind, and where it ran."""

@@ -14,6 +14,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.pairs import make_pairs
 from kto_lab.feedback.table import require_both_classes
 from kto_lab.losses import Feed, MeanOver, Objective
+from kto_lab.losses.weighting import Weights
 from kto_lab.models.rows import cut_micro_batches
 from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.training.optimization import Optimization
@@ -134,10 +135,18 @@ def make_units(table: Dataset, feed: Feed, *, seed: int) -> list[Unit]:
     """What a batch is made of: every example, the desirable ones, or pairs of one prompt."""
     if feed is Feed.PAIRS:
         return [tuple(pair) for pair in make_pairs(table, seed=seed, max_pairs_per_prompt=None)]
-    units = [(i,) for i, desirable in enumerate(table["desirable"]) if desirable or feed is Feed.THUMBS]
+    units: list[Unit] = [(i,) for i, desirable in enumerate(table["desirable"]) if desirable or feed is Feed.THUMBS]
     if not units:
         raise LabError("There is no desirable example to train on.")
     return units
+
+
+def class_weights(objective: Objective, data: TrainingData) -> Weights:
+    """lambda_D and lambda_U for the examples that are trained on."""
+    if objective.weighting is None:
+        return Weights(1.0, 1.0)
+    used = [data.desirable[example] for unit in data.plan.units for example in unit]
+    return objective.weighting.weights(sum(used), len(used) - sum(used))
 
 
 def reference_sequences(data: TrainingData) -> list[Tokens]:
@@ -203,7 +212,9 @@ class AlignmentData(pl.LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         """The steps of this process."""
-        return StepLoader(self.make_step, len(self.data.plan.steps), lambda: self.trainer.global_step)
+        return StepLoader(
+            self.make_step, len(self.data.plan.steps), lambda: self.trainer.global_step if self.trainer else 0
+        )
 
     def make_step(self, number: int) -> Step:
         """Step `number` as this process sees it."""

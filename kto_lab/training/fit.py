@@ -11,11 +11,10 @@ from lightning.pytorch.loggers import Logger
 
 from kto_lab import console
 from kto_lab.losses import Objective
-from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import Policy
 from kto_lab.training.callbacks import StepMetrics, TrainingProgress
 from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
-from kto_lab.training.data import AlignmentData, TrainingData
+from kto_lab.training.data import AlignmentData, TrainingData, class_weights
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.optimization import Optimization
@@ -93,14 +92,6 @@ def fit(
         )
         steps = AlignmentData(data, objective, optimization, share_prompts=share_prompts)
         trainer.fit(module, steps, ckpt_path=last_checkpoint(checkpoints), weights_only=True)
-
-
-def class_weights(objective: Objective, data: TrainingData) -> Weights:
-    """lambda_D and lambda_U for the examples that are trained on."""
-    if objective.weighting is None:
-        return Weights(1.0, 1.0)
-    used = [data.desirable[example] for unit in data.plan.units for example in unit]
-    return objective.weighting.weights(sum(used), len(used) - sum(used))
 
 
 @contextmanager

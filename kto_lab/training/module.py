@@ -15,12 +15,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from kto_lab.errors import LabError
 from kto_lab.losses import Feed, Objective, Pairs, Thumbs
 from kto_lab.losses.reference_points import ReferencePoint
 from kto_lab.losses.weighting import Weights
+from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import completion_logps
 from kto_lab.training.data import MicroBatch, Step
 from kto_lab.training.optimization import Optimization, make_optimizer
@@ -37,7 +37,7 @@ class AlignmentModule(pl.LightningModule):
 
     def __init__(
         self,
-        policy: PreTrainedModel | nn.Module,
+        policy: Policy,
         objective: Objective,
         optimization: Optimization,
         *,

@@ -9,13 +9,11 @@ import lightning.pytorch as pl
 import torch
 
 from kto_lab import console
+from kto_lab.models.adapters import moved
 from kto_lab.models.logps import score
 from kto_lab.training.data import TrainingData, fill_reference, reference_sequences
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
-
-# Without a gradient nothing is kept for a backward pass, so batches may be this much larger.
-BATCH_FACTOR = 2
 
 
 class ReferencePass(pl.Callback):
@@ -37,13 +35,13 @@ class ReferencePass(pl.Callback):
             return
         sequences = reference_sequences(self.data)
         mine = sequences[trainer.global_rank :: trainer.world_size]
-        policy = pl_module.policy.to(trainer.strategy.root_device)
+        policy = moved(pl_module.policy, trainer.strategy.root_device)
         with console.progress("reference", len(mine)) as advance, self.hardware.autocast():
             found = score(
                 policy,
                 mine,
                 pad_id=pl_module.pad_id,
-                token_budget=BATCH_FACTOR * pl_module.optimization.micro_batch_tokens,
+                token_budget=pl_module.optimization.micro_batch_tokens,
                 share_prompts=pl_module.share_prompts,
                 advance=advance,
             )
