@@ -1,17 +1,19 @@
 # Two commands: `make demo` and `make test`. Each sets up .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two processes of one thread each: tiny models gain nothing from more threads.
+TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: .venv/installed  ## align SmolLM2 with KTO on the shipped thumbs, and judge it
 	$(BIN)/kto-lab train
 
 test: .venv/installed  ## the test suite
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	$(TEST)
 
-test-all: .venv/installed  ## and the tests that take minutes
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow or not slow"
+test-slow: .venv/installed  ## the tests that take minutes, or download something
+	$(TEST) -m slow
 
 lint: .venv/installed  ## formatting, lint and types
 	$(BIN)/ruff format --check .
