@@ -77,9 +77,19 @@ class Pairs:
     reference_rejected: Tensor
 
     @property
+    def logratio_chosen(self) -> Tensor:
+        """(N,) r of the chosen completions, nats."""
+        return self.policy_chosen - self.reference_chosen
+
+    @property
+    def logratio_rejected(self) -> Tensor:
+        """(N,) r of the rejected completions, nats."""
+        return self.policy_rejected - self.reference_rejected
+
+    @property
     def logratio_difference(self) -> Tensor:
         """(N,) r_chosen - r_rejected, nats."""
-        return (self.policy_chosen - self.reference_chosen) - (self.policy_rejected - self.reference_rejected)
+        return self.logratio_chosen - self.logratio_rejected
 
 
 LossFunction = TypeVar("LossFunction", bound=Callable[..., Tensor])

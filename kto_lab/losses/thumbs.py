@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from kto_lab.losses.inputs import Feed, MeanOver, Needs, Thumbs, declares
@@ -47,3 +48,23 @@ def sft(batch: Thumbs, *, beta: float) -> Tensor:
         (N,) negative log-likelihoods, summed over tokens.
     """
     return -batch.policy
+
+
+@declares(Needs(Feed.THUMBS))
+def apo_zero_unpaired(batch: Thumbs, *, beta: float) -> Tensor:
+    """Anchored preference optimisation, zero, on single thumbs: KTO's logistic loss with z0 = 0, and no second pass.
+
+        lambda_D (1 - sigmoid(beta r))   when y is desirable
+        lambda_U sigmoid(beta r)         when it is not
+
+    Source: D'Oosterlinck et al. 2024, "Anchored Preference Optimization", arXiv 2408.06266, unpaired as in TRL.
+
+    Args:
+        batch: N completions; `weight` holds lambda_D or lambda_U.
+        beta: inverse nats.
+
+    Returns:
+        (N,) losses, at most `weight`. At policy = reference: weight / 2.
+    """
+    sign = batch.desirable.to(batch.policy.dtype) * 2 - 1
+    return batch.weight * torch.sigmoid(-sign * beta * batch.logratio)

@@ -58,6 +58,8 @@ class Record:
     metrics: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    # Read when the run starts: by its end the checkout may be at another commit.
+    environment: dict[str, Any] = field(default_factory=environment)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -86,7 +88,7 @@ class Record:
             "metrics": self.metrics,
             "timings": {name: round(seconds, 3) for name, seconds in self.timings.items()},
             "peak_memory": peak_memory(),
-            "environment": environment(),
+            "environment": self.environment,
             "files": self.files,
         }
         return {key: _plain(value, key, self.folder.absolute()) for key, value in parts.items()}

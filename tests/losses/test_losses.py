@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from kto_lab.errors import LabError
-from kto_lab.losses import Pairs, Thumbs, build, dpo, kto, sft
+from kto_lab.losses import Pairs, Thumbs, apo_zero_unpaired, build, dpo, kto, sft
 from kto_lab.losses.reference_points import Batch, Zero
-from kto_lab.losses.values import logistic
+from kto_lab.losses.values import concave, identity, logistic
 from kto_lab.losses.weighting import Balanced, Fixed
 
 
@@ -144,3 +144,24 @@ def test_balanced_weights_reach_their_target() -> None:
         assert min(weights.desirable, weights.undesirable) == 1.0
     with pytest.raises(LabError, match="target"):
         Balanced(0.0)
+
+
+def test_apo_zero_on_single_thumbs_is_kto_without_a_reference_point() -> None:
+    batch = thumbs([-3.0, -5.0], [-4.0, -2.0], [True, False], up=2.0, down=3.0)
+    assert apo_zero_unpaired(batch, beta=0.3).tolist() == pytest.approx(kto(batch, beta=0.3, value=logistic).tolist())
+
+
+def test_value_functions() -> None:
+    gains = torch.tensor([-3.0, 0.0, 2.0], dtype=torch.float64)
+    batch = thumbs(gains.tolist(), [0.0] * 3, [True] * 3)
+    torch.testing.assert_close(kto(batch, beta=1.0, value=concave), -torch.nn.functional.logsigmoid(gains))
+    torch.testing.assert_close(kto(batch, beta=1.0, value=identity), 1 - gains)
+    assert torch.isfinite(concave(torch.tensor([1e4, -1e4]))).all()
+
+
+def test_the_logistic_loss_is_symmetric_and_the_others_are_not() -> None:
+    # l(z) + l(-z) = 1: uniform label noise only rescales the expected gradient of KTO.
+    u = torch.linspace(-5, 5, 11, dtype=torch.float64)
+    sums = {value: (1 - value(u)) + (1 - value(-u)) for value in (logistic, concave)}
+    torch.testing.assert_close(sums[logistic], torch.ones_like(u))
+    assert sums[concave].std() > 0.1
