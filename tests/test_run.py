@@ -170,7 +170,14 @@ def test_another_configuration_is_refused_by_its_keys(tmp_path: Path) -> None:
 
 def test_what_does_not_change_the_result_may_change(tmp_path: Path) -> None:
     unfinished(tmp_path)
-    assert (run(tmp_path, *THREE, "trainer=auto", "trainer.accelerator=cpu") / RECORD).exists()
+    same = ["trainer=auto", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+    assert (run(tmp_path, *THREE, *same) / RECORD).exists()
+
+
+def test_another_number_format_is_another_run(tmp_path: Path) -> None:
+    unfinished(tmp_path)
+    with pytest.raises(LabError, match="another precision"):
+        run(tmp_path, *THREE, "trainer.precision=bf16-mixed")
 
 
 def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
