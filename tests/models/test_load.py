@@ -104,3 +104,15 @@ def test_offline_no_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(load, "HfApi", lambda: pytest.fail("asked"))
     assert not load._hub_has("any/thing")
+
+
+def test_whatever_the_hub_client_raises_means_that_there_is_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ConnectError(Exception):
+        """As HTTP libraries have them: no OSError."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ConnectError("no route")
+
+    monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(load.HfApi, "model_info", refuse)
+    assert not load._hub_has("any/thing")
