@@ -67,6 +67,11 @@ def page(records: list[dict[str, Any]]) -> str:
         base = values["pass_rate"]["base"]
         lines.append(f"| `{group}` | {base['n']} | {base['value']:.2f} | {trained:.2f} |")
     lines += ["", "## What it costs", ""]
+    ended = [record["metrics"]["answers"]["finished"] for record in records]
+    after = " / ".join(f"{values['trained']['value']:.2f}" for values in ended)
+    lines.append(
+        f"- answers that end by themselves within 48 tokens: {ended[0]['base']['value']:.2f} before, {after} after"
+    )
     for name, label in (("byte_perplexity", "perplexity a byte of neutral text"), ("answer_words", "words an answer")):
         lines.append(f"- {label}: {_before_and_after(records, name)}")
     return "\n".join(lines) + "\n"
