@@ -195,7 +195,7 @@ def test_help_and_configuration_work_from_any_folder(tmp_path: Path) -> None:
     listed = kto_lab("--help", cwd=tmp_path)
     assert listed.returncode == 0 and all(f"kto-lab {name}" in listed.stdout for name in cli.COMMANDS)
     helped = kto_lab("train", "--help", cwd=tmp_path)
-    assert helped.returncode == 0 and "loss: dpo, kto, sft" in helped.stdout
+    assert helped.returncode == 0 and "dpo, hinge, ipo, kto, rdpo, sft" in helped.stdout
     printed = kto_lab("train", "--cfg", "job", cwd=tmp_path)
     assert printed.returncode == 0 and "batch_size: 16" in printed.stdout
     assert not list(tmp_path.iterdir()), "looking changes nothing"
@@ -223,21 +223,21 @@ def test_help_and_mistakes_come_without_heavy_imports(words: list[str], tmp_path
 
 def test_a_loss_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "conf" / "loss").mkdir(parents=True)
-    (tmp_path / "conf" / "loss" / "hinge.yaml").write_text(
-        "# A hinge on the reward.\n_target_: kto_lab.losses.build\nfunction: my_losses.hinge\nbeta: 0.5\nmargin: 2.0\n"
+    (tmp_path / "conf" / "loss" / "thumb_hinge.yaml").write_text(
+        "# A hinge.\n_target_: kto_lab.losses.build\nfunction: my_losses.thumb_hinge\nbeta: 0.5\nmargin: 2.0\n"
     )
     (tmp_path / "my_losses.py").write_text(
         "from kto_lab.losses import Feed, declares\n"
         "from kto_lab.losses.inputs import Needs\n"
         "@declares(Needs(Feed.THUMBS))\n"
-        "def hinge(batch, *, beta, margin):\n"
+        "def thumb_hinge(batch, *, beta, margin):\n"
         "    sign = batch.desirable * 2 - 1\n"
         "    return (margin - sign * beta * batch.logratio).relu()\n"
     )
-    words = overrides(tmp_path, "loss=hinge", "optimization.max_steps=2")
+    words = overrides(tmp_path, "loss=thumb_hinge", "optimization.max_steps=2")
     config_dir = ["--config-dir", str(tmp_path / "conf")]
     done = kto_lab("train", *config_dir, *words, cwd=tmp_path, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "record.json").read_text())
-    assert record["training"]["loss"] == "hinge" and record["config"]["loss"]["margin"] == 2.0
+    assert record["training"]["loss"] == "thumb_hinge" and record["config"]["loss"]["margin"] == 2.0
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1].split(",")[1] == "2.0"
