@@ -4,10 +4,11 @@ Log-ratios are r = log pi(y|x) - log pi_ref(y|x), summed over the completion's t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 
@@ -28,53 +29,115 @@ class MeanOver(Enum):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a loss declares; batching, reference log-probs and the module follow from it.
+    """What a loss declares; batching, the reference point and the module follow from it.
 
     Attributes:
         feed: single thumbs, desirable completions alone, or pairs of one prompt.
-        reference: whether it uses the reference's log-probs.
+        reference: whether the loss reads the reference's log-probs (they are always there, for reports).
         reference_point: whether it uses a reference point z0.
+        weighting: whether it uses lambda_D and lambda_U.
+        controls: whether prompts end with a control text that says which class is asked for.
         mean_over: what the step's loss is the mean over.
     """
 
     feed: Feed
     reference: bool = True
     reference_point: bool = False
+    weighting: bool = False
+    controls: bool = False
     mean_over: MeanOver = MeanOver.UNITS
 
 
 @dataclass(frozen=True)
+class Controls:
+    """The texts that end a prompt to ask for a desirable or an undesirable completion."""
+
+    desirable: str
+    undesirable: str
+
+
+def _empty() -> Tensor:
+    return torch.empty(0)
+
+
+def _widen(inputs: "Thumbs | Pairs") -> None:
+    """Half precision becomes float32: what counts is the small difference of two sums of hundreds of nats."""
+    for item in fields(inputs):
+        value = getattr(inputs, item.name)
+        if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
+            object.__setattr__(inputs, item.name, value.float())
+
+
+@dataclass(frozen=True)
 class Thumbs:
-    """N completions with a thumb each; all tensors (N,) unless said.
+    """N completions with a thumb each; all tensors (N,) unless said. Half precision is taken as float32.
 
     Attributes:
-        policy: log pi(y|x), float32, differentiable.
-        reference: log pi_ref(y|x); zeros where the loss needs no reference.
+        policy: log pi(y|x), nats, differentiable.
+        reference: log pi_ref(y|x), nats.
         desirable: bool, thumbs-up.
-        weight: lambda_D or lambda_U of each.
-        z0: scalar, the reference point in nats of log-ratio, no gradient; 0 where the loss needs none.
+        lambda_desirable: weight of a desirable completion.
+        lambda_undesirable: weight of an undesirable one.
+        z0: (N,) or scalar, the reference point in nats of log-ratio, no gradient; 0 where the loss needs none.
+        token_logps: (T,) log pi of every completion token, completion by completion, whose sums are `policy`.
+        lengths: tokens of each completion.
     """
 
     policy: Tensor
     reference: Tensor
     desirable: Tensor
-    weight: Tensor
-    z0: Tensor
+    lambda_desirable: float = 1.0
+    lambda_undesirable: float = 1.0
+    z0: Tensor = field(default_factory=lambda: torch.zeros(()))
+    token_logps: Tensor = field(default_factory=_empty)
+    lengths: Tensor = field(default_factory=_empty)
+
+    def __post_init__(self) -> None:
+        """Take half precision as float32."""
+        _widen(self)
 
     @property
     def logratio(self) -> Tensor:
         """(N,) r = log pi - log pi_ref, nats."""
         return self.policy - self.reference
 
+    @property
+    def sign(self) -> Tensor:
+        """(N,) +1 where desirable, -1 where not."""
+        return self.desirable.to(self.policy.dtype) * 2 - 1
+
+    @property
+    def weight(self) -> Tensor:
+        """(N,) lambda_D or lambda_U."""
+        up = torch.full_like(self.policy.detach(), self.lambda_desirable)
+        return torch.where(self.desirable, up, self.lambda_undesirable)
+
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs of a chosen (desirable) and a rejected (undesirable) completion of one prompt; all tensors (N,)."""
+    """N pairs of a chosen (desirable) and a rejected (undesirable) completion of one prompt; all tensors (N,).
+
+    Half precision is taken as float32.
+
+    Attributes:
+        policy_chosen: log pi(y|x), nats, differentiable; likewise the next three.
+        policy_rejected: of the rejected completion.
+        reference_chosen: under the reference.
+        reference_rejected: under the reference.
+        lengths_chosen: tokens of each chosen completion.
+        lengths_rejected: tokens of each rejected completion.
+    """
 
     policy_chosen: Tensor
     policy_rejected: Tensor
     reference_chosen: Tensor
     reference_rejected: Tensor
+    lengths_chosen: Tensor = field(default_factory=_empty)
+    lengths_rejected: Tensor = field(default_factory=_empty)
+
+    def __post_init__(self) -> None:
+        """Take half precision as float32."""
+        _widen(self)
 
     @property
     def logratio_chosen(self) -> Tensor:
@@ -90,6 +153,16 @@ class Pairs:
     def logratio_difference(self) -> Tensor:
         """(N,) r_chosen - r_rejected, nats."""
         return self.logratio_chosen - self.logratio_rejected
+
+    @property
+    def mean_logp_chosen(self) -> Tensor:
+        """(N,) log pi(y|x) of the chosen completions a token, nats."""
+        return self.policy_chosen / self.lengths_chosen
+
+    @property
+    def mean_logp_rejected(self) -> Tensor:
+        """(N,) log pi(y|x) of the rejected completions a token, nats."""
+        return self.policy_rejected / self.lengths_rejected
 
 
 LossFunction = TypeVar("LossFunction", bound=Callable[..., Tensor])

@@ -10,8 +10,9 @@ from hydra.utils import get_method
 from torch import Tensor
 
 from kto_lab.errors import LabError
-from kto_lab.losses.inputs import Needs, Pairs, Thumbs
-from kto_lab.losses.reference_points import Completions, ReferencePoint
+from kto_lab.losses.inputs import Controls, Needs, Pairs, Thumbs
+from kto_lab.losses.noise import FlipRates
+from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, State
 from kto_lab.losses.weighting import Weights
 
 
@@ -20,14 +21,18 @@ class Estimator(Protocol):
 
     completions: Completions
 
-    def estimate(self, logratios: Tensor) -> ReferencePoint:
+    @property
+    def group(self) -> int | None:
+        """Units of a step that share a reference point, and among which pairs are drawn; None for all of them."""
+
+    def estimate(self, evidence: Evidence, state: State) -> ReferencePoint:
         """See `reference_points.py`."""
 
 
 class Weighting(Protocol):
     """A weighting of `weighting.py`, or one of a user's own."""
 
-    def weights(self, n_desirable: int, n_undesirable: int) -> Weights:
+    def weights(self, n_desirable: float, n_undesirable: float) -> Weights:
         """See `weighting.py`."""
 
 
@@ -39,45 +44,55 @@ class Objective:
         name: the loss function's name.
         losses: maps `Thumbs` or `Pairs` to (N,) losses.
         needs: what the loss declares.
-        beta: scales implicit rewards, for the loss and for reports.
+        reward_beta: scales the implicit rewards that are reported, so that curves of all losses compare.
         reference_point: estimates z0, where the loss needs it.
-        weighting: sets lambda_D and lambda_U, where the loss takes single thumbs of both classes.
+        weighting: sets lambda_D and lambda_U, where the loss needs them.
+        flip_rates: the label noise that the loss corrects for, where it does.
+        controls: the texts that end the prompts, where the loss needs them.
     """
 
     name: str
     losses: Callable[[Thumbs | Pairs], Tensor]
     needs: Needs
-    beta: float
-    reference_point: Estimator | None
-    weighting: Weighting | None
+    reward_beta: float
+    reference_point: Estimator | None = None
+    weighting: Weighting | None = None
+    flip_rates: FlipRates | None = None
+    controls: Controls | None = None
 
     @property
-    def mismatched(self) -> bool:
-        """Whether the policy is also run on mismatched pairs."""
-        return self.reference_point is not None and self.reference_point.completions is Completions.MISMATCHED
+    def compared_to(self) -> Completions:
+        """Which completions the reference point is estimated from."""
+        return self.reference_point.completions if self.reference_point else Completions.NONE
 
 
 def build(
     function: str,
-    beta: float,
+    *,
+    beta: float | None = None,
+    reward_beta: float | None = None,
     reference_point: Estimator | None = None,
     weighting: Weighting | None = None,
+    flip_rates: FlipRates | None = None,
+    controls: Controls | None = None,
     **parameters: Any,
 ) -> Objective:
     """Make the objective of a configuration node (`conf/loss/*.yaml`).
 
     Args:
         function: dotted name of a loss function that `declares` its needs.
-        beta: inverse nats, positive.
+        beta: the function's own, positive; None for a function that takes none.
+        reward_beta: scales the implicit rewards that are reported, inverse nats, positive; None for `beta`.
         reference_point: for losses that need one.
-        weighting: for losses of single thumbs.
+        weighting: for losses that need lambda_D and lambda_U.
+        flip_rates: for losses that correct for label noise.
+        controls: for losses that need control texts.
         parameters: the function's own parameters.
 
     Raises:
-        LabError: the function is missing or declares nothing, or the parameters are not the ones that it takes.
+        LabError: the function is missing or declares nothing, what it is given is not what it needs, or the parameters
+            are not the ones that it takes.
     """
-    if not beta > 0:
-        raise LabError(f"loss.beta is {beta}; it must be positive.")
     try:
         loss = get_method(function)
     except Exception as error:
@@ -87,19 +102,32 @@ def build(
         raise LabError(
             f"loss.function {function!r} does not declare its needs; decorate it with kto_lab.losses.declares."
         )
-    if needs.reference_point != (reference_point is not None):
-        verb = "needs" if needs.reference_point else "takes no"
-        raise LabError(f"The loss {loss.__name__} {verb} reference point; see loss.reference_point.")
-    bound = functools.partial(loss, beta=beta, **parameters)
+    for what, needed, given in (
+        ("reference_point", needs.reference_point, reference_point),
+        ("weighting", needs.weighting, weighting),
+        ("controls", needs.controls, controls),
+    ):
+        if needed != (given is not None):
+            raise LabError(f"The loss {loss.__name__} {'needs' if needed else 'takes no'} loss.{what}.")
+    scale = reward_beta if reward_beta is not None else beta
+    for name, number in (("beta", beta), ("reward_beta", scale)):
+        if number is not None and not number > 0:
+            raise LabError(f"loss.{name} is {number}; it must be positive.")
+    if scale is None:
+        raise LabError("loss.reward_beta is not set. It scales the implicit rewards that are reported, such as 0.1.")
+    given_parameters = {"beta": beta, "flip_rates": flip_rates}
+    own = parameters | {name: value for name, value in given_parameters.items() if value is not None}
     try:
-        inspect.signature(loss).bind(None, beta=beta, **parameters)
+        inspect.signature(loss).bind(None, **own)
     except TypeError as error:
         raise LabError(f"loss: {loss.__name__} {error}; its parameters are {inspect.signature(loss)}.") from error
     return Objective(
         name=loss.__name__,
-        losses=bound,
+        losses=functools.partial(loss, **own),
         needs=needs,
-        beta=beta,
+        reward_beta=scale,
         reference_point=reference_point,
         weighting=weighting,
+        flip_rates=flip_rates,
+        controls=controls,
     )

@@ -1,4 +1,4 @@
-"""Losses of pairs of one prompt: pure functions of log-probabilities, one value for each pair."""
+"""Losses of pairs of one prompt around a reference: pure functions of log-probabilities, one value for each pair."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,9 @@ from kto_lab.losses.inputs import Feed, Needs, Pairs, declares
 
 @declares(Needs(Feed.PAIRS))
 def dpo(batch: Pairs, *, beta: float) -> Tensor:
-    """Direct preference optimisation: -log sigmoid(beta (r_chosen - r_rejected)).
+    """Direct preference optimisation: the margin of implicit rewards, felt through a logistic.
+
+        -log sigmoid(beta (r_chosen - r_rejected))
 
     Source: Rafailov et al. 2023, "Direct Preference Optimization", arXiv 2305.18290, equation 7.
 
@@ -26,11 +28,13 @@ def dpo(batch: Pairs, *, beta: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def ipo(batch: Pairs, *, beta: float) -> Tensor:
-    """Identity preference optimisation: (r_chosen - r_rejected - 1 / (2 beta))^2.
+    """Identity preference optimisation: the margin of log-ratios is drawn to a fixed size.
 
-    Source: Azar et al. 2023, "A General Theoretical Paradigm to Understand Learning from Human Preferences",
-    arXiv 2310.12036, equation 17, with their tau as beta. Log-ratios are sums over tokens, as there and in the DPO
-    reference code; TRL and HALOs take means over tokens, which is another loss.
+        (r_chosen - r_rejected - 1 / (2 beta))^2
+
+    Log-ratios are sums over tokens, as in the paper and in the DPO reference code; TRL and HALOs take means over
+    tokens, which is another loss. Source: Azar et al. 2023, "A General Theoretical Paradigm to Understand Learning from
+    Human Preferences", arXiv 2310.12036, equation 17, with their tau as beta.
 
     Args:
         batch: N pairs.
@@ -44,7 +48,9 @@ def ipo(batch: Pairs, *, beta: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def cdpo(batch: Pairs, *, beta: float, flip_rate: float) -> Tensor:
-    """Conservative DPO: DPO with its labels smoothed, (1 - e) l(D) + e l(-D) with l = -log sigmoid and D as in `dpo`.
+    """Conservative DPO: labels smoothed. With l = -log sigmoid, D = beta (r_chosen - r_rejected) and e = `flip_rate`:
+
+        (1 - e) l(D) + e l(-D)
 
     Source: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO".
 
@@ -59,17 +65,20 @@ def cdpo(batch: Pairs, *, beta: float, flip_rate: float) -> Tensor:
     Raises:
         LabError: `flip_rate` is outside its range.
     """
-    _check(flip_rate)
-    gap = beta * batch.logratio_difference
-    return -(1 - flip_rate) * F.logsigmoid(gap) - flip_rate * F.logsigmoid(-gap)
+    right, wrong = _both_orders(batch, beta, flip_rate)
+    return (1 - flip_rate) * right + flip_rate * wrong
 
 
 @declares(Needs(Feed.PAIRS))
 def rdpo(batch: Pairs, *, beta: float, flip_rate: float) -> Tensor:
-    """Robust DPO: unbiased where a share e of the pairs is swapped, ((1 - e) l(D) - e l(-D)) / (1 - 2 e).
+    """Robust DPO: unbiased where a known share of the pairs is swapped.
 
-    Source: Chowdhury et al. 2024, "Provably Robust DPO", arXiv 2403.00409. Unbiased, since over the swaps its mean
-    (1 - e) L(D) + e L(-D) is ((1 - e)^2 - e^2) l(D) / (1 - 2 e) = l(D). A single loss may be negative.
+    With l = -log sigmoid, D = beta (r_chosen - r_rejected) and e = `flip_rate`:
+
+        L(D) = ((1 - e) l(D) - e l(-D)) / (1 - 2 e)
+
+    Unbiased, since over the swaps its mean (1 - e) L(D) + e L(-D) is ((1 - e)^2 - e^2) l(D) / (1 - 2 e) = l(D). A
+    single loss may be negative. Source: Chowdhury et al. 2024, "Provably Robust DPO", arXiv 2403.00409.
 
     Args:
         batch: N pairs.
@@ -82,14 +91,15 @@ def rdpo(batch: Pairs, *, beta: float, flip_rate: float) -> Tensor:
     Raises:
         LabError: `flip_rate` is outside its range.
     """
-    _check(flip_rate)
-    gap = beta * batch.logratio_difference
-    return (-(1 - flip_rate) * F.logsigmoid(gap) + flip_rate * F.logsigmoid(-gap)) / (1 - 2 * flip_rate)
+    right, wrong = _both_orders(batch, beta, flip_rate)
+    return ((1 - flip_rate) * right - flip_rate * wrong) / (1 - 2 * flip_rate)
 
 
 @declares(Needs(Feed.PAIRS))
 def hinge(batch: Pairs, *, beta: float) -> Tensor:
-    """Hinge on the margin of implicit rewards: max(0, 1 - beta (r_chosen - r_rejected)).
+    """Hinge on the margin of implicit rewards: pairs that win by 1 or more are let be.
+
+        max(0, 1 - beta (r_chosen - r_rejected))
 
     Source: Zhao et al. 2023, "SLiC-HF", arXiv 2305.10425, in the form with a reference of Liu et al. 2023, "Statistical
     Rejection Sampling Improves Preference Optimization", arXiv 2309.06657.
@@ -106,10 +116,11 @@ def hinge(batch: Pairs, *, beta: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def apo_zero(batch: Pairs, *, beta: float) -> Tensor:
-    """Anchored preference optimisation, zero: (1 - sigmoid(beta r_chosen)) + sigmoid(beta r_rejected).
+    """Anchored preference optimisation, zero: the chosen up and the rejected down, each against the reference.
 
-    Raises the chosen and lowers the rejected completion, each against the reference. Source: D'Oosterlinck et al. 2024,
-    arXiv 2408.06266.
+        (1 - sigmoid(beta r_chosen)) + sigmoid(beta r_rejected)
+
+    Source: D'Oosterlinck et al. 2024, "Anchored Preference Optimization", arXiv 2408.06266.
 
     Args:
         batch: N pairs.
@@ -123,10 +134,12 @@ def apo_zero(batch: Pairs, *, beta: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def apo_down(batch: Pairs, *, beta: float) -> Tensor:
-    """Anchored preference optimisation, down: sigmoid(beta r_chosen) + (1 - sigmoid(beta (r_chosen - r_rejected))).
+    """Anchored preference optimisation, down: both completions down, the rejected one more.
 
-    Lowers both completions, the rejected one more: for policies that are better than the chosen completions. Source:
-    D'Oosterlinck et al. 2024, arXiv 2408.06266.
+        sigmoid(beta r_chosen) + (1 - sigmoid(beta (r_chosen - r_rejected)))
+
+    For policies that are better than the chosen completions. Source: D'Oosterlinck et al. 2024, "Anchored Preference
+    Optimization", arXiv 2408.06266.
 
     Args:
         batch: N pairs.
@@ -138,6 +151,40 @@ def apo_down(batch: Pairs, *, beta: float) -> Tensor:
     return torch.sigmoid(beta * batch.logratio_chosen) + torch.sigmoid(-beta * batch.logratio_difference)
 
 
-def _check(flip_rate: float) -> None:
+@declares(Needs(Feed.PAIRS))
+def holder_dpo(batch: Pairs, *, beta: float, gamma: float) -> Tensor:
+    """Hoelder DPO: the density power divergence in the place of DPO's likelihood, so that outliers lose their pull.
+
+    With s = sigmoid(beta (r_chosen - r_rejected)):
+
+        gamma s^(1 + gamma) - (1 + gamma) s^gamma
+
+    Its slope in the margin is -gamma (1 + gamma) s^gamma (1 - s)^2, which goes to 0 for pairs that the policy ranks far
+    the other way (it redescends); DPO's goes to -1 there. Source: Fujisawa et al. 2025, "Scalable Valuation of Human
+    Feedback through Provably Robust Model Alignment", arXiv 2505.17859, with phi(h) = gamma - (1 + gamma) h; the loss a
+    pair and its slope were derived here from the Hoelder divergence phi(<p, q^gamma> / <q^(1 + gamma)>) <q^(1 + gamma)>
+    of Kanamori and Fujisawa 2014, which that choice of phi makes a sum over pairs.
+
+    Args:
+        batch: N pairs.
+        beta: inverse nats.
+        gamma: robustness, positive; 0 would be no loss at all.
+
+    Returns:
+        (N,) losses, negative, at least -1. At policy = reference: (gamma / 2 - 1 - gamma) / 2^gamma.
+
+    Raises:
+        LabError: `gamma` is not positive.
+    """
+    if not gamma > 0:
+        raise LabError(f"loss.gamma is {gamma}; it must be positive.")
+    share = F.logsigmoid(beta * batch.logratio_difference)
+    return gamma * torch.exp((1 + gamma) * share) - (1 + gamma) * torch.exp(gamma * share)
+
+
+def _both_orders(batch: Pairs, beta: float, flip_rate: float) -> tuple[Tensor, Tensor]:
+    """DPO's (N,) losses of the pairs as they are, and of the pairs swapped."""
     if not 0 <= flip_rate < 0.5:
         raise LabError(f"loss.flip_rate is {flip_rate}; it must be at least 0 and below 1/2.")
+    margin = beta * batch.logratio_difference
+    return -F.logsigmoid(margin), -F.logsigmoid(-margin)

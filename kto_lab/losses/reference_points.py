@@ -1,6 +1,11 @@
-"""Reference points: what outcomes are gains or losses relative to.
+"""Reference points z0: what outcomes are gains or losses relative to.
 
-A reference point is one number a step, from all examples of the step over all ranks, and gets no gradient.
+A reference point is made before the step's backward pass, from log-ratios r = log pi - log pi_ref of all of the step's
+examples over all processes, and gets no gradient. What differs is which completions r is taken of, over how many of
+them it is averaged, and what is remembered from step to step.
+
+An estimator says what it needs (`completions`, `group`) and maps `Evidence` and its own state to a `ReferencePoint`,
+purely: the state that comes out is what the next step passes in, and what a checkpoint holds.
 """
 
 import math
@@ -10,12 +15,31 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from kto_lab.errors import LabError
+
+State = tuple[float, ...]
+
 
 class Completions(Enum):
     """Which completions a reference point is estimated from."""
 
     MISMATCHED = "mismatched"
+    MATCHED = "matched"
+    SAMPLED = "sampled"
     NONE = "none"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a reference point is estimated from.
+
+    Attributes:
+        logratios: (n,) r of the step's completions, in nats and in the order of the step's units.
+        desirable: (n,) bool, the thumbs of matched completions; for others without meaning.
+    """
+
+    logratios: Tensor
+    desirable: Tensor
 
 
 @dataclass(frozen=True)
@@ -23,14 +47,18 @@ class ReferencePoint:
     """An estimate, in nats of log-ratio.
 
     Attributes:
-        z0: scalar tensor, what the loss uses.
-        raw: before clamping at zero.
-        stderr: standard error of `raw`; 0 where it is no estimate, or from one value.
+        z0: (n,) what the loss of each unit uses, or a scalar for all of them.
+        raw: before clamping at zero; the mean where the step has several.
+        stderr: standard error of one raw value; 0 where it is no estimate, or from one log-ratio.
+        clamped: share of the step's raw values that were negative and became 0.
+        state: what the next step's estimate takes.
     """
 
     z0: Tensor
-    raw: float
-    stderr: float
+    raw: float = 0.0
+    stderr: float = 0.0
+    clamped: float = 0.0
+    state: State = ()
 
 
 @dataclass(frozen=True)
@@ -38,16 +66,187 @@ class Batch:
     """z0 = max(0, mean of r over the step's mismatched pairs (x, y')).
 
     An estimate of KL(pi || pi_ref), clamped since a KL divergence is not negative (Ethayarajh et al. 2024, arXiv
-    2402.01306, section 4.1). Over the whole step and all ranks; TRL and HALOs take a micro-batch.
+    2402.01306, section 4.1). Over the whole step and all processes; TRL and HALOs take a micro-batch.
+
+    Attributes:
+        clamp: at 0.
     """
 
+    clamp: bool = True
+    completions = Completions.MISMATCHED
+    group = None
+
+    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
+        """One reference point for the step."""
+        return _of_groups(evidence.logratios, len(evidence.logratios), clamp=self.clamp)
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """z0 of each group of `size` units = max(0, mean of r over the group's mismatched pairs).
+
+    What TRL and HALOs compute, with `size` their micro-batch times the number of processes, since both average over
+    processes. Pairs are drawn within the group. The noise of z0 is that of `size` log-ratios, and clamping each group
+    makes the average z0 larger than the clamped average (Jensen).
+
+    Attributes:
+        size: units that share a reference point; divides the batch size.
+        clamp: at 0.
+    """
+
+    size: int
+    clamp: bool = True
     completions = Completions.MISMATCHED
 
-    def estimate(self, logratios: Tensor) -> ReferencePoint:
-        """The reference point from (n,) log-ratios of mismatched pairs, n >= 1."""
-        raw = logratios.mean()
-        spread = logratios.std().item() / math.sqrt(len(logratios)) if len(logratios) > 1 else 0.0
-        return ReferencePoint(z0=raw.clamp(min=0), raw=raw.item(), stderr=spread)
+    def __post_init__(self) -> None:
+        """Refuse a group without a mismatched pair."""
+        _check_size(self.size)
+
+    @property
+    def group(self) -> int:
+        """Units that share a reference point."""
+        return self.size
+
+    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
+        """One reference point for each group of the step."""
+        return _of_groups(evidence.logratios, self.size, clamp=self.clamp)
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """z0 of each group of `size` units = max(0, mean of r over the group's mismatched pairs) / `world_size`.
+
+    What the published code computed from January to August 2024: the all-reduced sum was thrown away, and the mean of
+    one process divided by their number. Its models were trained on 8 processes of micro-batches of 4.
+
+    Attributes:
+        size: units of a micro-batch on one process; divides the batch size.
+        world_size: what the mean was divided by.
+        clamp: at 0.
+    """
+
+    size: int
+    world_size: int
+    clamp: bool = True
+    completions = Completions.MISMATCHED
+
+    def __post_init__(self) -> None:
+        """Refuse a group without a mismatched pair, and no process."""
+        _check_size(self.size)
+        if self.world_size < 1:
+            raise LabError(f"loss.reference_point.world_size is {self.world_size}; it must be at least 1.")
+
+    @property
+    def group(self) -> int:
+        """Units that share a reference point."""
+        return self.size
+
+    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
+        """One reference point for each group of the step."""
+        return _of_groups(evidence.logratios / self.world_size, self.size, clamp=self.clamp)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """z0 = mean of r over the step's own completions (x, y).
+
+    Gains and losses are relative to what the batch is like, and mismatched pairs are not needed. No estimate of a KL
+    divergence, since y is not the policy's own, so it may well be negative and is not clamped unless asked.
+
+    Attributes:
+        clamp: at 0.
+    """
+
+    clamp: bool = False
+    completions = Completions.MATCHED
+    group = None
+
+    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
+        """One reference point for the step."""
+        return _of_groups(evidence.logratios, len(evidence.logratios), clamp=self.clamp)
+
+
+@dataclass(frozen=True)
+class RunningMean:
+    """z0 = running mean of r over the completions of this step and of those before.
+
+    The reward shift of BCO, in nats (delta = beta z0): Jung et al. 2024, arXiv 2404.04656, as TRL computes it (the mean
+    over both classes, of all examples so far). Not clamped unless asked. Its state is in every checkpoint.
+
+    Attributes:
+        decay: what the weight of everything before is multiplied by at each step; 1 remembers all of it alike.
+        by_class: the mean of the two classes' means rather than of all examples: the same where the classes are of one
+            size, and else independent of their sizes.
+        clamp: at 0.
+    """
+
+    decay: float = 1.0
+    by_class: bool = False
+    clamp: bool = False
+    completions = Completions.MATCHED
+    group = None
+
+    def __post_init__(self) -> None:
+        """Refuse a decay that is none."""
+        if not 0 < self.decay <= 1:
+            raise LabError(f"loss.reference_point.decay is {self.decay}; it must be above 0 and at most 1.")
+
+    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
+        """One reference point for the step; the state is (count, mean) of the desirable and of the undesirable."""
+        count_up, mean_up, count_down, mean_down = state or (0.0, 0.0, 0.0, 0.0)
+        r, up = evidence.logratios.double(), evidence.desirable
+        classes = [
+            self._further(count_up, mean_up, r[up]),
+            self._further(count_down, mean_down, r[~up]),
+        ]
+        seen = [(count, mean) for count, mean in classes if count]
+        everything = sum(count for count, _ in seen)
+        if self.by_class:
+            raw = sum(mean for _, mean in seen) / len(seen)
+        else:
+            raw = sum(count * mean for count, mean in seen) / everything
+        return ReferencePoint(
+            z0=evidence.logratios.new_tensor(max(raw, 0.0) if self.clamp else raw),
+            raw=raw,
+            stderr=r.std().item() / math.sqrt(everything) if len(r) > 1 else 0.0,
+            clamped=float(self.clamp and raw < 0),
+            state=(*classes[0], *classes[1]),
+        )
+
+    def _further(self, count: float, mean: float, new: Tensor) -> tuple[float, float]:
+        """Count and mean of a class, with new log-ratios."""
+        now = self.decay * count + len(new)
+        return now, (self.decay * count * mean + new.sum().item()) / now if now else 0.0
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """z0 = max(0, mean of r over completions that the policy samples now, at temperature 1).
+
+    The definition itself, KL(pi(.|x) || pi_ref(.|x)) over the step's prompts, by Monte Carlo. Sampling costs far more
+    than scoring and the reference stays in memory: for small models. An answer is cut at `max_new_tokens`, which makes
+    it the KL divergence of the first so many tokens, at most that of whole answers (chain rule).
+
+    Attributes:
+        samples: completions a step, for as many prompts of the step (prompts repeat where it has fewer).
+        max_new_tokens: where an answer is cut.
+        clamp: at 0.
+    """
+
+    samples: int
+    max_new_tokens: int
+    clamp: bool = True
+    completions = Completions.SAMPLED
+    group = None
+
+    def __post_init__(self) -> None:
+        """Refuse to estimate from nothing."""
+        if self.samples < 1 or self.max_new_tokens < 1:
+            raise LabError("loss.reference_point: samples and max_new_tokens must be at least 1.")
+
+    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
+        """One reference point for the step."""
+        return _of_groups(evidence.logratios, len(evidence.logratios), clamp=self.clamp)
 
 
 @dataclass(frozen=True)
@@ -55,7 +254,27 @@ class Zero:
     """z0 = 0: no second forward pass; right where the reference was fine-tuned on the same desirable data."""
 
     completions = Completions.NONE
+    group = None
 
-    def estimate(self, logratios: Tensor) -> ReferencePoint:
+    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
         """Zero, whatever is given."""
-        return ReferencePoint(z0=torch.zeros((), device=logratios.device), raw=0.0, stderr=0.0)
+        return ReferencePoint(z0=evidence.logratios.new_zeros(()))
+
+
+def _of_groups(logratios: Tensor, size: int, *, clamp: bool) -> ReferencePoint:
+    """The mean of each `size` log-ratios in a row, in float32 at least."""
+    groups = logratios.reshape(-1, size)
+    raw = groups.mean(1)
+    z0 = raw.clamp(min=0) if clamp else raw
+    errors = groups.std(1) / math.sqrt(size) if size > 1 else torch.zeros_like(raw)
+    return ReferencePoint(
+        z0=z0.repeat_interleave(size) if len(groups) > 1 else z0[0],
+        raw=raw.mean().item(),
+        stderr=errors.square().mean().sqrt().item(),
+        clamped=(raw < 0).double().mean().item() if clamp else 0.0,
+    )
+
+
+def _check_size(size: int) -> None:
+    if size < 2:
+        raise LabError(f"loss.reference_point.size is {size}; a mismatched pair needs at least 2 units.")

@@ -1,6 +1,11 @@
-"""How much a desirable and an undesirable example weigh: lambda_D and lambda_U."""
+"""How much a desirable and an undesirable example weigh: lambda_D and lambda_U.
 
+A weighting is a function of the class counts that are trained on.
+"""
+
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from kto_lab.errors import LabError
 
@@ -28,7 +33,7 @@ class Fixed:
         ):
             raise LabError("loss.weighting: lambda_desirable and lambda_undesirable must not be negative, nor both 0.")
 
-    def weights(self, n_desirable: int, n_undesirable: int) -> Weights:
+    def weights(self, n_desirable: float, n_undesirable: float) -> Weights:
         """The weights for training data with these counts."""
         return Weights(self.lambda_desirable, self.lambda_undesirable)
 
@@ -51,7 +56,83 @@ class Balanced:
         if not self.target > 0:
             raise LabError(f"loss.weighting.target is {self.target}; it must be positive.")
 
-    def weights(self, n_desirable: int, n_undesirable: int) -> Weights:
+    def weights(self, n_desirable: float, n_undesirable: float) -> Weights:
         """The weights for training data with these counts; both classes must be there."""
         ratio = self.target * n_undesirable / n_desirable
         return Weights(ratio, 1.0) if ratio >= 1 else Weights(1.0, 1 / ratio)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Importance weights that make the training data stand for what deployment will see.
+
+    lambda_D = q / p and lambda_U = (1 - q) / (1 - p), with p the share of thumbs up that is trained on and q the share
+    in deployment, so that the weighted mean of the loss is its expectation in deployment (Elkan 2001, "The Foundations
+    of Cost-Sensitive Learning"; what shifts between the two is assumed to be the class ratio alone). The weights
+    average to 1 over the training data.
+
+    Attributes:
+        desirable_share: q, in (0, 1).
+    """
+
+    desirable_share: float
+
+    def __post_init__(self) -> None:
+        """Refuse a share of 0 or 1, which would silence a class."""
+        if not 0 < self.desirable_share < 1:
+            raise LabError(f"loss.weighting.desirable_share is {self.desirable_share}; it must be between 0 and 1.")
+
+    def weights(self, n_desirable: float, n_undesirable: float) -> Weights:
+        """The weights for training data with these counts; both classes must be there."""
+        share = n_desirable / (n_desirable + n_undesirable)
+        return Weights(self.desirable_share / share, (1 - self.desirable_share) / (1 - share))
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """Probability weighting: each class counts as often as people feel that it comes, not as often as it does.
+
+    With p the share of thumbs up and c the curvature, people make too much of the rarer class:
+
+        lambda_D = w(p) / p    and    lambda_U = w(1 - p) / (1 - p)
+        w(p) = p^c / (p^c + (1 - p)^c)^(1/c)    form "tversky_kahneman" (1992, equation 6)
+        w(p) = exp(-(-log p)^c)                 form "prelec" (1998, "The Probability Weighting Function", equation 3.1)
+
+    Applied to the class frequencies, because there it is well defined: a thumb that is up with probability
+    p and else down is the two-outcome mixed prospect that w was measured on, whose value is w+(p) v(gain) + w-(1 - p)
+    v(loss) (Tversky and Kahneman 1992, "Advances in Prospect Theory", equations 1 and 2). It is not applied to single
+    examples, which are no outcomes of one prospect, nor to the policy's probabilities, which no rater has seen.
+
+    Attributes:
+        form: of w, "tversky_kahneman" or "prelec".
+        curvature_desirable: c of w+; 1 is no distortion. Medians of 1992: 0.61 for gains and 0.69 for losses; Prelec
+            gives 0.65.
+        curvature_undesirable: c of w-.
+    """
+
+    form: Literal["tversky_kahneman", "prelec"]
+    curvature_desirable: float
+    curvature_undesirable: float
+
+    def __post_init__(self) -> None:
+        """Refuse another form, and a curvature at which w is no increasing function."""
+        if self.form not in ("tversky_kahneman", "prelec"):
+            raise LabError(f"loss.weighting.form is {self.form!r}; it must be 'tversky_kahneman' or 'prelec'.")
+        # Below 0.28 Tversky and Kahneman's function is not increasing (Rieger and Wang 2006).
+        least = 0.28 if self.form == "tversky_kahneman" else 0.0
+        if not min(self.curvature_desirable, self.curvature_undesirable) > least:
+            raise LabError(f"loss.weighting: the curvatures must be above {least} for the form {self.form}.")
+
+    def weights(self, n_desirable: float, n_undesirable: float) -> Weights:
+        """The weights for training data with these counts; both classes must be there."""
+        share = n_desirable / (n_desirable + n_undesirable)
+        return Weights(
+            self._felt(share, self.curvature_desirable) / share,
+            self._felt(1 - share, self.curvature_undesirable) / (1 - share),
+        )
+
+    def _felt(self, p: float, c: float) -> float:
+        """w(p)."""
+        if self.form == "prelec":
+            return math.exp(-((-math.log(p)) ** c))
+        return p**c / (p**c + (1 - p) ** c) ** (1 / c)
