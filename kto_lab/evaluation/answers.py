@@ -22,7 +22,7 @@ from kto_lab.feedback.checkers import metric_name, score_answer
 from kto_lab.feedback.table import content_hash
 from kto_lab.models.adapters import Policy
 from kto_lab.models.generate import generate
-from kto_lab.models.tokens import Encoder, Prompt, Tokens
+from kto_lab.models.tokens import Encoder, Prompt
 
 # Outcomes that are yes or no for each answer; the others are measured on a scale.
 SHARES = ("pass_rate", "finished")
@@ -217,10 +217,10 @@ def sample_answers(
     batch_size: int,
     seed: int,
     advance: Callable[[int], None] = lambda answers: None,
-) -> list[Tokens]:
-    """One answer a prompt at temperature 1, as tokens to be scored by policy and reference; see `sampled_kl`.
+) -> list[tuple[Prompt, tuple[int, ...]]]:
+    """Prompts, each with the tokens of an answer at temperature 1, to be scored by policy and reference.
 
-    Arguments are those of `answer_prompts`; `seed` seeds the sampling.
+    Arguments are those of `answer_prompts`; `seed` seeds the sampling. See `sampled_kl`.
     """
     rows = select_prompts(table_test, prompts)
     asked = [table_test[row]["prompt"] for row in rows]
@@ -234,7 +234,7 @@ def sample_answers(
         seed=seed,
         advance=advance,
     )
-    return [Tokens(encoder.prompt(prompt), answer.tokens) for prompt, (answer,) in zip(asked, found, strict=True)]
+    return [(prompt, answer.tokens) for prompt, (answer,) in zip(asked, found, strict=True)]
 
 
 def sampled_kl(policy_logps: ArrayLike, reference_logps: ArrayLike) -> Estimate:

@@ -6,13 +6,14 @@ base policy is measured before training, while it is in memory, and nothing has 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from kto_lab import console
+from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import (
     ScoredAnswer,
     answer_prompts,
@@ -68,7 +69,7 @@ class HeldOut:
 
     Attributes:
         table: the test split.
-        encoder: the policy's tokenizer's.
+        encoder: the policy's tokenizer's; with the control text that the policy was trained to be asked with, if any.
         reward_rows: the rows whose implicit reward is measured: all of the first prompts, ordered by `select_prompts`.
         tokens: their tokens.
     """
@@ -89,6 +90,19 @@ class HeldOut:
         encoded = encoder.encode_table(table.select(rows))
         return cls(table, encoder, [rows[place] for place in encoded.kept], encoded.tokens)
 
+    def with_control(self, control: str) -> "HeldOut":
+        """The same examples with a control text at the end of each prompt.
+
+        Raises:
+            LabError: it leaves an example no room.
+        """
+        found = HeldOut.of(self.table, self.encoder.with_control(control), len(self.reward_rows))
+        if found.reward_rows != self.reward_rows:
+            raise LabError(
+                f"The control text {control!r} makes some held-out prompts too long. Raise lengths.max_length."
+            )
+        return found
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -96,6 +110,7 @@ class Judge:
 
     Attributes:
         held_out: what to measure on.
+        plain: the encoder that the reference is asked with.
         settings: how much of it.
         folder: for what is found: `<name>.json` of each policy, and lm-eval's tasks.
         token_budget: padded tokens a batch.
@@ -105,12 +120,17 @@ class Judge:
     """
 
     held_out: HeldOut
+    plain: Encoder
     settings: Evaluation
     folder: Path
     token_budget: int
     share_prompts: bool
     seed: int
     autocast: Callable[[], AbstractContextManager[object]]
+
+    def asking(self, control: str) -> "Judge":
+        """The judge of a policy that is asked with a control text; its reference is not."""
+        return replace(self, held_out=self.held_out.with_control(control))
 
     def measure(self, policy: Policy, name: str) -> Measured:
         """Measure one policy, and keep what was found in the folder.
@@ -194,7 +214,7 @@ class Judge:
         console.say(f"    {name}: lm-eval on {', '.join(self.settings.lm_eval)}")
         return run_lm_eval(
             policy,
-            self.held_out.encoder.tokenizer,
+            self.held_out.encoder,
             self.settings.lm_eval,
             table_test=self.held_out.table,
             folder=self.folder / name / "lm_eval",
@@ -220,9 +240,13 @@ class Judge:
                     seed=self.seed,
                     advance=advance,
                 )
-            under_policy = self._score(policy, drawn, "trained: KL", share_prompts=False)
+            asked, plain = (
+                [Tokens(encoder.prompt(prompt), answer) for prompt, answer in drawn]
+                for encoder in (self.held_out.encoder, self.plain)
+            )
+            under_policy = self._score(policy, asked, "trained: KL", share_prompts=False)
             with reference_model(policy, load) as reference:
-                under_reference = self._score(reference, drawn, "reference: KL", share_prompts=False)
+                under_reference = self._score(reference, plain, "reference: KL", share_prompts=False)
         return sampled_kl(under_policy, under_reference)
 
     def _at_most(self, prompts: int) -> int:

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import yaml
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import select_prompts
@@ -40,21 +39,19 @@ LOCAL_TASKS = (CHECKS, "kto_lab_neutral")
 _RESAMPLES = 1000
 
 
-def write_tasks(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, table_test: Dataset, *, max_new_tokens: int, limit: int | None
-) -> None:
+def write_tasks(folder: Path, encoder: Encoder, table_test: Dataset, *, max_new_tokens: int, limit: int | None) -> None:
     """Write the folder that lm-eval's `--include_path` takes: the local tasks, and the held-out prompts if checked.
 
     Args:
         folder: made, or replaced.
-        tokenizer: the policy's; says where an answer ends.
+        encoder: the policy's; says where an answer ends, and how a prompt does.
         table_test: the held-out part of a table of examples.
         max_new_tokens: where an unfinished answer is cut.
         limit: prompts at most, chosen as for greedy answers; None for all.
     """
     rows = [table_test[row] for row in select_prompts(table_test, limit or len(table_test))]
     documents = [
-        {**_text(row["prompt"]), **{key: row[key] for key in ("prompt_id", "group", "checks")}}
+        {**_text(row["prompt"], encoder.control), **{key: row[key] for key in ("prompt_id", "group", "checks")}}
         for row in rows
         if row["checks"]
     ]
@@ -63,13 +60,13 @@ def write_tasks(
         if documents:
             lines = [json.dumps(document, ensure_ascii=False) + "\n" for document in documents]
             (partial / "checks.jsonl").write_text("".join(lines), encoding="utf-8")
-            task = _checks_task(Encoder(tokenizer), documents, is_chat(table_test), max_new_tokens)
+            task = _checks_task(encoder, documents, is_chat(table_test), max_new_tokens)
             (partial / "kto_lab_checks.yaml").write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
 
 
 def run_lm_eval(
     model: Policy,
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
     tasks: Sequence[str],
     *,
     table_test: Dataset,
@@ -87,7 +84,7 @@ def run_lm_eval(
 
     Args:
         model: the policy.
-        tokenizer: its tokenizer.
+        encoder: its tokenizer's.
         tasks: names of lm-eval tasks or groups (most load their data from the hub), task files, or local tasks.
         table_test: the held-out part of a table of examples.
         folder: where the local tasks are written; see `write_tasks`.
@@ -109,12 +106,12 @@ def run_lm_eval(
     from lm_eval.models.huggingface import HFLM
 
     checked = table_test if CHECKS in tasks else table_test.select([])
-    write_tasks(folder, tokenizer, checked, max_new_tokens=max_new_tokens, limit=limit)
+    write_tasks(folder, encoder, checked, max_new_tokens=max_new_tokens, limit=limit)
     was_training = model.training
     try:
         with isolate_rng(), _printing_to(folder.with_name("lm_eval.log")):
             results = simple_evaluate(
-                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+                model=HFLM(pretrained=model, tokenizer=encoder.tokenizer, batch_size=batch_size),
                 tasks=list(tasks),
                 task_manager=_task_manager(tasks, folder),
                 num_fewshot=num_fewshot,
@@ -151,10 +148,13 @@ def _package_tasks() -> Any:
     return importlib.resources.files("kto_lab.evaluation") / "tasks"
 
 
-def _text(prompt: Prompt) -> dict[str, str]:
-    """A prompt as lm-eval takes it: a system text, which may be empty, and one text to answer."""
+def _text(prompt: Prompt, control: str) -> dict[str, str]:
+    """A prompt as lm-eval takes it: a system text, which may be empty, and one text to answer.
+
+    A chat template writes the control text itself; plain text has to end with it.
+    """
     if isinstance(prompt, str):
-        return {"system": "", "text": prompt}
+        return {"system": "", "text": prompt + control}
     roles = [message["role"] for message in prompt]
     if roles not in (["user"], ["system", "user"]):
         raise LabError(

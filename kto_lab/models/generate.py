@@ -69,32 +69,58 @@ def generate(
         torch.manual_seed(seed)
         for start in range(0, len(order), at_once):
             rows = order[start : start + at_once]
-            chat = not isinstance(prompts[rows[0]], str)
-            found = _batch(model, encoder, [ids[i] for i in rows], max_new_tokens, temperature, samples, chat)
-            for row, of_prompt in zip(rows, found, strict=True):
-                answers[row] = of_prompt
+            stop = encoder.stop_ids(chat=not isinstance(prompts[rows[0]], str))
+            found = sample_tokens(
+                model,
+                [ids[i] for i in rows],
+                pad_id=encoder.pad_id,
+                stop_ids=stop,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                samples=samples,
+            )
+            for place, row in enumerate(rows):
+                of_prompt = found[place * samples : (place + 1) * samples]
+                answers[row] = [_answer(encoder, drawn, set(stop)) for drawn in of_prompt]
             advance(len(rows) * samples)
     return answers
 
 
-def _batch(
+@torch.inference_mode()
+def sample_tokens(
     model: Policy,
-    encoder: Encoder,
     prompts: Sequence[tuple[int, ...]],
+    *,
+    pad_id: int,
+    stop_ids: Sequence[int],
     max_new_tokens: int,
     temperature: float,
-    samples: int,
-    chat: bool,
-) -> list[list[Answer]]:
-    """Answers to prompts of similar length: the prompts run once, then a token a step for the answers still open."""
+    samples: int = 1,
+) -> list[list[int]]:
+    """Continue prompts, which should be of similar length, drawing from the global random state.
+
+    The prompts run once, then a token a step for the answers still open.
+
+    Args:
+        model: a causal language model, in eval mode.
+        prompts: token ids.
+        pad_id: any valid token id.
+        stop_ids: ids that end an answer.
+        max_new_tokens: where an unfinished answer is cut.
+        temperature: as for `generate`.
+        samples: answers a prompt.
+
+    Returns:
+        The answers, those of a prompt in a row, each with the id that ended it.
+    """
     width = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), width), encoder.pad_id)
+    input_ids = torch.full((len(prompts), width), pad_id)
     mask = torch.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
         input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     input_ids, mask = input_ids.to(model.device), mask.to(model.device)
-    stop = torch.tensor(encoder.stop_ids(chat), device=model.device)
+    stop = torch.tensor(list(stop_ids), device=model.device)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = _last_logits(model, input_ids, mask, positions, cache)
@@ -119,8 +145,7 @@ def _batch(
         position = position + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = _last_logits(model, token[:, None], mask, position, cache)
-    answers = [_answer(encoder, ids, set(stop.tolist())) for ids in found]
-    return [answers[i : i + samples] for i in range(0, len(answers), samples)]
+    return found
 
 
 def _last_logits(model: Policy, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:

@@ -92,10 +92,34 @@ def _shared_mask(segment: Tensor) -> Tensor:
     return ((own | to_prompt) & causal)[:, None]
 
 
+@dataclass(frozen=True)
+class TokenLogps:
+    """Log-probabilities of the tokens of N completions.
+
+    Attributes:
+        values: (T,) float32, in nats, completion by completion, end-of-turn tokens included.
+        lengths: (N,) tokens of each completion.
+    """
+
+    values: Tensor
+    lengths: list[int]
+
+    def sums(self) -> Tensor:
+        """(N,) log-probability of each completion, nats."""
+        return torch.stack([part.sum() for part in self.values.split(self.lengths)])
+
+
 def completion_logps(
     model: PreTrainedModel | nn.Module, units: Sequence[Unit], *, pad_id: int, share_prompts: bool = False
 ) -> Tensor:
-    """Log-probability of each completion given its prompt.
+    """(N,) float32 log-probability of each completion given its prompt, nats; see `completion_token_logps`."""
+    return completion_token_logps(model, units, pad_id=pad_id, share_prompts=share_prompts).sums()
+
+
+def completion_token_logps(
+    model: PreTrainedModel | nn.Module, units: Sequence[Unit], *, pad_id: int, share_prompts: bool = False
+) -> TokenLogps:
+    """Log-probabilities of the tokens of each completion, given its prompt and the tokens before.
 
     Args:
         model: a causal language model of transformers, or a peft model around one.
@@ -104,8 +128,7 @@ def completion_logps(
         share_prompts: run a prompt once for all its completions (see `sharing_is_exact`).
 
     Returns:
-        (N,) float32, in nats: the sum over the tokens of each completion, end-of-turn token included, in the order of
-        the sequences. Differentiable where gradients are on.
+        The log-probabilities in the order of the sequences. Differentiable where gradients are on.
     """
     if not share_prompts:
         units = [[sequence] for unit in units for sequence in unit]
@@ -126,7 +149,7 @@ def completion_logps(
             for part, wanted in zip(states.split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
         ]
     )
-    return torch.stack([part.sum() for part in token_logps.split(batch.counts)])
+    return TokenLogps(token_logps, batch.counts)
 
 
 @torch.no_grad()

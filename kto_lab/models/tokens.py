@@ -10,6 +10,8 @@
   that leaves less than `min_completion` tokens of room is an error, or dropped and counted, as asked.
 """
 
+import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -77,9 +79,19 @@ class Encoder:
     put the assistant's words after the prompt.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, lengths: Lengths | None = None) -> None:
-        """Wrap a tokenizer; `lengths` defaults to `Lengths()`."""
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, lengths: Lengths | None = None, *, control: str = ""
+    ) -> None:
+        """Wrap a tokenizer.
+
+        Args:
+            tokenizer: the policy's.
+            lengths: how long an example may be; `Lengths()` where None.
+            control: ends every prompt, to ask for a kind of answer. `tokenizer` becomes a copy whose chat template
+                writes it, so that whoever uses the template asks likewise.
+        """
+        self.tokenizer = _controlled(tokenizer, control) if control else tokenizer
+        self.control = control
         self.lengths = lengths or Lengths()
         self._end_of_turn: str | None = None
         self._prompts: dict[str, tuple[int, ...]] = {}
@@ -95,7 +107,7 @@ class Encoder:
         key = repr(prompt)
         if key not in self._prompts:
             plain = isinstance(prompt, str)
-            text = prompt if isinstance(prompt, str) else self._render(prompt)
+            text = prompt + self.control if isinstance(prompt, str) else self._render(prompt)
             self._prompts[key] = tuple(self.tokenizer(text, add_special_tokens=plain)["input_ids"])
         return self._prompts[key]
 
@@ -122,12 +134,22 @@ class Encoder:
             )
         return Tokens(ids, self.completion(completion, chat=not isinstance(prompt, str), finished=finished)[:room])
 
-    def encode_table(self, table: Any) -> Encoded:
-        """Tokens of every row of a table of examples, in order; see `Encoded`."""
+    def with_control(self, control: str) -> "Encoder":
+        """The encoder that ends each prompt with a control text; for an encoder that has none yet."""
+        assert not self.control
+        return Encoder(self.tokenizer, self.lengths, control=control)
+
+    def encode_table(self, table: Any, controls: Sequence[str] | None = None) -> Encoded:
+        """Tokens of every row of a table of examples, in order; see `Encoded`.
+
+        `controls` holds the control text of each row, where there is one.
+        """
         out = Encoded(tokens=[], kept=[], dropped=0, cut=0)
+        encoders = {"": self} | {text: self.with_control(text) for text in set(controls or ()) if text}
         columns = (table["example_id"], table["prompt"], table["completion"], table["finished"])
         for index, (identity, prompt, completion, finished) in enumerate(zip(*columns, strict=True)):
-            tokens = self.encode(prompt, completion, finished=finished, where=f"example {identity}")
+            encoder = encoders[controls[index] if controls else ""]
+            tokens = encoder.encode(prompt, completion, finished=finished, where=f"example {identity}")
             if tokens is None:
                 out.dropped += 1
                 continue
@@ -166,7 +188,7 @@ class Encoder:
             return [self.tokenizer.eos_token_id]
         if self._end_of_turn is None:
             question = [{"role": "user", "content": "prompt"}]
-            before, whole = self._render(question), self._render(question, answer=_PROBE)
+            before, whole = self._render(question), self._render(question, answer=self.control + _PROBE)
             if not whole.startswith(before + _PROBE):
                 raise LabError(
                     "The chat template does not put the assistant's words right after the generation prompt, so what "
@@ -176,3 +198,11 @@ class Encoder:
             # White space after the last special token is never sampled: the turn has ended by then.
             self._end_of_turn = whole[len(before + _PROBE) :].rstrip() or self.tokenizer.eos_token or ""
         return list(self.tokenizer(self._end_of_turn, add_special_tokens=False)["input_ids"])
+
+
+def _controlled(tokenizer: PreTrainedTokenizerBase, control: str) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer whose chat template ends its generation prompt with a control text."""
+    own = copy.deepcopy(tokenizer)
+    if isinstance(own.chat_template, str):
+        own.chat_template += "{% if add_generation_prompt %}{{ " + json.dumps(control) + " }}{% endif %}"
+    return own

@@ -11,9 +11,12 @@ from datasets import Dataset
 from torch import Tensor
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.corruption import Damaged, PairSwaps, Swapped, swapped
 from kto_lab.feedback.pairs import make_pairs
-from kto_lab.feedback.table import require_both_classes
+from kto_lab.feedback.table import is_chat, require_both_classes
 from kto_lab.losses import Feed, MeanOver, Objective
+from kto_lab.losses.noise import clean_counts
+from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.rows import cut_micro_batches
 from kto_lab.models.tokens import Encoder, Tokens
@@ -47,6 +50,8 @@ class Step:
         units: units of the step over all processes.
         micro_batches: this process's share.
         mismatched: this process's share of the mismatched pairs; empty where none are needed.
+        desirable: (units,) bool of the whole step, for thumbs.
+        prompts: token ids of the whole step's prompts, one a unit.
         normaliser: what the sum of the losses is divided by: units, or completion tokens, of the whole step.
         tokens: real tokens of the whole step that the policy's gradient pass is about (prompts once an example).
     """
@@ -55,6 +60,8 @@ class Step:
     units: int
     micro_batches: list[MicroBatch]
     mismatched: list[MicroBatch]
+    desirable: Tensor
+    prompts: list[tuple[int, ...]]
     normaliser: int
     tokens: int
 
@@ -71,6 +78,9 @@ class TrainingData:
         reference_mismatched: (steps, batch size) log pi_ref(y'|x); likewise.
         dropped: examples left out because their prompt is too long.
         cut: examples whose completion was cut to fit.
+        swapped: pairs that the corruption exchanged; None where it leaves pairs alone.
+        pad_id: any valid token id.
+        stop_ids: ids that end a sampled completion.
     """
 
     tokens: list[Tokens]
@@ -80,6 +90,9 @@ class TrainingData:
     reference_mismatched: Tensor
     dropped: int
     cut: int
+    swapped: Swapped | None
+    pad_id: int
+    stop_ids: list[int]
 
     def mismatched_tokens(self, step: int) -> list[Tokens]:
         """The mismatched pairs (x, y') of a step, one a unit."""
@@ -90,35 +103,42 @@ class TrainingData:
 
 
 def prepare(
-    table: Dataset, encoder: Encoder, objective: Objective, optimization: Optimization, *, seed: int
+    damaged: Damaged, encoder: Encoder, objective: Objective, optimization: Optimization, *, seed: int
 ) -> TrainingData:
     """Tokenise the training split and plan the run.
 
     Args:
-        table: the rows of the training split.
+        damaged: the rows of the training split, and what is to happen to the pairs made of them.
         encoder: the policy's tokenizer.
         objective: says what a unit is.
         optimization: batch size and number of steps.
         seed: of the order of the data.
 
     Raises:
-        LabError: the table has one class only, has no pairs where the loss needs them, or does not fill a batch.
+        LabError: the table has one class only, has no pairs where the loss needs them, does not fill a batch, or pairs
+            are to be swapped for a loss of single thumbs.
     """
-    feed = objective.needs.feed
+    feed, controls, table = objective.needs.feed, objective.controls, damaged.table
     if feed is not Feed.DESIRABLE:
         require_both_classes(table)
-    encoded = encoder.encode_table(table)
+    if damaged.swap_pairs is not None and feed is not Feed.PAIRS:
+        raise LabError(f"corruption=pair_swaps exchanges pairs, and {objective.name} takes none. Use label_noise.")
+    asked = [controls.desirable if up else controls.undesirable for up in table["desirable"]] if controls else None
+    encoded = encoder.encode_table(table, asked)
     kept = table.select(encoded.kept) if encoded.dropped else table
     desirable = list(kept["desirable"])
+    units, swaps = make_units(kept, feed, damaged.swap_pairs, seed=seed)
+    estimator = objective.reference_point
     plan = make_plan(
-        make_units(kept, feed, seed=seed),
+        units,
         kept["prompt_id"],
         batch_size=optimization.batch_size,
         epochs=optimization.epochs,
         max_steps=optimization.max_steps,
         seed=seed,
         keep_prompts_together=optimization.keep_prompts_together,
-        mismatched=objective.mismatched,
+        mismatched=objective.compared_to is Completions.MISMATCHED,
+        group=estimator.group if estimator else None,
     )
     return TrainingData(
         tokens=encoded.tokens,
@@ -128,25 +148,38 @@ def prepare(
         reference_mismatched=torch.zeros(plan.steps.shape),
         dropped=encoded.dropped,
         cut=encoded.cut,
+        swapped=swaps,
+        pad_id=encoder.pad_id,
+        stop_ids=encoder.stop_ids(is_chat(table)),
     )
 
 
-def make_units(table: Dataset, feed: Feed, *, seed: int) -> list[Unit]:
-    """What a batch is made of: every example, the desirable ones, or pairs of one prompt."""
+def make_units(
+    table: Dataset, feed: Feed, swap_pairs: PairSwaps | None, *, seed: int
+) -> tuple[list[Unit], Swapped | None]:
+    """What a batch is made of: every example, the desirable ones, or pairs of one prompt, some of them swapped."""
     if feed is Feed.PAIRS:
-        return [tuple(pair) for pair in make_pairs(table, seed=seed, max_pairs_per_prompt=None)]
+        pairs = make_pairs(table, seed=seed)
+        found = swapped(pairs, table["example_id"], swap_pairs) if swap_pairs else None
+        return [(int(up), int(down)) for up, down in (found.pairs if found else pairs)], found
     units: list[Unit] = [(i,) for i, desirable in enumerate(table["desirable"]) if desirable or feed is Feed.THUMBS]
     if not units:
         raise LabError("There is no desirable example to train on.")
-    return units
+    return units, None
 
 
 def class_weights(objective: Objective, data: TrainingData) -> Weights:
-    """lambda_D and lambda_U for the examples that are trained on."""
+    """lambda_D and lambda_U for the examples that are trained on.
+
+    They are of the true classes where the loss corrects for flips, so the counts are those behind the counts seen.
+    """
     if objective.weighting is None:
         return Weights(1.0, 1.0)
     used = [data.desirable[example] for unit in data.plan.units for example in unit]
-    return objective.weighting.weights(sum(used), len(used) - sum(used))
+    counts: tuple[float, float] = sum(used), len(used) - sum(used)
+    if objective.flip_rates is not None:
+        counts = clean_counts(sum(used), len(used) - sum(used), objective.flip_rates)
+    return objective.weighting.weights(*counts)
 
 
 def reference_sequences(data: TrainingData) -> list[Tokens]:
@@ -270,6 +303,8 @@ def make_step(
         units=len(units),
         micro_batches=micro_batches,
         mismatched=mismatched,
+        desirable=torch.tensor([data.desirable[unit[0]] for unit in members]),
+        prompts=[data.tokens[unit[0]].prompt for unit in members],
         normaliser=completion_tokens if objective.needs.mean_over is MeanOver.TOKENS else len(units),
         tokens=sum(len(sequence) for unit in units for sequence in unit),
     )

@@ -30,7 +30,6 @@ def fit(
     *,
     folder: Path,
     loggers: list[Logger],
-    pad_id: int,
     share_prompts: bool,
     seed: int,
 ) -> None:
@@ -44,7 +43,6 @@ def fit(
         hardware: where.
         folder: the run folder; checkpoints go into it.
         loggers: Lightning's.
-        pad_id: any valid token id.
         share_prompts: completions of one prompt share its row.
         seed: of dropout, where an adapter has it.
 
@@ -52,15 +50,14 @@ def fit(
         LabError: the loss or the gradient is not finite, or the disk refuses; the last good state is kept as a
             checkpoint where it can be.
     """
-    why = "The reference is scored once, ahead of all steps; then one step a batch."
-    console.stage("Training", why if objective.needs.reference else "One optimiser step a batch.")
+    console.stage("Training", "The reference is scored once, ahead of all steps; then one step a batch.")
     module = AlignmentModule(
         policy,
         objective,
         optimization,
         weights=class_weights(objective, data),
         steps=len(data.plan.steps),
-        pad_id=pad_id,
+        pad_id=data.pad_id,
         share_prompts=share_prompts,
         seed=seed,
     )

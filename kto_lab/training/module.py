@@ -1,9 +1,9 @@
 """The Lightning module: one optimiser step is one batch, however it is cut.
 
-A step first runs the mismatched pairs without gradient and makes one reference point of all of them, over all
-micro-batches and processes; then it runs the micro-batches with gradient, each contributing the sum of its losses
-divided by what the whole step is the mean over. So the gradient is the same, to rounding, for every micro-batch size
-and every number of processes.
+A step first makes its reference point, without gradient, from completions of the whole step, over all micro-batches and
+processes (see `reference_point.py`); then it runs the micro-batches with gradient, each contributing the sum of its
+losses divided by what the whole step is the mean over. So the gradient is the same, to rounding, for every micro-batch
+size and every number of processes.
 """
 
 import math
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from kto_lab.errors import LabError
 from kto_lab.losses import Feed, Objective, Pairs, Thumbs
-from kto_lab.losses.reference_points import ReferencePoint
+from kto_lab.losses.reference_points import ReferencePoint, State
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import Policy
-from kto_lab.models.logps import completion_logps
+from kto_lab.models.logps import TokenLogps, completion_token_logps
 from kto_lab.training.data import MicroBatch, Step
 from kto_lab.training.optimization import Optimization, make_optimizer
+from kto_lab.training.reference_point import PolicySamples, estimate
 
 SATURATED = 0.05
 
@@ -69,6 +70,8 @@ class AlignmentModule(pl.LightningModule):
         self.pad_id = pad_id
         self.share_prompts = share_prompts
         self.seed = seed
+        self.reference_point_state: State = ()
+        self.samples: PolicySamples | None = None
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what is trainable."""
@@ -97,10 +100,10 @@ class AlignmentModule(pl.LightningModule):
         tally = Tally()
         last = len(batch.micro_batches) - 1
         for number, micro_batch in enumerate(batch.micro_batches):
-            logps = self.logps(micro_batch)
-            losses = self.losses(logps, micro_batch, point.z0)
-            loss = losses.sum() / batch.normaliser
-            tally.add(loss, self.objective.beta, point.z0, logps.detach(), micro_batch)
+            logps = self.token_logps(micro_batch)
+            z0 = point.z0[micro_batch.places] if point.z0.ndim else point.z0
+            loss = self.losses(logps, micro_batch, z0).sum() / batch.normaliser
+            tally.add(loss, self.objective.reward_beta, z0, logps.sums().detach(), micro_batch)
             # DDP averages over processes what is a sum, and needs to talk only once a step.
             with nullcontext() if number == last else self._without_sync():
                 self.manual_backward(loss * self.trainer.world_size)
@@ -121,7 +124,13 @@ class AlignmentModule(pl.LightningModule):
         assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
         schedule.step()
         if self.objective.needs.reference_point:
-            metrics |= {"z0_raw": point.raw, "z0": point.z0.item(), "z0_stderr": point.stderr}
+            self.reference_point_state = point.state
+            metrics |= {
+                "z0_raw": point.raw,
+                "z0": point.z0.mean().item(),
+                "z0_stderr": point.stderr,
+                "z0_clamped": point.clamped,
+            }
         metrics |= {
             "grad_norm": norm,
             "learning_rate": rate,
@@ -130,33 +139,63 @@ class AlignmentModule(pl.LightningModule):
         }
         return {f"train/{name}": value for name, value in metrics.items()}
 
-    def logps(self, micro_batch: MicroBatch) -> Tensor:
-        """(sequences,) log pi(y|x) of a micro-batch, nats, float32."""
-        return completion_logps(self.policy, micro_batch.units, pad_id=self.pad_id, share_prompts=self.share_prompts)
+    def token_logps(self, micro_batch: MicroBatch) -> TokenLogps:
+        """log pi of each completion token of a micro-batch."""
+        return completion_token_logps(
+            self.policy, micro_batch.units, pad_id=self.pad_id, share_prompts=self.share_prompts
+        )
 
-    def losses(self, logps: Tensor, micro_batch: MicroBatch, z0: Tensor) -> Tensor:
-        """(units,) losses of a micro-batch from its (sequences,) log-probabilities."""
-        reference = micro_batch.reference.to(logps.device)
+    def losses(self, logps: TokenLogps, micro_batch: MicroBatch, z0: Tensor) -> Tensor:
+        """(units,) losses of a micro-batch.
+
+        Args:
+            logps: of its completions under the policy.
+            micro_batch: what they are of.
+            z0: (units,) or scalar.
+        """
+        sums = logps.sums()
+        reference = micro_batch.reference.to(sums.device)
+        lengths = torch.tensor(logps.lengths, device=sums.device)
         if self.objective.needs.feed is Feed.PAIRS:
-            return self.objective.losses(Pairs(logps[0::2], logps[1::2], reference[0::2], reference[1::2]))
-        desirable = micro_batch.desirable.to(logps.device)
-        weight = torch.where(desirable, self.weights.desirable, self.weights.undesirable)
-        return self.objective.losses(Thumbs(logps, reference, desirable, weight, z0))
+            return self.objective.losses(
+                Pairs(sums[0::2], sums[1::2], reference[0::2], reference[1::2], lengths[0::2], lengths[1::2])
+            )
+        return self.objective.losses(
+            Thumbs(
+                policy=sums,
+                reference=reference,
+                desirable=micro_batch.desirable.to(sums.device),
+                lambda_desirable=self.weights.desirable,
+                lambda_undesirable=self.weights.undesirable,
+                z0=z0,
+                token_logps=logps.values,
+                lengths=lengths,
+            )
+        )
 
-    @torch.no_grad()
     def reference_point(self, batch: Step) -> ReferencePoint:
         """z0 of a step, the same on every process."""
-        if self.objective.reference_point is None or not self.objective.mismatched:
-            zero = torch.zeros((), device=self.device)
-            return ReferencePoint(z0=zero, raw=0.0, stderr=0.0)
-        # Each process fills in its own places; the sum has them all, in the same order whatever the cut.
-        logratios = torch.zeros(batch.units, device=self.device)
-        was_training = self.policy.training
-        self.policy.eval()
-        for micro_batch in batch.mismatched:
-            logratios[micro_batch.places] = self.logps(micro_batch) - micro_batch.reference.to(self.device)
-        self.policy.train(was_training)
-        return self.objective.reference_point.estimate(self._sum_over_processes(logratios))
+        estimator = self.objective.reference_point
+        if estimator is None:
+            return ReferencePoint(z0=torch.zeros((), device=self.device))
+        return estimate(
+            estimator,
+            batch,
+            self.reference_point_state,
+            policy=self.policy,
+            logps=lambda micro_batch: self.token_logps(micro_batch).sums(),
+            samples=self.samples,
+            sum_over_processes=self._sum_over_processes,
+            device=self.device,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put what the reference point remembers into the checkpoint."""
+        checkpoint["reference_point_state"] = list(self.reference_point_state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.reference_point_state = tuple(checkpoint["reference_point_state"])
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values, reduce_op="sum") if self.trainer.world_size > 1 else values

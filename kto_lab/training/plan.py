@@ -4,6 +4,7 @@ It is made before the first step, so that the reference's log-probabilities of e
 pair can be computed ahead, in large batches. Nothing here depends on devices, processes or micro-batches.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ class Plan:
         steps: (steps, batch size) indices of units.
         mismatched: (steps, batch size) for each unit of a step, the example whose completion is paired with the unit's
             prompt; None where the loss needs no mismatched pairs.
-        same_prompt: mismatched pairs whose completion answers the same prompt, because the step had no other.
+        same_prompt: mismatched pairs whose completion answers the same prompt, because the step (or group) had no
+            other.
     """
 
     units: list[Unit]
@@ -42,6 +44,7 @@ def make_plan(
     seed: int,
     keep_prompts_together: bool,
     mismatched: bool,
+    group: int | None = None,
 ) -> Plan:
     """Plan a run.
 
@@ -58,10 +61,17 @@ def make_plan(
         keep_prompts_together: shuffle prompts, and take all units of a prompt one after the other, rather than shuffle
             units.
         mismatched: whether mismatched pairs are needed.
+        group: units in a row among which mismatched pairs are drawn; None for the whole step.
 
     Raises:
-        LabError: there are fewer units than a batch, or a batch is too small for mismatched pairs.
+        LabError: there are fewer units than a batch, a batch is too small for mismatched pairs, or groups do not fill
+            it.
     """
+    if group is not None and batch_size % group:
+        raise LabError(
+            f"loss.reference_point.size is {group}, which does not divide optimization.batch_size={batch_size}: every "
+            "unit of a step needs a reference point."
+        )
     if mismatched and batch_size < 2:
         raise LabError(
             "A batch of 1 has no mismatched pair to estimate the reference point from. Set optimization.batch_size to "
@@ -81,10 +91,12 @@ def make_plan(
         return Plan(units=list(units), steps=grid, mismatched=None, same_prompt=0)
     partners = np.empty_like(grid)
     same = 0
-    for step, row in enumerate(grid):
+    size = group or batch_size
+    for step, at in itertools.product(range(steps), range(0, batch_size, size)):
+        row = grid[step, at : at + size]
         chosen = pair_mismatched([prompts[unit] for unit in row])
         same += sum(prompts[unit] == prompts[row[place]] for unit, place in zip(row, chosen, strict=True))
-        partners[step] = [units[row[place]][0] for place in chosen]
+        partners[step, at : at + size] = [units[row[place]][0] for place in chosen]
     return Plan(units=list(units), steps=grid, mismatched=partners, same_prompt=same)
 
 

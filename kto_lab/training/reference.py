@@ -9,11 +9,13 @@ import lightning.pytorch as pl
 import torch
 
 from kto_lab import console
+from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import moved
 from kto_lab.models.logps import score
 from kto_lab.training.data import TrainingData, fill_reference, reference_sequences
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
+from kto_lab.training.reference_point import PolicySamples
 
 
 class ReferencePass(pl.Callback):
@@ -29,13 +31,22 @@ class ReferencePass(pl.Callback):
         self.hardware = hardware
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Score every completion and mismatched pair of the run under the reference."""
+        """Score every completion and mismatched pair of the run under the reference.
+
+        Losses without a reference get it all the same, so that their implicit rewards can be compared.
+        """
         assert isinstance(pl_module, AlignmentModule)
-        if not pl_module.objective.needs.reference:
-            return
         sequences = reference_sequences(self.data)
         mine = sequences[trainer.global_rank :: trainer.world_size]
         policy = moved(pl_module.policy, trainer.strategy.root_device)
+        if pl_module.objective.compared_to is Completions.SAMPLED:
+            pl_module.samples = PolicySamples(
+                policy,
+                pad_id=pl_module.pad_id,
+                stop_ids=self.data.stop_ids,
+                token_budget=pl_module.optimization.micro_batch_tokens,
+                seed=pl_module.seed,
+            )
         with console.progress("reference", len(mine)) as advance, self.hardware.autocast():
             found = score(
                 policy,

@@ -74,7 +74,7 @@ def evaluate(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tasks: list[str], data: Dataset, run: Path, **more: Any
 ) -> dict[str, dict[str, Estimate]]:
     settings = {"max_new_tokens": TOKENS, "limit": None, "batch_size": 4, "num_fewshot": None, "seed": 0, **more}
-    return run_lm_eval(model, tokenizer, tasks, table_test=data, folder=run / "lm_eval", **settings)
+    return run_lm_eval(model, Encoder(tokenizer), tasks, table_test=data, folder=run / "lm_eval", **settings)
 
 
 def test_the_command_line_returns_the_same_numbers(
@@ -191,7 +191,7 @@ def test_checks_hold_the_first_prompts_up_to_the_limit(
 ) -> None:
     data = table(questions(9), ["1"] * 9)
     for limit, expected in ((4, 4), (None, 9)):
-        write_tasks(tmp_path / "tasks", tokenizer, data, max_new_tokens=3, limit=limit)
+        write_tasks(tmp_path / "tasks", encoder, data, max_new_tokens=3, limit=limit)
         lines = (tmp_path / "tasks" / "checks.jsonl").read_text().splitlines()
         assert len(lines) == expected
     answers = answer_prompts(model, encoder, data, prompts=4, max_new_tokens=1, batch_size=4, seed=0)
@@ -206,10 +206,17 @@ def test_feedback_without_checks_has_no_checks_task(
     assert not (tmp_path / "lm_eval" / "checks.jsonl").exists()
 
 
-def test_conversations_of_several_turns_are_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_control_text_ends_a_plain_prompt_and_not_a_chat_message(encoder: Encoder, tmp_path: Path) -> None:
+    asking = encoder.with_control("<|good|>")
+    for prompts, wanted in ((["1+1="], "1+1=<|good|>"), (questions(1), questions(1)[0][-1]["content"])):
+        write_tasks(tmp_path / "tasks", asking, table(prompts, ["1"]), max_new_tokens=3, limit=None)
+        assert json.loads((tmp_path / "tasks" / "checks.jsonl").read_text())["text"] == wanted
+
+
+def test_conversations_of_several_turns_are_refused(encoder: Encoder, tmp_path: Path) -> None:
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     with pytest.raises(LabError, match="user, assistant, user"):
-        write_tasks(tmp_path / "tasks", tokenizer, table([turns], ["1"]), max_new_tokens=3, limit=None)
+        write_tasks(tmp_path / "tasks", encoder, table([turns], ["1"]), max_new_tokens=3, limit=None)
     assert not (tmp_path / "tasks").exists()
 
 

@@ -74,3 +74,17 @@ def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
 def test_limits_are_checked(bad: dict) -> None:
     with pytest.raises(LabError, match="lengths"):
         Lengths(**bad)
+
+
+def test_a_control_text_ends_every_prompt_and_changes_no_completion(encoder: Encoder) -> None:
+    asking = encoder.with_control("<|good|>")
+    chat = [{"role": "user", "content": "hello"}]
+    for prompt in ("hello", chat):
+        plain, asked = encoder.encode(prompt, "hi"), asking.encode(prompt, "hi")
+        assert plain is not None and asked is not None and plain.completion == asked.completion
+        decode = encoder.tokenizer.decode
+        assert decode(asked.prompt) == decode(plain.prompt) + "<|good|>"
+    # The template itself asks, so that whoever loads the saved tokenizer does.
+    assert asking.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True).endswith("<|good|>")
+    assert asking.stop_ids(chat=True) == encoder.stop_ids(chat=True)
+    assert "<|good|>" not in encoder.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)

@@ -6,12 +6,14 @@ from hydra.utils import instantiate
 from small_runs import composed
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.corruption import PairSwaps, pair_swaps, unchanged
 from kto_lab.feedback.table import build_table
 from kto_lab.losses import Feed, Objective
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.training.data import (
     StepLoader,
     TrainingData,
+    class_weights,
     fill_reference,
     make_step,
     make_units,
@@ -38,19 +40,51 @@ def settings(loss: str = "kto", **changes: object) -> tuple[Objective, Optimizat
 
 
 def prepared(encoder: Encoder, loss: str = "kto", **changes: object) -> TrainingData:
-    return prepare(table(), encoder, *settings(loss, **changes), seed=0)
+    return prepare(unchanged(table()), encoder, *settings(loss, **changes), seed=0)
 
 
 def test_units_follow_from_what_the_loss_declares() -> None:
     examples = table()
-    assert make_units(examples, Feed.THUMBS, seed=0) == [(row,) for row in range(18)]
-    desirable = make_units(examples, Feed.DESIRABLE, seed=0)
+    assert make_units(examples, Feed.THUMBS, None, seed=0)[0] == [(row,) for row in range(18)]
+    desirable, _ = make_units(examples, Feed.DESIRABLE, None, seed=0)
     assert len(desirable) == 12 and all(examples[row]["desirable"] for (row,) in desirable)
-    pairs = make_units(examples, Feed.PAIRS, seed=0)
+    pairs, _ = make_units(examples, Feed.PAIRS, None, seed=0)
     assert len(pairs) == 6
     for chosen, rejected in pairs:
         assert examples[chosen]["desirable"] and not examples[rejected]["desirable"]
         assert examples[chosen]["prompt_id"] == examples[rejected]["prompt_id"]
+
+
+def test_swapped_pairs_are_the_same_pairs_turned_around() -> None:
+    examples = table()
+    plain, none = make_units(examples, Feed.PAIRS, None, seed=0)
+    found, swaps = make_units(examples, Feed.PAIRS, PairSwaps(0.5, 0), seed=0)
+    assert none is None and swaps is not None and swaps.swapped == 3
+    turned = [unit for unit, before in zip(found, plain, strict=True) if unit != before]
+    assert len(turned) == 3 and {tuple(reversed(unit)) for unit in turned} <= set(plain)
+
+
+def test_swaps_of_pairs_are_refused_for_single_thumbs(encoder: Encoder) -> None:
+    with pytest.raises(LabError, match=r"pair_swaps .* kto takes none"):
+        prepare(pair_swaps(table(), rate=0.5, seed=0), encoder, *settings("kto"), seed=0)
+
+
+def test_controls_end_the_prompt_by_the_thumb(encoder: Encoder) -> None:
+    plain, asked = prepared(encoder), prepared(encoder, "csft")
+    assert asked.tokens != plain.tokens
+    for before, after, good in zip(plain.tokens, asked.tokens, asked.desirable, strict=True):
+        control = "<|good|>" if good else "<|bad|>"
+        assert after.completion == before.completion
+        assert encoder.tokenizer.decode(after.prompt) == encoder.tokenizer.decode(before.prompt) + control
+
+
+def test_weights_of_a_robust_loss_are_those_of_the_true_classes(encoder: Encoder) -> None:
+    cfg = composed(["loss=kto_robust", "loss.flip_rates.desirable=0.1", "loss.flip_rates.undesirable=0.2"])
+    robust, optimization = instantiate(cfg.loss), instantiate(cfg.optimization)
+    data = prepare(unchanged(table()), encoder, robust, optimization, seed=0)
+    # 12 thumbs up of 18: (12 - 0.2 * 18) / 0.7 = 12 true ones, and so 6 of the other class.
+    weights = class_weights(robust, data)
+    assert weights.desirable * 12 / (weights.undesirable * 6) == pytest.approx(1.25)
 
 
 def test_one_class_is_refused_except_where_one_is_meant(encoder: Encoder) -> None:
@@ -58,23 +92,23 @@ def test_one_class_is_refused_except_where_one_is_meant(encoder: Encoder) -> Non
     bad = table().filter(lambda row: not row["desirable"])
     for loss in ("kto", "dpo"):
         with pytest.raises(LabError, match="needs both classes"):
-            prepare(good, encoder, *settings(loss), seed=0)
-    assert len(prepare(good, encoder, *settings("sft"), seed=0).plan.units) == 12
+            prepare(unchanged(good), encoder, *settings(loss), seed=0)
+    assert len(prepare(unchanged(good), encoder, *settings("sft"), seed=0).plan.units) == 12
     with pytest.raises(LabError, match="no desirable example"):
-        prepare(bad, encoder, *settings("sft"), seed=0)
+        prepare(unchanged(bad), encoder, *settings("sft"), seed=0)
 
 
 def test_dropped_examples_leave_tokens_and_labels_in_step(encoder: Encoder) -> None:
     rows = [*table(), {**table()[0], "prompt": "long " * 30}, {**table()[2], "prompt": "long " * 30}]
     rows = [{key: row[key] for key in ("prompt", "completion", "desirable")} for row in rows]
     short = Encoder(encoder.tokenizer, Lengths(max_length=24, min_completion=8, overlong_prompt="drop"))
-    data = prepare(build_table(reversed(rows), source="test", held_out=0), short, *settings(), seed=0)
+    data = prepare(unchanged(build_table(reversed(rows), source="test", held_out=0)), short, *settings(), seed=0)
     assert data.dropped == 2 and len(data.tokens) == len(data.desirable) == 18
     texts = [encoder.tokenizer.decode(tokens.completion, skip_special_tokens=True) for tokens in data.tokens]
     assert [good for text, good in zip(texts, data.desirable, strict=True) if "no" in text] == [False] * 6
     assert data.cut == 0
     cut = Encoder(encoder.tokenizer, Lengths(max_length=12, min_completion=2))
-    assert prepare(table(), cut, *settings(), seed=0).cut == 10
+    assert prepare(unchanged(table()), cut, *settings(), seed=0).cut == 10
 
 
 def test_the_reference_is_asked_for_what_the_steps_read_and_for_no_more(encoder: Encoder) -> None:

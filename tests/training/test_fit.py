@@ -21,6 +21,7 @@ from kto_lab.training.reference import ReferencePass
 
 # Three epochs of 36 examples in batches of four: 27 steps, cut to six.
 SIX = ("optimization.max_steps=6", "optimization.checkpoint_every=2", "evaluation=none")
+RUNNING = ("reference_point@loss.reference_point=running_mean",)
 LORA = ("adapter=lora", "adapter.dropout=0.1", "adapter.rank=4")
 
 
@@ -53,7 +54,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
-@pytest.fixture(scope="module", params=[(), LORA], ids=["full", "lora"])
+@pytest.fixture(scope="module", params=[(), LORA, RUNNING], ids=["full", "lora", "running mean"])
 def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, tuple[str, ...]]:

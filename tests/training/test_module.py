@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.corruption import unchanged
 from kto_lab.feedback.table import build_table
 from kto_lab.losses import Objective
 from kto_lab.losses.weighting import Weights
@@ -42,7 +43,8 @@ def table() -> Dataset:
 def settings(loss: str, budget: int, *more: str) -> tuple[Objective, Optimization]:
     batch = 4 if loss != "kto" else 8
     optimization = [f"optimization.batch_size={batch}", f"optimization.micro_batch_tokens={budget}"]
-    cfg = composed([f"loss={loss}", f"loss.beta={BETA}", "optimization.clip_norm=1e9", *optimization, *more])
+    beta = f"loss.{'reward_beta' if loss == 'sft' else 'beta'}={BETA}"
+    cfg = composed([f"loss={loss}", beta, "optimization.clip_norm=1e9", *optimization, *more])
     return instantiate(cfg.loss), instantiate(cfg.optimization)
 
 
@@ -133,7 +135,7 @@ def test_the_gradient_is_that_of_the_formula_however_the_batch_is_cut(
     model: LlamaForCausalLM, encoder: Encoder, loss: str, share: bool
 ) -> None:
     sizes_seen = []
-    data = prepare(table(), encoder, *settings(loss, ROW), seed=0)
+    data = prepare(unchanged(table()), encoder, *settings(loss, ROW), seed=0)
     fill_reference(data, reference_of(data))
     wanted, value, raw = by_hand(model, data, loss)
     rows = 2 if loss == "dpo" and not share else 1
@@ -160,15 +162,16 @@ def test_the_gradient_is_that_of_the_formula_however_the_batch_is_cut(
 
 def test_a_negative_estimate_is_clamped_and_still_reported(model: LlamaForCausalLM, encoder: Encoder) -> None:
     loss = settings("kto", 4 * ROW)
-    data = prepare(table(), encoder, *loss, seed=0)
+    data = prepare(unchanged(table()), encoder, *loss, seed=0)
     fill_reference(data, dict.fromkeys(reference_sequences(data), 0.0))
     spy, _ = one_step(model, data, loss, share=True)
     assert spy.metrics["z0_raw"] < 0 == spy.metrics["z0"]
+    assert spy.metrics["z0_clamped"] == 1 and spy.metrics["z0_stderr"] > 0
 
 
 def test_no_reference_point_costs_no_second_pass(model: LlamaForCausalLM, encoder: Encoder) -> None:
     loss = settings("kto", 4 * ROW, "reference_point@loss.reference_point=zero")
-    data = prepare(table(), encoder, *loss, seed=0)
+    data = prepare(unchanged(table()), encoder, *loss, seed=0)
     assert data.plan.mismatched is None
     fill_reference(data, reference_of(data))
     spy, _ = one_step(model, data, loss, share=True)
@@ -177,7 +180,7 @@ def test_no_reference_point_costs_no_second_pass(model: LlamaForCausalLM, encode
 
 def test_metrics_are_means_of_the_step_by_class(model: LlamaForCausalLM, encoder: Encoder) -> None:
     loss = settings("kto", 2 * ROW)
-    data = prepare(table(), encoder, *loss, seed=0)
+    data = prepare(unchanged(table()), encoder, *loss, seed=0)
     fill_reference(data, reference_of(data))
     spy, _ = one_step(model, data, loss, share=False)
     with torch.no_grad():
@@ -197,7 +200,7 @@ def test_metrics_are_means_of_the_step_by_class(model: LlamaForCausalLM, encoder
 
 def test_the_gradient_is_clipped_by_its_global_norm(model: LlamaForCausalLM, encoder: Encoder) -> None:
     objective, optimization = settings("dpo", 4 * ROW)
-    data = prepare(table(), encoder, objective, optimization, seed=0)
+    data = prepare(unchanged(table()), encoder, objective, optimization, seed=0)
     fill_reference(data, reference_of(data))
     spy, _ = one_step(model, data, (objective, replace(optimization, clip_norm=1e-3)), share=True)
     norm = math.sqrt(sum(gradient.square().sum().item() for gradient in spy.gradients.values()))
@@ -206,7 +209,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(model: LlamaForCausalLM, enc
 
 def test_a_gradient_that_is_not_finite_changes_nothing(model: LlamaForCausalLM, encoder: Encoder) -> None:
     objective, optimization = settings("kto", 4 * ROW)
-    data = prepare(table(), encoder, objective, optimization, seed=0)
+    data = prepare(unchanged(table()), encoder, objective, optimization, seed=0)
     fill_reference(data, reference_of(data))
     kinked = replace(objective, losses=lambda batch: (batch.logratio - batch.logratio.detach()).sqrt())
     before = {name: value.clone() for name, value in model.state_dict().items()}

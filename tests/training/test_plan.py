@@ -66,6 +66,16 @@ def test_mismatched_examples_are_those_of_the_step() -> None:
     assert plan(mismatched=False).mismatched is None
 
 
+def test_groups_draw_their_mismatched_pairs_among_themselves() -> None:
+    found = plan(batch_size=6, group=3, keep_prompts_together=False)
+    assert found.mismatched is not None
+    for units, partners in zip(found.steps, found.mismatched, strict=True):
+        for at in (0, 3):
+            assert sorted(units[at : at + 3]) == sorted(partners[at : at + 3])
+    with pytest.raises(LabError, match=r"reference_point\.size is 4, which does not divide .*batch_size=6"):
+        plan(batch_size=6, group=4)
+
+
 def test_a_pair_is_known_by_its_first_example() -> None:
     units = [(2 * number, 2 * number + 1) for number in range(6)]
     prompts = [f"p{number // 2}" for number in range(12)]

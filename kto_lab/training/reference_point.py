@@ -1,0 +1,99 @@
+"""The reference point of a step: the log-ratios that it is estimated from, over all micro-batches and processes."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from kto_lab.losses.objective import Estimator
+from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, Sampled, State
+from kto_lab.models.adapters import Policy, reference_model
+from kto_lab.models.generate import sample_tokens
+from kto_lab.models.logps import evaluating, score
+from kto_lab.models.tokens import Tokens
+from kto_lab.training.data import MicroBatch, Step
+
+
+class PolicySamples:
+    """Completions that the policy samples during training, and their log-ratios to the reference.
+
+    Make it while the policy still is the reference: a policy without an adapter is copied.
+    """
+
+    def __init__(self, policy: Policy, *, pad_id: int, stop_ids: list[int], token_budget: int, seed: int) -> None:
+        """Keep the reference.
+
+        Args:
+            policy: as it is before its first step.
+            pad_id: any valid token id.
+            stop_ids: ids that end a completion.
+            token_budget: padded tokens a batch of scoring.
+            seed: of the sampling, with the number of the step.
+        """
+        self.reference = policy if isinstance(policy, PeftModel) else copy.deepcopy(policy).requires_grad_(False)
+        self.pad_id = pad_id
+        self.stop_ids = stop_ids
+        self.token_budget = token_budget
+        self.seed = seed
+
+    def logratios(self, policy: Policy, step: Step, sampled: Sampled) -> Tensor:
+        """(samples,) log pi - log pi_ref of fresh completions of the step's first prompts, nats.
+
+        Every process draws the same ones, so nothing depends on their number.
+        """
+        prompts = [step.prompts[place % len(step.prompts)] for place in range(sampled.samples)]
+        devices = [policy.device] if policy.device.type == "cuda" else []
+        with evaluating(policy), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.seed * 1_000_003 + step.number)
+            drawn = sample_tokens(
+                policy,
+                prompts,
+                pad_id=self.pad_id,
+                stop_ids=self.stop_ids,
+                max_new_tokens=sampled.max_new_tokens,
+                temperature=1.0,
+            )
+        sequences = [Tokens(prompt, tuple(ids)) for prompt, ids in zip(prompts, drawn, strict=True)]
+        under_policy = score(policy, sequences, pad_id=self.pad_id, token_budget=self.token_budget)
+        with reference_model(policy, lambda: self.reference) as reference:
+            return under_policy - score(reference, sequences, pad_id=self.pad_id, token_budget=self.token_budget)
+
+
+@torch.no_grad()
+def estimate(
+    estimator: Estimator,
+    step: Step,
+    state: State,
+    *,
+    policy: Policy,
+    logps: Callable[[MicroBatch], Tensor],
+    samples: PolicySamples | None,
+    sum_over_processes: Callable[[Tensor], Tensor],
+    device: torch.device,
+) -> ReferencePoint:
+    """The reference point of a step, the same on every process.
+
+    Args:
+        estimator: says which completions, and makes z0 of their log-ratios.
+        step: as this process sees it.
+        state: what the estimator handed over at the step before.
+        policy: put into eval mode meanwhile.
+        logps: maps a micro-batch to its (sequences,) log pi(y|x), nats.
+        samples: draws completions, for an estimator that asks for it.
+        sum_over_processes: adds up a tensor over all processes.
+        device: to compute on.
+    """
+    logratios = torch.zeros(step.units, device=device)
+    if estimator.completions is Completions.SAMPLED:
+        assert samples is not None and isinstance(estimator, Sampled)
+        logratios = samples.logratios(policy, step, estimator).to(device)
+    elif estimator.completions is not Completions.NONE:
+        matched = estimator.completions is Completions.MATCHED
+        with evaluating(policy):
+            for micro_batch in step.micro_batches if matched else step.mismatched:
+                # Each process fills in its own places; the sum has them all, in the same order whatever the cut.
+                logratios[micro_batch.places] = logps(micro_batch) - micro_batch.reference.to(device)
+        logratios = sum_over_processes(logratios)
+    return estimator.estimate(Evidence(logratios, step.desirable.to(device)), state)
