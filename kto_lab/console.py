@@ -162,7 +162,7 @@ class Comparison:
 def comparison_table(rows: Sequence[Comparison], *, title: str) -> Table:
     """Base policy against trained policy, with 95 % intervals, the difference if there is one, and the n behind it."""
     paired = any(row.difference for row in rows)
-    table = _table(title, INTERVAL + ("    * the interval of the difference leaves out 0" if paired else ""))
+    table = plain_table(title, INTERVAL + ("    * the interval of the difference leaves out 0" if paired else ""))
     table.add_column("metric", ratio=1, overflow="fold")
     for heading in ("base", "trained", "difference")[: 3 if paired else 2]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -178,7 +178,7 @@ def comparison_table(rows: Sequence[Comparison], *, title: str) -> Table:
 
 def estimate_table(estimates: Mapping[str, Interval], *, title: str) -> Table:
     """Metrics of one policy that is compared with none, with 95 % intervals."""
-    table = _table(title, INTERVAL)
+    table = plain_table(title, INTERVAL)
     table.add_column("metric", ratio=1, overflow="fold")
     for heading in ("value", "interval", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -196,7 +196,7 @@ def group_table(rows: Sequence[Comparison], *, title: str, group: str) -> Table:
         title: of the table.
         group: what a group is, as the first column's heading.
     """
-    table = _table(title, "* the interval leaves out 0 (not corrected for the number of groups)")
+    table = plain_table(title, "* the interval leaves out 0 (not corrected for the number of groups)")
     table.add_column(group, ratio=1, overflow="fold")
     for heading in ("base", "trained", "difference [95 %]", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -237,10 +237,11 @@ def show(item: Table) -> None:
     console().print(item)
 
 
-def _table(title: str, caption: str) -> Table:
+def plain_table(title: str, caption: str = "") -> Table:
+    """An empty table in the looks of all of them."""
     return Table(
         title=title,
-        caption=Text(caption),
+        caption=Text(caption) if caption else None,
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",

@@ -76,8 +76,8 @@ def from_ratings(
     `desirable` is the sign of one rating or of the mean, `desirable_clean` always the sign of the mean. Left out, with
     a count in the log: texts without a word after the prompt, texts nearer to neutral than the margin, texts whose
     ratings do not match their stated mean, and training texts that share their prompt with a held-out source. A rating
-    of 0 is no thumb. `rater` is the position in the text's list of ratings; the publication does not say whether one
-    position is one person.
+    of 0 is no thumb. `ratings` are all ratings of the text, whichever label, and `rater` is the position of one among
+    them; the publication does not say whether one position is one person.
 
     Args:
         sources: of SOURCES; their prompts are split by hashing.
@@ -240,6 +240,7 @@ def _thumbs(rated: RatedText, raters: int | None, seed: int) -> Iterator[dict[st
         "desirable_clean": consensus,
         "group": rated.source,
         "origin": "human",
+        "ratings": [float(rating) for rating in rated.ratings],
         "checks": json.dumps({"checker": "sentiment"}),
     }
     if raters is None:

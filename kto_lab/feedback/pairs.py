@@ -1,8 +1,6 @@
 """Pairs for DPO: the join of desirable with undesirable completions of one prompt."""
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
@@ -16,18 +14,16 @@ from kto_lab.feedback.table import content_hash
 Pair = tuple[int, int]
 
 
-def make_pairs(table: Dataset, *, seed: int, max_pairs_per_prompt: int | None) -> NDArray[np.int64]:
+def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
     """Pairs of a desirable and an undesirable completion of one prompt.
 
-    A prompt with d desirable and u undesirable completions gives min(d, u) pairs that share no completion, or up to
-    `max_pairs_per_prompt`, in which case further combinations use each completion as evenly as possible. The pairs of a
-    prompt depend on its own examples and the seed alone, not on the order of the table; a smaller maximum gives the
-    first of a larger one's pairs. Two examples with the same text make no pair, since it would teach nothing.
+    A prompt with d desirable and u undesirable completions gives min(d, u) pairs that share no completion. The pairs of
+    a prompt depend on its own examples and the seed alone, not on the order of the table. Two examples with the same
+    text make no pair, since it would teach nothing.
 
     Args:
         table: a table of examples, one split.
         seed: decides which completions meet.
-        max_pairs_per_prompt: the most pairs of one prompt; None for as many as share no completion.
 
     Returns:
         int64, shape (pairs, 2): the table's row numbers of the desirable and of the undesirable example, prompts in the
@@ -36,8 +32,6 @@ def make_pairs(table: Dataset, *, seed: int, max_pairs_per_prompt: int | None) -
     Raises:
         LabError: there is no pair at all.
     """
-    if max_pairs_per_prompt is not None and max_pairs_per_prompt < 1:
-        raise LabError(f"max_pairs_per_prompt is {max_pairs_per_prompt}; it must be at least 1, or null.")
     prompts: dict[str, tuple[list[int], list[int]]] = {}
     for row, (prompt, desirable) in enumerate(zip(table["prompt_id"], table["desirable"], strict=True)):
         prompts.setdefault(prompt, ([], []))[0 if desirable else 1].append(row)
@@ -49,7 +43,7 @@ def make_pairs(table: Dataset, *, seed: int, max_pairs_per_prompt: int | None) -
             [rows[i] for i in rng.permutation(len(rows))]
             for rows in (sorted(s, key=identities.__getitem__) for s in sides)
         )
-        pairs += _pairs_of_prompt(up, down, texts, max_pairs_per_prompt)
+        pairs += _disjoint(up, down, texts)
     if not pairs:
         one_class = sum(not up or not down for up, down in prompts.values())
         raise LabError(
@@ -60,18 +54,6 @@ def make_pairs(table: Dataset, *, seed: int, max_pairs_per_prompt: int | None) -
     return np.array(pairs, dtype=np.int64)
 
 
-def _pairs_of_prompt(up: list[int], down: list[int], texts: Sequence[str], most: int | None) -> list[Pair]:
-    """Disjoint pairs first, then, when more are asked for, further combinations."""
-    if not up or not down:
-        return []
-    pairs = _disjoint(up, down, texts)
-    if most is None or most <= len(pairs):
-        return pairs[:most]
-    taken = set(pairs)
-    extra = (pair for pair in _rounds(up, down) if pair not in taken and texts[pair[0]] != texts[pair[1]])
-    return pairs + list(itertools.islice(extra, most - len(pairs)))
-
-
 def _disjoint(up: list[int], down: list[int], texts: Sequence[str]) -> list[Pair]:
     """As many pairs as can be without using a completion twice, none of two equal texts."""
     if not {texts[row] for row in up} & {texts[row] for row in down}:
@@ -79,13 +61,3 @@ def _disjoint(up: list[int], down: list[int], texts: Sequence[str]) -> list[Pair
     differ = csr_array([[texts[a] != texts[b] for b in down] for a in up])
     partners = maximum_bipartite_matching(differ, perm_type="column")
     return [(a, down[partner]) for a, partner in zip(up, partners, strict=True) if partner >= 0]
-
-
-def _rounds(up: list[int], down: list[int]) -> Iterator[Pair]:
-    """Every combination once, ordered so that use is even at any point.
-
-    Walking both sides in step comes back to the start after lcm(d, u) pairs; the next walk is shifted by one.
-    """
-    d, u = len(up), len(down)
-    walk = math.lcm(d, u)
-    return ((up[step % d], down[(step + step // walk) % u]) for step in range(d * u))

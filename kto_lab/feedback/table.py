@@ -18,6 +18,8 @@ table. Nothing downstream asks where a thumb came from.
 | `checks`          | string                             | JSON for the checker of generated answers, "" where none    |
 | `rater`           | string or null                     | who gave the thumb                                          |
 | `score`           | float or null                      | the rating behind the thumb                                 |
+| `ratings`         | list of floats, or null            | all raters' ratings of the completion, above 0 for good;    |
+|                   |                                    | only in a table where a row has them (see `ratings_of`)     |
 | `timestamp`       | string or null                     | ISO 8601                                                    |
 | `origin`          | string                             | how the completion came about ("human", "sampled", ...)     |
 """
@@ -28,7 +30,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from datasets import Dataset, Features, Value
+import numpy as np
+from datasets import Dataset, Features, List, Value
 
 from kto_lab.errors import LabError
 from kto_lab.models.tokens import Prompt
@@ -37,8 +40,8 @@ MESSAGES = [{"role": Value("string"), "content": Value("string")}]
 ROLES = ("system", "user", "assistant", "tool")
 
 
-def features(chat: bool) -> Features:
-    """The Arrow schema of a table whose prompts are chat messages, or plain text."""
+def features(chat: bool, *, ratings: bool = False) -> Features:
+    """The Arrow schema of a table: prompts are chat messages or plain text; all raters' ratings are known or not."""
     return Features(
         {
             "example_id": Value("string"),
@@ -53,6 +56,7 @@ def features(chat: bool) -> Features:
             "checks": Value("string"),
             "rater": Value("string"),
             "score": Value("float64"),
+            **({"ratings": List(Value("float64"))} if ratings else {}),
             "timestamp": Value("string"),
             "origin": Value("string"),
         }
@@ -91,8 +95,8 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
     Args:
         rows: mappings with `prompt`, `completion`, `desirable`, and any of the optional columns: `desirable_clean`
             (default: `desirable`), `finished` (default True), `group` (default: `source`), `checks`, `rater`, `score`,
-            `timestamp`, `origin` (default "given"), `split` (default: by hash). `where` names the row's place (such as
-            "thumbs.jsonl:12") in errors.
+            `ratings`, `timestamp`, `origin` (default "given"), `split` (default: by hash). `where` names the row's
+            place (such as "thumbs.jsonl:12") in errors.
         source: the name of the source, for errors.
         held_out: share of prompts held out, in [0, 1).
 
@@ -121,7 +125,8 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
     chat = {isinstance(record["prompt"], list) for record in records}
     if len(chat) > 1:
         raise LabError(f"{source}: some prompts are chat messages and some are plain text. Make them all one kind.")
-    return Dataset.from_list(records, features=features(chat.pop()))
+    schema = features(chat.pop(), ratings=any(record["ratings"] is not None for record in records))
+    return Dataset.from_list([{name: record[name] for name in schema} for record in records], features=schema)
 
 
 def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float) -> dict[str, Any]:
@@ -147,6 +152,7 @@ def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float)
         "checks": row.get("checks") or "",
         "rater": row.get("rater"),
         "score": row.get("score"),
+        "ratings": row.get("ratings"),
         "timestamp": row.get("timestamp"),
         "origin": row.get("origin") or "given",
     }
@@ -207,11 +213,17 @@ def check_prompt(prompt: Any, where: str) -> Prompt:
     return messages
 
 
+def ratings_of(table: Dataset) -> list[list[float] | None]:
+    """All raters' ratings of each example, None where they are not known."""
+    return table["ratings"][:] if "ratings" in table.column_names else [None] * len(table)
+
+
 def fingerprint(table: Dataset) -> str:
-    """A hash of everything in the table that training or evaluation can see, independent of row order."""
-    columns = ["example_id", "finished", "desirable", "desirable_clean", "split", "group", "checks"]
-    rows = zip(*(table[name] for name in columns), strict=True)
-    return content_hash(sorted(list(row) for row in rows))
+    """A hash of everything in the table that corruption, training or evaluation can see, independent of row order."""
+    seen = ["example_id", "finished", "desirable", "desirable_clean", "split", "group", "checks", "score"]
+    rows = zip(*(table[name][:] for name in seen), ratings_of(table), strict=True)
+    # Rows are sorted by their hashes: missing scores have no order.
+    return content_hash(sorted(content_hash(*row) for row in rows))
 
 
 def class_counts(table: Dataset) -> dict[str, dict[str, int]]:
@@ -227,6 +239,17 @@ def class_counts(table: Dataset) -> dict[str, dict[str, int]]:
             "flipped": int((part["desirable"] != part["desirable_clean"]).sum()),
         }
     return counts
+
+
+def flip_rates(table: Dataset) -> tuple[float, float] | None:
+    """How often the label is not the clean one: of truly desirable and of truly undesirable examples.
+
+    None where a class has no truly desirable or no truly undesirable example.
+    """
+    label, clean = (np.array(table[name], dtype=bool) for name in ("desirable", "desirable_clean"))
+    if clean.all() or not clean.any():
+        return None
+    return float((~label[clean]).mean()), float(label[~clean].mean())
 
 
 def of_split(table: Dataset, split: str) -> Dataset:

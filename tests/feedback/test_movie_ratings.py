@@ -12,6 +12,11 @@ from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback import movie_ratings
+from kto_lab.feedback.corruption import (
+    label_noise_disagreeing_raters,
+    label_noise_one_rater,
+    label_noise_simulated_rater,
+)
 from kto_lab.feedback.movie_ratings import from_ratings, read_ratings, split_text
 from kto_lab.feedback.table import class_counts, of_split
 
@@ -84,6 +89,10 @@ def texts(table: Dataset) -> list[str]:
     return [prompt + completion for prompt, completion in zip(table["prompt"], table["completion"], strict=True)]
 
 
+def dissent_of(table: Dataset, raters: int) -> list[bool]:
+    return list(label_noise_disagreeing_raters(table, raters=raters).table["desirable"])
+
+
 def test_split_text_loses_nothing() -> None:
     assert split_text("The plot is a  delight.", 4) == ("The plot is a", "  delight.")
     assert split_text("one  two\tthree", 2) == ("one  two", "\tthree")
@@ -101,6 +110,7 @@ def test_single_raters(archive: Path) -> None:
         ("3", 4.0, True),
     ]
     assert all(row["desirable_clean"] for row in first)
+    assert all(row["ratings"] == [3.0, 2.0, -1.0, 4.0] for row in first), "each knows all ratings, in order"
     # Of 16 ratings two are 0.
     assert len(table) == 14
     assert set(table["group"]) == {MOVIES} and set(table["origin"]) == {"human"}
@@ -112,6 +122,23 @@ def test_consensus(archive: Path) -> None:
     assert table["desirable"] == table["desirable_clean"] == [True, False, False, True]
     assert table["score"] == [2.0, -1.5, -1.5, 1.75]
     assert table["rater"] == [None] * 4
+    assert table["ratings"] == [[float(rating) for rating in ratings] for _, ratings, _ in TEXTS[MOVIES][:4]]
+
+
+def test_noise_of_raters_applies_to_the_consensus(archive: Path) -> None:
+    """Of the four texts the third has one rating of 1 against -7, and the first -1 against 9."""
+    table = table_of(label="consensus")
+    assert dissent_of(table, raters=1) == [False, False, True, True]
+    assert dissent_of(table, raters=2) == dissent_of(table, raters=4) == [True, False, False, True]
+    single = [label_noise_one_rater(table, share=1.0, seed=seed).table["desirable"][:] for seed in range(40)]
+    assert {tuple(labels) for labels in single} == {(a, False, b, True) for a in (True, False) for b in (True, False)}
+    exact = label_noise_simulated_rater(table, reliability=1.0, boundary=0.0, seed=0)
+    assert exact.table["desirable"] == table["desirable"]
+
+
+def test_simulated_raters_need_the_scores_of_the_consensus(archive: Path) -> None:
+    with pytest.raises(LabError, match=r"2 of 14 scores lie on corruption.*feedback\.label=consensus"):
+        label_noise_simulated_rater(table_of(max_ratings_per_text=100), reliability=0.5, boundary=0.0, seed=0)
 
 
 def test_margin_and_counts(archive: Path, caplog: pytest.LogCaptureFixture) -> None:

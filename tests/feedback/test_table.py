@@ -75,6 +75,23 @@ def test_fingerprint_ignores_row_order_and_sees_every_label() -> None:
     assert tables.fingerprint(build(*rows)) != tables.fingerprint(build(*noisy))
 
 
+def test_fingerprint_sees_what_a_corruption_can_read() -> None:
+    rows = [{**ROW, "completion": f"c{i}", "score": float(i), "ratings": [1.0, float(i)]} for i in range(5)]
+    whole = tables.fingerprint(build(*rows))
+    assert whole == tables.fingerprint(build(*rows[::-1]))
+    for change in ({"score": 9.0}, {"score": None}, {"ratings": [1.0]}, {"ratings": [0.0, 1.0]}, {"ratings": None}):
+        assert tables.fingerprint(build({**rows[0], **change}, *rows[1:])) != whole
+
+
+def test_ratings_are_a_column_where_a_row_has_them() -> None:
+    plain, rated = build(ROW), build({**ROW, "ratings": [2.0, -1.0]}, {**ROW, "completion": "No."})
+    assert "ratings" not in plain.column_names and tables.ratings_of(plain) == [None]
+    assert tables.ratings_of(rated) == rated["ratings"][:] == [[2.0, -1.0], None]
+    assert {**rated.features, "ratings": None} == {**plain.features, "ratings": None}
+    # A table without ratings is the same data whether it has the column or not.
+    assert tables.fingerprint(rated.select([1])) == tables.fingerprint(build({**ROW, "completion": "No."}))
+
+
 def test_class_counts_and_of_split() -> None:
     table = build(
         {**ROW, "split": "train"},

@@ -1,0 +1,29 @@
+"""What is asked of a composed configuration before any of it is made."""
+
+import inspect
+from collections.abc import Sequence
+
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+
+from kto_lab.errors import LabError
+
+
+def check_keys(cfg: DictConfig, known: Sequence[str]) -> None:
+    """Refuse a node that no stage reads (`+name=...` puts one in), and a key that is to be set and is not."""
+    if unknown := sorted(str(key) for key in cfg if key not in known):
+        raise LabError(f"Nothing reads the configuration's {', '.join(unknown)}. Known: {', '.join(known)}.")
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise LabError(f"Not set: {', '.join(missing)}. Give each a value, such as {missing[0]}=...")
+    _check_functions(cfg, "")
+
+
+def _check_functions(node: DictConfig, key: str) -> None:
+    """Refuse a key that a function does not take; Hydra finds that out of a constructor, but calls no function."""
+    for name, child in node.items_ex(resolve=False):
+        if isinstance(child, DictConfig):
+            _check_functions(child, f"{key}{name!s}.")
+    if node.get("_partial_"):
+        known = inspect.signature(get_method(node._target_)).parameters
+        if unknown := sorted(str(name) for name in node if not str(name).startswith("_") and name not in known):
+            raise LabError(f"There is no key '{key}{unknown[0]}': nothing would read it. --cfg job shows all keys.")

@@ -1,0 +1,47 @@
+"""The corruption lab: controlled damage to the training labels and to the classes.
+
+Each option of the group `corruption` is a function f(table, **keys) -> `Damaged`. It gets the rows of the training
+split, draws with a seed of its own, apart from the run's, and says exactly what it did (`Change`). Evaluation keeps
+reading `desirable_clean`, which no corruption touches.
+
+Draws are hashes of the seed and of an example's identity (common random numbers). So they do not depend on the order of
+the table, and they nest: the flips at rate 0.1 are among those at 0.2, the examples kept at a half are among those kept
+at three quarters. Subsets and flips hash apart, so that of a subset no larger share is flipped than of the whole.
+Counts are exact: a share of n is round(share * n), halves to even.
+"""
+
+from kto_lab.feedback.corruption.changes import Change, Damaged, PairSwaps
+from kto_lab.feedback.corruption.classes import imbalance, imbalance_ratio
+from kto_lab.feedback.corruption.composition import compose, unchanged
+from kto_lab.feedback.corruption.flips import (
+    label_noise,
+    label_noise_by_class,
+    label_noise_by_length,
+    label_noise_near_boundary,
+)
+from kto_lab.feedback.corruption.raters import (
+    label_noise_disagreeing_raters,
+    label_noise_one_rater,
+    label_noise_simulated_rater,
+)
+from kto_lab.feedback.corruption.swaps import Swapped, pair_swaps, swapped
+
+__all__ = [
+    "Change",
+    "Damaged",
+    "PairSwaps",
+    "Swapped",
+    "compose",
+    "imbalance",
+    "imbalance_ratio",
+    "label_noise",
+    "label_noise_by_class",
+    "label_noise_by_length",
+    "label_noise_disagreeing_raters",
+    "label_noise_near_boundary",
+    "label_noise_one_rater",
+    "label_noise_simulated_rater",
+    "pair_swaps",
+    "swapped",
+    "unchanged",
+]

@@ -1,0 +1,51 @@
+"""No corruption, and several, one after another."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from datasets import Dataset
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.corruption.changes import Change, Damaged, PairSwaps
+from kto_lab.feedback.corruption.flips import DRAWN_ALIKE
+
+Corruption = Callable[[Dataset], Damaged]
+
+
+def unchanged(table: Dataset) -> Damaged:
+    """The training rows as they are."""
+    return Damaged(table, ())
+
+
+def compose(table: Dataset, *, first: Corruption, second: Corruption, third: Corruption) -> Damaged:
+    """Three corruptions in this order, each on what the one before left; swaps of pairs come after them all.
+
+    Raises:
+        LabError: one of them refuses its keys or the table, two of them swap pairs, or two kinds of label noise have
+            one seed.
+    """
+    changes: tuple[Change, ...] = ()
+    swaps: PairSwaps | None = None
+    for place, corruption in (("first", first), ("second", second), ("third", third)):
+        try:
+            damaged = corruption(table)
+        except LabError as error:
+            # The part knows its keys, and not where it stands.
+            raise LabError(str(error).replace("corruption.", f"corruption.{place}.")) from error
+        if swaps and damaged.swap_pairs:
+            raise LabError(
+                f"corruption.{place} swaps pairs, and so does one before it; swaps of swaps would undo each other. "
+                "Use one, with the rate that is meant."
+            )
+        table, changes, swaps = damaged.table, changes + damaged.changes, damaged.swap_pairs or swaps
+        _refuse_equal_draws(changes, place)
+    return Damaged(table, changes, swaps)
+
+
+def _refuse_equal_draws(changes: tuple[Change, ...], place: str) -> None:
+    seeds = Counter(change.parameters["seed"] for change in changes if change.name in DRAWN_ALIKE)
+    if repeated := [seed for seed, count in seeds.items() if count > 1]:
+        raise LabError(
+            f"corruption.{place} adds label noise with the seed {repeated[0]} of a label noise before it: it would "
+            f"draw the same examples, and turn them back. Set corruption.{place}.seed to another number."
+        )

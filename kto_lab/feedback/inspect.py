@@ -1,0 +1,90 @@
+"""The command `kto-lab feedback inspect`: what is in the thumbs, before and after a corruption.
+
+Everything here is read from the table alone: no model, no tokens. A run may leave out further examples, such as those
+whose prompt is too long.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from datasets import Dataset
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from kto_lab import console
+from kto_lab.configuration import check_keys
+from kto_lab.errors import LabError
+from kto_lab.feedback.corruption import Damaged, swapped
+from kto_lab.feedback.inspect_numbers import Description, advise, describe, lengths_by_class, pairs_of
+from kto_lab.feedback.inspect_plots import plot_inspection
+from kto_lab.feedback.inspect_tables import show_advice, show_changes, show_tables
+from kto_lab.feedback.table import fingerprint, of_split
+from kto_lab.files import write_json
+
+KEYS = ("feedback", "corruption", "output")
+NUMBERS, PICTURE = "inspect.json", "inspect.png"
+
+
+def inspect_feedback(cfg: DictConfig) -> Path:
+    """Write the table before and after corruption as numbers and a picture, show it, and return the folder.
+
+    Raises:
+        LabError: the folder holds an inspection, no example is to be trained on, or see the message.
+    """
+    check_keys(cfg, KEYS)
+    folder = Path(cfg.output)
+    if (folder / NUMBERS).exists():
+        raise LabError(f"{folder} holds an inspection. Choose another output, or remove it to inspect again.")
+    console.stage("Feedback", "Thumbs become one table; held-out prompts are set apart by a hash.")
+    table = instantiate(cfg.feedback)
+    train, test = of_split(table, "train"), of_split(table, "test")
+    if not len(train):
+        raise LabError("No prompt fell into the train split. Use more data, or a smaller feedback.held_out.")
+    console.say(f"    {len(table)} examples, {len(train)} of them to train on")
+    damaged, swaps = corrupt(cfg.corruption, train)
+    after = damaged.table if any(change.touched for change in damaged.changes) else train
+    before_view = describe(train)
+    after_view = before_view if after is train else describe(after)
+    test_view = describe(test) if len(test) else None
+    advice = advise(after_view.classes)
+
+    training = {"train": after_view} if after is train else {"train before": before_view, "train after": after_view}
+    views: Mapping[str, Description] = training if test_view is None else {**training, "test": test_view}
+    # Before the tables: a reader who cuts those short (`| head`) keeps the files.
+    tables = (after, test) if after is train else (train, after)
+    lengths = {name: lengths_by_class(part) for name, part in zip(views, tables, strict=False)}
+    plot_inspection(folder / PICTURE, {name: view.classes for name, view in views.items()}, after_view.flips, lengths)
+    numbers = {
+        "configuration": OmegaConf.to_container(cfg, resolve=True),
+        "fingerprint": fingerprint(table),
+        "before": asdict(before_view),
+        "changes": [asdict(change) for change in damaged.changes],
+        "pair_swaps": swaps,
+        "after": asdict(after_view),
+        "test": asdict(test_view) if test_view else None,
+        "weights": [asdict(item) for item in advice],
+    }
+    write_json(folder / NUMBERS, numbers)
+    console.stage("Table", "The training split as the loss sees it, and the held-out prompts.")
+    show_tables(views, training)
+    console.stage("Weights", "lambda_D n_D / (lambda_U n_U) from 1 to 3/2 (Ethayarajh et al. 2024, eq. 8).")
+    show_advice(advice)
+    console.stage("Files", "All of it in numbers, and as a picture.")
+    console.show_files({"numbers": folder / NUMBERS, "picture": folder / PICTURE})
+    return folder
+
+
+def corrupt(corruption: DictConfig, train: Dataset) -> tuple[Damaged, dict[str, int] | None]:
+    """The training split after a `corruption` node, and the counts of pair swaps where it asks for any."""
+    console.stage("Corruption", "Of the training split alone: evaluation keeps reading the clean labels.")
+    damaged: Damaged = instantiate(corruption)(train)
+    show_changes(damaged.changes)
+    if damaged.swap_pairs is None:
+        if not damaged.changes:
+            console.say("    none")
+        return damaged, None
+    pairs = pairs_of(damaged.table)
+    done = swapped(pairs, damaged.table["example_id"][:], damaged.swap_pairs)
+    console.say(f"    {done.swapped} of {len(pairs)} pairs are swapped, for losses of pairs")
+    return damaged, {"pairs": len(pairs), "swapped": done.swapped}

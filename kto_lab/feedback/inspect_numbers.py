@@ -1,0 +1,219 @@
+"""What is in a table of examples, in numbers: classes, groups, repeated texts, lengths, flips, prompts, pairs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.pairs import make_pairs
+from kto_lab.losses.weighting import Balanced
+
+COLUMNS = ["prompt_id", "completion", "group", "desirable", "desirable_clean"]
+# lambda_D n_D / (lambda_U n_U): no preference, the default of conf/weighting/balanced.yaml, and the paper's upper end.
+TARGETS = (1.0, 1.25, 1.5)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """How many examples there are of each class.
+
+    Attributes:
+        examples: of both classes.
+        desirable: n_D.
+        undesirable: n_U.
+        share: n_D / examples.
+        ratio: n_D / n_U; None where n_U is 0.
+    """
+
+    examples: int
+    desirable: int
+    undesirable: int
+    share: float
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Texts (a prompt with a completion, to the letter) that more than one example has.
+
+    Attributes:
+        texts: different texts.
+        repeated: those of several examples.
+        one_label: repeated texts whose examples agree.
+        contradicting: repeated texts with thumbs both up and down.
+        spare: examples beyond the first of their text.
+    """
+
+    texts: int
+    repeated: int
+    one_label: int
+    contradicting: int
+    spare: int
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts by the classes of their completions; one class only makes no pair."""
+
+    prompts: int
+    both: int
+    only_desirable: int
+    only_undesirable: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Quartiles of completion lengths, in characters."""
+
+    least: float
+    lower: float
+    median: float
+    upper: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Labels against clean labels.
+
+    Attributes:
+        kept_up: clean desirable, label desirable.
+        flipped_down: clean desirable, label undesirable.
+        flipped_up: clean undesirable, label desirable.
+        kept_down: clean undesirable, label undesirable.
+        rate_down: P(label undesirable | clean desirable); None where no example is clean desirable.
+        rate_up: P(label desirable | clean undesirable); None likewise.
+    """
+
+    kept_up: int
+    flipped_down: int
+    flipped_up: int
+    kept_down: int
+    rate_down: float | None
+    rate_up: float | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """A table, or one split of it, in numbers.
+
+    Attributes:
+        classes: counts of all examples.
+        groups: the same of each group, the largest first.
+        repeats: texts that occur more than once.
+        prompts: prompts by the classes they have.
+        pairs: pairs that a loss of pairs gets.
+        lengths: "desirable" and "undesirable" to the lengths of completions; None for a class that is not there.
+        flips: labels against clean labels.
+    """
+
+    classes: Classes
+    groups: dict[str, Classes]
+    repeats: Repeats
+    prompts: Prompts
+    pairs: int
+    lengths: dict[str, Lengths | None]
+    flips: Flips
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Weights that bring lambda_D n_D / (lambda_U n_U) to a target, and the override that sets them."""
+
+    target: float
+    lambda_desirable: float
+    lambda_undesirable: float
+    override: str
+
+
+def describe(table: Dataset) -> Description:
+    """A table in numbers; it has at least one example."""
+    frame = table.select_columns(COLUMNS).to_pandas()
+    groups = {str(name): _classes(part["desirable"]) for name, part in frame.groupby("group")}
+    return Description(
+        classes=_classes(frame["desirable"]),
+        groups=dict(sorted(groups.items(), key=lambda item: (-item[1].examples, item[0]))),
+        repeats=_repeats(frame),
+        prompts=_prompts(frame),
+        pairs=len(pairs_of(table)),
+        lengths={name: _quartiles(values) for name, values in lengths_by_class(table).items()},
+        flips=_flips(frame),
+    )
+
+
+def lengths_by_class(table: Dataset) -> dict[str, NDArray[np.int64]]:
+    """Characters of every desirable and of every undesirable completion."""
+    # Whole columns: iterating over one reads it row by row, more than ten times slower.
+    lengths = np.array([len(text) for text in table["completion"][:]], dtype=np.int64)
+    desirable = np.array(table["desirable"][:], dtype=bool)
+    return {"desirable": lengths[desirable], "undesirable": lengths[~desirable]}
+
+
+def pairs_of(table: Dataset) -> NDArray[np.int64]:
+    """The pairs of a table, shape (pairs, 2), which may be none. Their number is the same for every seed."""
+    try:
+        return make_pairs(table, seed=0)
+    except LabError:
+        return np.empty((0, 2), dtype=np.int64)
+
+
+def advise(classes: Classes) -> list[Advice]:
+    """Weights for these counts, at each of TARGETS; none where a class is missing.
+
+    Source of the range: Ethayarajh et al. 2024, arXiv 2402.01306, equation 8: 1 to 4/3, in the later version to 3/2.
+    """
+    if not classes.desirable or not classes.undesirable:
+        return []
+    found = []
+    for target in TARGETS:
+        weights = Balanced(target).weights(classes.desirable, classes.undesirable)
+        override = (
+            f"weighting@loss.weighting=fixed loss.weighting.lambda_desirable={weights.desirable:.4g} "
+            f"loss.weighting.lambda_undesirable={weights.undesirable:.4g}"
+        )
+        found.append(Advice(target, weights.desirable, weights.undesirable, override))
+    return found
+
+
+def _classes(desirable: "pd.Series[bool]") -> Classes:
+    up, down = int(desirable.sum()), int((~desirable).sum())
+    return Classes(up + down, up, down, share=up / (up + down), ratio=up / down if down else None)
+
+
+def _repeats(frame: pd.DataFrame) -> Repeats:
+    texts = frame.groupby(["prompt_id", "completion"], sort=False)["desirable"].agg(["size", "nunique"])
+    repeated = texts[texts["size"] > 1]
+    contradicting = int((repeated["nunique"] > 1).sum())
+    return Repeats(
+        texts=len(texts),
+        repeated=len(repeated),
+        one_label=len(repeated) - contradicting,
+        contradicting=contradicting,
+        spare=len(frame) - len(texts),
+    )
+
+
+def _prompts(frame: pd.DataFrame) -> Prompts:
+    share = frame.groupby("prompt_id")["desirable"].mean()
+    up, down = int((share == 1).sum()), int((share == 0).sum())
+    return Prompts(len(share), both=len(share) - up - down, only_desirable=up, only_undesirable=down)
+
+
+def _quartiles(values: NDArray[np.int64]) -> Lengths | None:
+    return Lengths(*map(float, np.percentile(values, [0, 25, 50, 75, 100]))) if values.size else None
+
+
+def _flips(frame: pd.DataFrame) -> Flips:
+    def count(clean: bool, label: bool) -> int:
+        return int(((frame["desirable_clean"] == clean) & (frame["desirable"] == label)).sum())
+
+    up, down = (count(True, True), count(True, False)), (count(False, True), count(False, False))
+    return Flips(
+        *up,
+        *down,
+        rate_down=up[1] / sum(up) if sum(up) else None,
+        rate_up=down[0] / sum(down) if sum(down) else None,
+    )

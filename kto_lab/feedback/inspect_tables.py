@@ -1,0 +1,142 @@
+"""What an inspection says on the terminal: tables of 80 columns."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from kto_lab import console
+from kto_lab.feedback.corruption import Change
+from kto_lab.feedback.inspect_numbers import Advice, Classes, Description
+
+# Of groups, the largest.
+GROUPS_SHOWN = 12
+
+Views = Mapping[str, Description]
+
+
+def show_tables(views: Views, training: Views) -> None:
+    """Tables of everything but the weights.
+
+    Args:
+        views: every part that is described, by name: the training split (before and after), the test split.
+        training: those of the training split.
+    """
+    console.show(_counts(views))
+    if len({name for view in views.values() for name in view.groups}) > 1:
+        console.show(_groups(views))
+    console.show(_flips(training))
+    console.show(_repeats(views))
+    console.show(_lengths(views))
+
+
+def show_changes(changes: Sequence[Change]) -> None:
+    """What each step of the corruption did."""
+    for number, change in enumerate(changes, start=1):
+        parameters = ", ".join(f"{name} {value}" for name, value in change.parameters.items())
+        console.say(f"    {number}. {change.name}" + (f" ({parameters})" if parameters else ""))
+        console.say(
+            f"       {change.examples_before} -> {change.examples_after} examples, "
+            f"{change.desirable_before} -> {change.desirable_after} desirable"
+        )
+        console.say(
+            f"       {change.flipped_to_desirable} flipped to desirable, "
+            f"{change.flipped_to_undesirable} to undesirable, {change.removed} removed"
+        )
+        if change.touched:
+            console.say(f"       hash of the examples touched: {change.touched}")
+
+
+def show_advice(advice: Sequence[Advice]) -> None:
+    """The weights for each target, with the override to paste."""
+    if not advice:
+        console.say("    There is one class only: no weights can balance it.")
+        return
+    for item in advice:
+        console.say(
+            f"    to {item.target:<4g}  lambda_D {item.lambda_desirable:.4g}, lambda_U {item.lambda_undesirable:.4g}"
+        )
+        console.say(f"             {item.override}")
+    console.say(
+        "    weighting@loss.weighting=balanced loss.weighting.target=... takes them from the counts of each run itself."
+    )
+
+
+def _table(title: str, caption: str, first: str, headings: Sequence[str]) -> Table:
+    """A table in the house's looks: a first column of names, then numbers."""
+    table = console.plain_table(title, caption)
+    table.add_column(first, ratio=1, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _counts(views: Views) -> Table:
+    headings = ("prompts", "examples", "desirable", "undesirable", "n_D / n_U")
+    table = _table("Classes", "", "split", headings)
+    for name, view in views.items():
+        found = view.classes
+        table.add_row(
+            name,
+            f"{view.prompts.prompts:,}",
+            f"{found.examples:,}",
+            f"{found.desirable:,}  {found.share:4.0%}",
+            f"{found.undesirable:,}  {1 - found.share:4.0%}",
+            "-" if found.ratio is None else f"{found.ratio:.3f}",
+        )
+    return table
+
+
+def _groups(views: Views) -> Table:
+    names = list(dict.fromkeys(name for view in views.values() for name in view.groups))
+    shown = f"; the {GROUPS_SHOWN} largest of {len(names)}" if len(names) > GROUPS_SHOWN else ""
+    table = _table("Groups", f"examples, and the share that is desirable{shown}", "group", list(views))
+    for name in names[:GROUPS_SHOWN]:
+        table.add_row(name, *(_count_and_share(view.groups.get(name)) for view in views.values()))
+    return table
+
+
+def _count_and_share(classes: Classes | None) -> str:
+    return f"{classes.examples:,}  {classes.share:4.0%}" if classes else "-"
+
+
+def _flips(views: Views) -> Table:
+    headings = ("label desirable", "label undesirable", "flipped")
+    table = _table("Flips", "flipped: P(another label | clean label)", "clean label", headings)
+    for name, view in views.items():
+        found = view.flips
+        rows = (
+            ("desirable", found.kept_up, found.flipped_down, found.rate_down),
+            ("undesirable", found.flipped_up, found.kept_down, found.rate_up),
+        )
+        for clean, up, down, rate in rows:
+            table.add_row(f"{clean}, {name}", f"{up:,}", f"{down:,}", "-" if rate is None else f"{rate:.1%}")
+    return table
+
+
+def _repeats(views: Views) -> Table:
+    table = _table("Repeated texts, and pairs", "a text: a prompt with a completion, to the letter", "", list(views))
+    rows = {
+        "different texts": [view.repeats.texts for view in views.values()],
+        "texts of several examples": [view.repeats.repeated for view in views.values()],
+        "  that agree": [view.repeats.one_label for view in views.values()],
+        "  that contradict each other": [view.repeats.contradicting for view in views.values()],
+        "examples beyond the first of their text": [view.repeats.spare for view in views.values()],
+        "prompts with both classes": [view.prompts.both for view in views.values()],
+        "prompts with desirable ones only": [view.prompts.only_desirable for view in views.values()],
+        "prompts with undesirable ones only": [view.prompts.only_undesirable for view in views.values()],
+        "pairs, for losses of pairs": [view.pairs for view in views.values()],
+    }
+    for name, counts in rows.items():
+        table.add_row(name, *(f"{count:,}" for count in counts))
+    return table
+
+
+def _lengths(views: Views) -> Table:
+    headings = ("least", "25 %", "median", "75 %", "most")
+    table = _table("Completion lengths", "characters", "class", headings)
+    for kind in ("desirable", "undesirable"):
+        for name, view in views.items():
+            found = view.lengths[kind]
+            numbers = (found.least, found.lower, found.median, found.upper, found.most) if found else ()
+            table.add_row(f"{kind}, {name}", *(f"{number:,.0f}" for number in numbers))
+    return table
