@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two processes of one thread each: tiny models gain nothing from more threads.
 TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: .venv/installed  ## align SmolLM2 with KTO on the shipped thumbs, and judge it
 	$(BIN)/kto-lab train
@@ -19,6 +19,9 @@ lint: .venv/installed  ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/installed  ## write docs/losses.md from the docstrings and conf/
+	$(BIN)/python scripts/write_loss_docs.py
 
 clean:  ## remove the environment
 	rm -rf .venv
