@@ -1,4 +1,4 @@
-"""The command line: `kto-lab train`, `kto-lab evaluate`, `kto-lab feedback collect`.
+"""The command line: `kto-lab train`, `kto-lab evaluate`, `kto-lab feedback collect`, `kto-lab feedback inspect`.
 
 Each command is a Hydra application over `conf/<command>.yaml`. Heavy imports wait until a command runs, so that help
 and mistakes in the configuration come at once.
@@ -37,6 +37,11 @@ COMMANDS = {
         "collect",
         "kto_lab.feedback.command:collect_feedback",
         "sample answers from a model, and let a checker give the thumbs",
+    ),
+    "feedback inspect": Command(
+        "inspect",
+        "kto_lab.feedback.inspect:inspect_feedback",
+        "show what is in the thumbs, before and after a corruption",
     ),
 }
 

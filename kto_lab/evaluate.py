@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from kto_lab import console
+from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side, summarise_answers
 from kto_lab.evaluation.evaluate import HeldOut, Judge
@@ -25,7 +26,7 @@ from kto_lab.feedback.table import content_hash, of_split
 from kto_lab.models.adapters import Policy, reference_model
 from kto_lab.models.load import hf
 from kto_lab.models.tokens import Encoder
-from kto_lab.run import CONFIG, assemble, check_keys, judge_of, plain_values, read_feedback
+from kto_lab.run import CONFIG, assemble, deployed_judge, judge_of, plain_values, read_feedback
 from kto_lab.studies.record import Record, read_record
 from kto_lab.summary import show_examples, show_metrics, show_single
 
@@ -80,8 +81,11 @@ def evaluate_run(cfg: DictConfig) -> Path:
         console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
         with reference_model(policy, lambda: base_model) as reference:
             base = judge.measure(reference, "base")
-        trained = judge.measure(policy, "trained")
-        record.metrics = judge.compare(policy, base, trained, beta=parts.objective.beta, load=lambda: base_model)
+        deployed = deployed_judge(parts, judge)
+        trained = deployed.measure(policy, "trained")
+        record.metrics = deployed.compare(
+            policy, base, trained, beta=parts.objective.reward_beta, load=lambda: base_model
+        )
     record.files = {"results": target, "answers and scores": judge.folder}
     show_metrics(_write(record, target)["metrics"])
     show_examples(side_by_side(base.answers, trained.answers))
@@ -101,8 +105,10 @@ def evaluate_model(cfg: DictConfig) -> Path:
     record.model = loaded.provenance
     record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"])
     console.say(f"    {loaded.provenance['name']}; {hardware.device}, {hardware.number_format}")
+    encoder = Encoder(loaded.tokenizer)
     judge = Judge(
-        held_out=HeldOut.of(of_split(table, "test"), Encoder(loaded.tokenizer), examples=0),
+        held_out=HeldOut.of(of_split(table, "test"), encoder, examples=0),
+        plain=encoder,
         settings=settings,
         folder=target.with_suffix(""),
         # For scoring, of which there is none without a reference.

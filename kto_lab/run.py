@@ -3,29 +3,32 @@
 `train` reads top to bottom as the run does; each line is a stage and takes what the stage before returned.
 """
 
-import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from datasets import Dataset
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from kto_lab import __version__, console
+from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side
 from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
 from kto_lab.evaluation.settings import Evaluation
-from kto_lab.feedback.table import class_counts, content_hash, fingerprint, of_split
+from kto_lab.feedback.corruption import Damaged
+from kto_lab.feedback.table import class_counts, content_hash, fingerprint, flip_rates, of_split
 from kto_lab.files import write_json, write_text
-from kto_lab.losses import Feed, Objective
+from kto_lab.losses import Feed, FlipRates, Objective
+from kto_lab.losses.noise import inversion_warnings, robust_weights
+from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy, moved, save_policy
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import sharing_is_exact
@@ -99,7 +102,7 @@ def train(cfg: DictConfig) -> Path:
         loaded, policy, encoder = load_policy(parts, record)
     record.run_id = content_hash(_identity(cfg), record.data["fingerprint"], __version__)
     with record.stage("plan"):
-        damaged = instantiate(cfg.corruption)(of_split(table, "train"))
+        damaged = damage(cfg.corruption, of_split(table, "train"), record)
         data = plan(parts, damaged, encoder, record)
         judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation")
     claim(parts, record)
@@ -117,7 +120,6 @@ def train(cfg: DictConfig) -> Path:
             parts.hardware,
             folder=parts.folder,
             loggers=loggers,
-            pad_id=encoder.pad_id,
             share_prompts=judge.share_prompts,
             seed=parts.seed,
         )
@@ -125,38 +127,19 @@ def train(cfg: DictConfig) -> Path:
         with record.stage("evaluation after"):
             console.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
             policy = moved(policy, parts.hardware.device)
-            trained = judge.measure(policy, "trained")
-            record.metrics = judge.compare(
+            deployed = deployed_judge(parts, judge)
+            trained = deployed.measure(policy, "trained")
+            record.metrics = deployed.compare(
                 policy,
                 base,
                 trained,
-                beta=parts.objective.beta,
+                beta=parts.objective.reward_beta,
                 load=lambda: instantiate(cfg.model).model.to(parts.hardware.device),
             )
         with record.stage("saving"):
-            save_policy(policy, loaded.tokenizer, parts.folder / "policy", merge=parts.adapter.merge)
+            save_policy(policy, deployed.held_out.encoder.tokenizer, parts.folder / "policy", merge=parts.adapter.merge)
         finish(parts, record, loggers, side_by_side(base.answers, trained.answers))
     return parts.folder
-
-
-def check_keys(cfg: DictConfig, known: Sequence[str]) -> None:
-    """Refuse a node that no stage reads (`+name=...` puts one in), and a key that is to be set and is not."""
-    if unknown := sorted(str(key) for key in cfg if key not in known):
-        raise LabError(f"Nothing reads the configuration's {', '.join(unknown)}. Known: {', '.join(known)}.")
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise LabError(f"Not set: {', '.join(missing)}. Give each a value, such as {missing[0]}=...")
-    _check_functions(cfg, "")
-
-
-def _check_functions(node: DictConfig, key: str) -> None:
-    """Refuse a key that a function does not take; Hydra finds that out of a constructor, but calls no function."""
-    for name, child in node.items_ex(resolve=False):
-        if isinstance(child, DictConfig):
-            _check_functions(child, f"{key}{name!s}.")
-    if node.get("_partial_"):
-        known = inspect.signature(get_method(node._target_)).parameters
-        if unknown := sorted(str(name) for name in node if not str(name).startswith("_") and name not in known):
-            raise LabError(f"There is no key '{key}{unknown[0]}': nothing would read it. --cfg job shows all keys.")
 
 
 def assemble(cfg: DictConfig) -> Parts:
@@ -209,17 +192,34 @@ def load_policy(parts: Parts, record: Record) -> tuple[Loaded, Policy, Encoder]:
     return loaded, policy, Encoder(loaded.tokenizer, parts.lengths)
 
 
-def plan(parts: Parts, train_table: Dataset, encoder: Encoder, record: Record) -> TrainingData:
+def damage(corruption: DictConfig, train_table: Dataset, record: Record) -> Damaged:
+    """The training split as the corruption leaves it; what was done to it goes into the record."""
+    damaged: Damaged = instantiate(corruption)(train_table)
+    record.data["corruption"] = [asdict(change) for change in damaged.changes]
+    for change in damaged.changes:
+        flipped = change.flipped_to_desirable + change.flipped_to_undesirable
+        console.say(
+            f"    {change.name}: {flipped} thumbs flipped, {change.removed} examples removed; "
+            f"{change.desirable_after} desirable and {change.examples_after - change.desirable_after} undesirable left"
+        )
+    return damaged
+
+
+def plan(parts: Parts, damaged: Damaged, encoder: Encoder, record: Record) -> TrainingData:
     """Tokens, and which examples each step sees."""
     objective, optimization = parts.objective, parts.optimization
     console.stage("Plan", "What each step sees is settled now, by the data and the seed alone.")
-    data = prepare(train_table, encoder, objective, optimization, seed=parts.seed)
+    data = prepare(damaged, encoder, objective, optimization, seed=parts.seed)
     steps, batch = data.plan.steps.shape
     what = "pairs" if objective.needs.feed is Feed.PAIRS else "examples"
     console.say(f"    {len(data.plan.units)} {what} in {steps} steps of {batch}, loss {objective.name}")
+    if data.swapped is not None:
+        console.say(f"    pair_swaps: {data.swapped.swapped} pairs swapped")
     weights = class_weights(objective, data)
     if objective.weighting is not None:
         console.say(f"    lambda_D {weights.desirable:.3g}, lambda_U {weights.undesirable:.3g}")
+    for warning in noise_warnings(objective, weights, damaged.table):
+        console.say(f"    warning: {warning}")
     if data.dropped:
         console.say(f"    {data.dropped} examples left out: the prompt leaves no room within lengths.max_length")
     if data.cut:
@@ -242,14 +242,26 @@ def plan(parts: Parts, train_table: Dataset, encoder: Encoder, record: Record) -
         "dropped": data.dropped,
         "cut": data.cut,
         "mismatched_same_prompt": data.plan.same_prompt,
+        "pairs_swapped": data.swapped and {"swapped": data.swapped.swapped, "touched": data.swapped.touched},
     }
     return data
+
+
+def noise_warnings(objective: Objective, weights: Weights, train_table: Dataset) -> list[str]:
+    """Where the noise that is known of the training thumbs is more than the weights bear."""
+    rates = flip_rates(train_table)
+    if rates is None or not (objective.needs.weighting and objective.needs.reference):
+        return []
+    known = FlipRates(*rates)
+    seen = robust_weights(weights, objective.flip_rates) if objective.flip_rates else weights
+    return inversion_warnings(seen, known)
 
 
 def judge_of(parts: Parts, model: PreTrainedModel, encoder: Encoder, table_test: Dataset, folder: Path) -> Judge:
     """What measures policies as the configuration says, and leaves its files in a folder."""
     return Judge(
         held_out=HeldOut.of(table_test, encoder, parts.evaluation.reward_examples),
+        plain=encoder,
         settings=parts.evaluation,
         folder=folder,
         token_budget=parts.optimization.micro_batch_tokens,
@@ -257,6 +269,12 @@ def judge_of(parts: Parts, model: PreTrainedModel, encoder: Encoder, table_test:
         seed=parts.seed,
         autocast=parts.hardware.autocast,
     )
+
+
+def deployed_judge(parts: Parts, judge: Judge) -> Judge:
+    """What measures the trained policy as it will be asked: with the control text of its desirable answers, if any."""
+    controls = parts.objective.controls
+    return judge.asking(controls.desirable) if controls else judge
 
 
 def measure_base(judge: Judge, policy: Policy) -> Measured:

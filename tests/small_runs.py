@@ -59,6 +59,11 @@ def composed(words: list[str], *, name: str = "train") -> DictConfig:
         return compose(name, words)
 
 
+def options(group: str) -> list[str]:
+    """The options of a config group."""
+    return sorted(path.stem for path in (cli.config_dir() / group).glob("*.yaml"))
+
+
 def run(folder: Path, *more: str) -> Path:
     """A small run; returns its folder."""
     return train(configuration(folder, *more))

@@ -195,7 +195,7 @@ def test_help_and_configuration_work_from_any_folder(tmp_path: Path) -> None:
     listed = kto_lab("--help", cwd=tmp_path)
     assert listed.returncode == 0 and all(f"kto-lab {name}" in listed.stdout for name in cli.COMMANDS)
     helped = kto_lab("train", "--help", cwd=tmp_path)
-    assert helped.returncode == 0 and "dpo, hinge, ipo, kto, rdpo, sft" in helped.stdout
+    assert helped.returncode == 0 and "cdpo, csft, dpo" in helped.stdout
     printed = kto_lab("train", "--cfg", "job", cwd=tmp_path)
     assert printed.returncode == 0 and "batch_size: 16" in printed.stdout
     assert not list(tmp_path.iterdir()), "looking changes nothing"

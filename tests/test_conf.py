@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from small_runs import composed
 
 from kto_lab import cli
-from kto_lab.run import KEYS, check_keys
+from kto_lab.configuration import check_keys
+from kto_lab.run import KEYS
 
 CONF = cli.config_dir()
 FILES = sorted(CONF.rglob("*.yaml"))

@@ -1,6 +1,7 @@
 """The main job on the real model, two steps of it: every loss, every source that needs no hub, and the adapter."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import composed, metrics, options
 from transformers import AutoModelForCausalLM
 
 from kto_lab.models.load import smollm2
 from kto_lab.models.logps import sharing_is_exact
+from kto_lab.run import train
 
 FEW = [
     "model.source=registry",
@@ -43,6 +46,15 @@ def test_two_steps(tmp_path: Path, overrides: list[str]) -> None:
     assert record["model"]["name"] == "SmolLM2-135M-Instruct, dequantised from Q4_1"
     policy = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
     assert sum(parameter.numel() for parameter in policy.parameters()) == 134_515_008
+
+
+@pytest.mark.parametrize("loss", options("loss"))
+def test_every_loss(tmp_path: Path, loss: str) -> None:
+    # An adapter, since nineteen whole policies with their checkpoints would fill a disk.
+    words = [*FEW, "feedback.train_prompts=8", "adapter=lora", f"loss={loss}", f"run_dir={tmp_path}"]
+    train(composed(words))
+    for row in metrics(tmp_path):
+        assert all(math.isfinite(float(value)) for value in row.values() if value)
 
 
 def test_prompts_are_shared_exactly() -> None:
