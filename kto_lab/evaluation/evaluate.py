@@ -83,9 +83,9 @@ class HeldOut:
     def of(cls, table: Dataset, encoder: Encoder, examples: int) -> "HeldOut":
         """At most `examples` examples of whole prompts, the same in every run."""
         members: dict[str, list[int]] = {}
-        for row, identity in enumerate(table["prompt_id"]):
+        for row, identity in enumerate(table["prompt_id"][:]):
             members.setdefault(identity, []).append(row)
-        identities = table["prompt_id"]
+        identities = table["prompt_id"][:]
         rows = [row for first in select_prompts(table, len(members)) for row in members[identities[first]]][:examples]
         encoded = encoder.encode_table(table.select(rows))
         return cls(table, encoder, [rows[place] for place in encoded.kept], encoded.tokens)
@@ -250,4 +250,4 @@ class Judge:
         return sampled_kl(under_policy, under_reference)
 
     def _at_most(self, prompts: int) -> int:
-        return min(prompts, len(set(self.held_out.table["prompt_id"])))
+        return min(prompts, len(set(self.held_out.table["prompt_id"][:])))

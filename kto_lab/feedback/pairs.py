@@ -33,9 +33,9 @@ def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
         LabError: there is no pair at all.
     """
     prompts: dict[str, tuple[list[int], list[int]]] = {}
-    for row, (prompt, desirable) in enumerate(zip(table["prompt_id"], table["desirable"], strict=True)):
+    for row, (prompt, desirable) in enumerate(zip(table["prompt_id"][:], table["desirable"][:], strict=True)):
         prompts.setdefault(prompt, ([], []))[0 if desirable else 1].append(row)
-    identities, texts = list(table["example_id"]), list(table["completion"])
+    identities, texts = table["example_id"][:], table["completion"][:]
     pairs: list[Pair] = []
     for prompt, sides in prompts.items():
         rng = np.random.default_rng(int(content_hash("pairs", seed, prompt), 16))

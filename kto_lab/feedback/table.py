@@ -254,13 +254,13 @@ def flip_rates(table: Dataset) -> tuple[float, float] | None:
 
 def of_split(table: Dataset, split: str) -> Dataset:
     """The rows of one split, in the table's order."""
-    wanted = [index for index, value in enumerate(table["split"]) if value == split]
+    wanted = [index for index, value in enumerate(table["split"][:]) if value == split]
     return table.select(wanted)
 
 
 def require_both_classes(table: Dataset) -> None:
     """LabError unless the table has desirable and undesirable examples: with one class there is nothing to learn."""
-    desirable = sum(table["desirable"])
+    desirable = sum(table["desirable"][:])
     if 0 < desirable < len(table):
         return
     kind = "desirable (thumbs-up)" if desirable else "undesirable (thumbs-down)"

@@ -29,6 +29,18 @@ class Estimator(Protocol):
         """See `reference_points.py`."""
 
 
+class Sampling(Estimator, Protocol):
+    """An estimator from completions that the policy samples."""
+
+    @property
+    def samples(self) -> int:
+        """Completions a step."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Where a completion is cut."""
+
+
 class Weighting(Protocol):
     """A weighting of `weighting.py`, or one of a user's own."""
 

@@ -146,7 +146,7 @@ class Encoder:
         """
         out = Encoded(tokens=[], kept=[], dropped=0, cut=0)
         encoders = {"": self} | {text: self.with_control(text) for text in set(controls or ()) if text}
-        columns = (table["example_id"], table["prompt"], table["completion"], table["finished"])
+        columns = (table["example_id"][:], table["prompt"][:], table["completion"][:], table["finished"][:])
         for index, (identity, prompt, completion, finished) in enumerate(zip(*columns, strict=True)):
             encoder = encoders[controls[index] if controls else ""]
             tokens = encoder.encode(prompt, completion, finished=finished, where=f"example {identity}")

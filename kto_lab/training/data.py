@@ -123,15 +123,15 @@ def prepare(
         require_both_classes(table)
     if damaged.swap_pairs is not None and feed is not Feed.PAIRS:
         raise LabError(f"corruption=pair_swaps exchanges pairs, and {objective.name} takes none. Use label_noise.")
-    asked = [controls.desirable if up else controls.undesirable for up in table["desirable"]] if controls else None
+    asked = [controls.desirable if up else controls.undesirable for up in table["desirable"][:]] if controls else None
     encoded = encoder.encode_table(table, asked)
     kept = table.select(encoded.kept) if encoded.dropped else table
-    desirable = list(kept["desirable"])
+    desirable = kept["desirable"][:]
     units, swaps = make_units(kept, feed, damaged.swap_pairs, seed=seed)
     estimator = objective.reference_point
     plan = make_plan(
         units,
-        kept["prompt_id"],
+        kept["prompt_id"][:],
         batch_size=optimization.batch_size,
         epochs=optimization.epochs,
         max_steps=optimization.max_steps,
@@ -160,9 +160,9 @@ def make_units(
     """What a batch is made of: every example, the desirable ones, or pairs of one prompt, some of them swapped."""
     if feed is Feed.PAIRS:
         pairs = make_pairs(table, seed=seed)
-        found = swapped(pairs, table["example_id"], swap_pairs) if swap_pairs else None
+        found = swapped(pairs, table["example_id"][:], swap_pairs) if swap_pairs else None
         return [(int(up), int(down)) for up, down in (found.pairs if found else pairs)], found
-    units: list[Unit] = [(i,) for i, desirable in enumerate(table["desirable"]) if desirable or feed is Feed.THUMBS]
+    units: list[Unit] = [(i,) for i, desirable in enumerate(table["desirable"][:]) if desirable or feed is Feed.THUMBS]
     if not units:
         raise LabError("There is no desirable example to train on.")
     return units, None

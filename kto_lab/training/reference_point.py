@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
-from kto_lab.losses.objective import Estimator
-from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, Sampled, State
+from kto_lab.losses.objective import Estimator, Sampling
+from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, State
 from kto_lab.models.adapters import Policy, reference_model
 from kto_lab.models.generate import sample_tokens
 from kto_lab.models.logps import evaluating, score
@@ -38,7 +39,7 @@ class PolicySamples:
         self.token_budget = token_budget
         self.seed = seed
 
-    def logratios(self, policy: Policy, step: Step, sampled: Sampled) -> Tensor:
+    def logratios(self, policy: Policy, step: Step, sampled: Sampling) -> Tensor:
         """(samples,) log pi - log pi_ref of fresh completions of the step's first prompts, nats.
 
         Every process draws the same ones, so nothing depends on their number.
@@ -87,8 +88,8 @@ def estimate(
     """
     logratios = torch.zeros(step.units, device=device)
     if estimator.completions is Completions.SAMPLED:
-        assert samples is not None and isinstance(estimator, Sampled)
-        logratios = samples.logratios(policy, step, estimator).to(device)
+        assert samples is not None
+        logratios = samples.logratios(policy, step, cast(Sampling, estimator)).to(device)
     elif estimator.completions is not Completions.NONE:
         matched = estimator.completions is Completions.MATCHED
         with evaluating(policy):
