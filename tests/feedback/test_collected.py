@@ -7,7 +7,6 @@ from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
-from kto_lab.feedback.corruption import unchanged
 from kto_lab.feedback.table import build_table, fingerprint, is_chat, of_split
 
 
@@ -67,7 +66,3 @@ def test_a_file_that_is_no_table_of_examples_is_refused(tmp_path: Path) -> None:
     for name in ("text", "other", "alien"):
         with pytest.raises(LabError, match=rf"{name}\.parquet is no table of examples: .*feedback=file"):
             from_collected(str(tmp_path / f"{name}.parquet"), None)
-
-
-def test_no_corruption_leaves_the_table_as_it_is(table: Dataset) -> None:
-    assert unchanged(table).to_list() == table.to_list()
