@@ -45,7 +45,9 @@ def from_collected(path: str, train_prompts: int | None) -> Dataset:
         ) from error
     if train_prompts is None:
         return table
-    train = {identity for identity, split in zip(table["prompt_id"][:], table["split"][:], strict=True) if split == "train"}
+    train = {
+        identity for identity, split in zip(table["prompt_id"][:], table["split"][:], strict=True) if split == "train"
+    }
     chosen = set(sorted(train, key=lambda identity: content_hash("subset", identity))[:train_prompts])
     keep = [row for row, identity in enumerate(table["prompt_id"][:]) if identity not in train or identity in chosen]
     return table.select(keep)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from hydra.utils import get_method
 from torch import Tensor
 
 from kto_lab.errors import LabError
-from kto_lab.losses.inputs import Controls, Needs, Pairs, Thumbs
+from kto_lab.losses.inputs import Controls, Feed, Needs, Pairs, Thumbs
 from kto_lab.losses.noise import FlipRates
 from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, State
 from kto_lab.losses.weighting import Weights
@@ -103,7 +104,7 @@ def build(
 
     Raises:
         LabError: the function is missing or declares nothing, what it is given is not what it needs, or the parameters
-            are not the ones that it takes.
+            are not the ones that it takes, or out of range.
     """
     try:
         loss = get_method(function)
@@ -133,9 +134,12 @@ def build(
         inspect.signature(loss).bind(None, **own)
     except TypeError as error:
         raise LabError(f"loss: {loss.__name__} {error}; its parameters are {inspect.signature(loss)}.") from error
+    bound = functools.partial(loss, **own)
+    # A parameter that is out of range shows now rather than at the first step.
+    bound(_two_pairs() if needs.feed is Feed.PAIRS else _two_thumbs())
     return Objective(
         name=loss.__name__,
-        losses=functools.partial(loss, **own),
+        losses=bound,
         needs=needs,
         reward_beta=scale,
         reference_point=reference_point,
@@ -143,3 +147,13 @@ def build(
         flip_rates=flip_rates,
         controls=controls,
     )
+
+
+def _two_thumbs() -> Thumbs:
+    logps = torch.tensor([-1.0, -2.0])
+    return Thumbs(logps, logps, torch.tensor([True, False]), token_logps=logps, lengths=torch.ones(2, dtype=torch.long))
+
+
+def _two_pairs() -> Pairs:
+    logps, lengths = torch.tensor([-1.0, -2.0]), torch.ones(2)
+    return Pairs(logps, logps, logps, logps, lengths, lengths)

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from kto_lab.errors import LabError
 from kto_lab.losses.inputs import Feed, Needs, Pairs, declares
 from kto_lab.losses.stable import log_complement
 
@@ -23,7 +24,12 @@ def simpo(batch: Pairs, *, beta: float, gamma: float) -> Tensor:
 
     Returns:
         (N,) losses. Where both completions are equally likely a token: -log sigmoid(-gamma).
+
+    Raises:
+        LabError: `gamma` is negative.
     """
+    if not gamma >= 0:
+        raise LabError(f"loss.gamma is {gamma}; it must not be negative.")
     return -F.logsigmoid(beta * (batch.mean_logp_chosen - batch.mean_logp_rejected) - gamma)
 
 
@@ -33,9 +39,9 @@ def orpo(batch: Pairs, *, odds_weight: float) -> Tensor:
 
         -m_chosen - odds_weight log sigmoid(log odds_chosen - log odds_rejected)
 
-    The first term is the likelihood of the chosen completion, a mean over its own tokens; `odds_weight` is the paper's
-    lambda. Source: Hong et al. 2024, "ORPO: Monolithic Preference Optimization without Reference Model", arXiv
-    2403.07691, equations 4, 6 and 7.
+    The first term is the likelihood of the chosen completion, a mean over its own tokens (TRL's takes the prompt in,
+    and pools the batch); `odds_weight` is the paper's lambda. Source: Hong et al. 2024, "ORPO: Monolithic Preference
+    Optimization without Reference Model", arXiv 2403.07691, equations 4, 6 and 7.
 
     Args:
         batch: N pairs, with lengths.
@@ -43,7 +49,12 @@ def orpo(batch: Pairs, *, odds_weight: float) -> Tensor:
 
     Returns:
         (N,) losses. Where both completions are equally likely a token: -m_chosen + odds_weight log 2.
+
+    Raises:
+        LabError: `odds_weight` is negative.
     """
+    if not odds_weight >= 0:
+        raise LabError(f"loss.odds_weight is {odds_weight}; it must not be negative.")
     chosen, rejected = batch.mean_logp_chosen, batch.mean_logp_rejected
     log_odds = (chosen - log_complement(chosen)) - (rejected - log_complement(rejected))
     return -chosen - odds_weight * F.logsigmoid(log_odds)

@@ -192,31 +192,34 @@ class RunningMean:
             raise LabError(f"loss.reference_point.decay is {self.decay}; it must be above 0 and at most 1.")
 
     def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
-        """One reference point for the step; the state is (count, mean) of the desirable and of the undesirable."""
-        count_up, mean_up, count_down, mean_down = state or (0.0, 0.0, 0.0, 0.0)
+        """One reference point for the step.
+
+        The state is (sum of weights, sum of their squares, mean) of the desirable, then of the undesirable. The
+        standard error takes log-ratios as independent and of this step's spread.
+        """
+        before = state or (0.0,) * 6
         r, up = evidence.logratios.double(), evidence.desirable
-        classes = [
-            self._further(count_up, mean_up, r[up]),
-            self._further(count_down, mean_down, r[~up]),
-        ]
-        seen = [(count, mean) for count, mean in classes if count]
-        everything = sum(count for count, _ in seen)
-        if self.by_class:
-            raw = sum(mean for _, mean in seen) / len(seen)
-        else:
-            raw = sum(count * mean for count, mean in seen) / everything
+        classes = [self._further(before[:3], r[up]), self._further(before[3:], r[~up])]
+        seen = [(weight, squares, mean) for weight, squares, mean in classes if weight]
+        # What each class has in the whole: halves, or by its size.
+        total = sum(weight for weight, _, _ in seen)
+        shares = [1 / len(seen) if self.by_class else weight / total for weight, _, _ in seen]
+        raw = sum(share * mean for share, (_, _, mean) in zip(shares, seen, strict=True))
+        spread = sum(share**2 * squares / weight**2 for share, (weight, squares, _) in zip(shares, seen, strict=True))
         return ReferencePoint(
             z0=evidence.logratios.new_tensor(max(raw, 0.0) if self.clamp else raw),
             raw=raw,
-            stderr=r.std().item() / math.sqrt(everything) if len(r) > 1 else 0.0,
+            stderr=r.std().item() * math.sqrt(spread) if len(r) > 1 else 0.0,
             clamped=float(self.clamp and raw < 0),
             state=(*classes[0], *classes[1]),
         )
 
-    def _further(self, count: float, mean: float, new: Tensor) -> tuple[float, float]:
-        """Count and mean of a class, with new log-ratios."""
-        now = self.decay * count + len(new)
-        return now, (self.decay * count * mean + new.sum().item()) / now if now else 0.0
+    def _further(self, before: State, new: Tensor) -> State:
+        """Sum of weights, sum of their squares, and mean of a class, with new log-ratios of weight 1."""
+        weight, squares, mean = before
+        now = self.decay * weight + len(new)
+        sums = self.decay * weight * mean + new.sum().item()
+        return now, self.decay**2 * squares + len(new), sums / now if now else 0.0
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,7 @@ class Zero:
 
 
 def _of_groups(logratios: Tensor, size: int, *, clamp: bool) -> ReferencePoint:
-    """The mean of each `size` log-ratios in a row, in float32 at least."""
+    """The mean of each `size` log-ratios in a row."""
     groups = logratios.reshape(-1, size)
     raw = groups.mean(1)
     z0 = raw.clamp(min=0) if clamp else raw

@@ -158,7 +158,7 @@ def test_by_class_does_not_depend_on_the_class_sizes() -> None:
 def test_the_running_mean_goes_on_from_its_state() -> None:
     estimator = RunningMean(decay=0.9, by_class=True)
     half = run(estimator, STEPS[:2])
-    assert len(half.state) == 4 and all(isinstance(number, float) for number in half.state)
+    assert len(half.state) == 6 and all(isinstance(number, float) for number in half.state)
     resumed, whole = run(estimator, STEPS[2:], tuple(half.state)), run(estimator, STEPS)
     assert (resumed.raw, resumed.state) == (whole.raw, whole.state)
 
@@ -175,6 +175,7 @@ def test_the_running_mean_is_clamped_only_where_asked_and_remembers_what_was_bel
 def test_the_error_of_the_running_mean_shrinks_with_all_that_it_has_seen() -> None:
     step = ([1.0, 3.0, -2.0, 4.0], [True, False, True, False])
     first, fourth = run(RunningMean(), [step]), run(RunningMean(), [step] * 4)
+    assert run(RunningMean(), STEPS[3:]).stderr == 0.0, "one log-ratio has no spread"
     assert first.stderr == pytest.approx(stderr(step[0])) and fourth.stderr == pytest.approx(first.stderr / 2)
 
 
@@ -193,3 +194,20 @@ def test_the_error_of_the_running_mean_shrinks_with_all_that_it_has_seen() -> No
 def test_impossible_settings_are_refused(make: Callable[[], Estimator], words: str) -> None:
     with pytest.raises(LabError, match=words):
         make()
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.7])
+@pytest.mark.parametrize("by_class", [False, True])
+def test_the_error_of_the_running_mean_is_how_far_it_strays(decay: float, by_class: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.tensor([True] * 2 + [False] * 18)
+    points = []
+    for _ in range(600):
+        state: State = ()
+        for _ in range(5):
+            ratios = torch.randn(20, generator=draw)
+            point = RunningMean(decay=decay, by_class=by_class).estimate(Evidence(ratios, labels), state)
+            state = point.state
+        points.append(point)
+    strays = statistics.stdev(point.raw for point in points)
+    assert statistics.mean(point.stderr for point in points) == pytest.approx(strays, rel=0.1)

@@ -134,7 +134,7 @@ def test_sampled_prompts_are_those_of_the_step_and_repeat_where_there_are_too_fe
 def test_what_it_remembers_is_in_the_checkpoint(model: LlamaForCausalLM, encoder: Encoder) -> None:
     objective, optimization = settings("running_mean", 999)
     module = module_of(model, encoder, objective, optimization)
-    module.reference_point_state = (3.0, 0.5, 5.0, -0.25)
+    module.reference_point_state = (3.0, 3.0, 0.5, 5.0, 5.0, -0.25)
     checkpoint: dict[str, object] = {}
     module.on_save_checkpoint(checkpoint)
     other = module_of(copy.deepcopy(model), encoder, objective, optimization)
