@@ -24,7 +24,7 @@ from kto_lab.evaluation.answers import side_by_side
 from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.corruption import Damaged
-from kto_lab.feedback.table import class_counts, content_hash, fingerprint, flip_rates, of_split
+from kto_lab.feedback.table import class_counts, fingerprint, flip_rates, of_split
 from kto_lab.files import write_json, write_text
 from kto_lab.losses import Feed, FlipRates, Objective
 from kto_lab.losses.noise import inversion_warnings, robust_weights
@@ -34,6 +34,7 @@ from kto_lab.models.load import Loaded
 from kto_lab.models.logps import sharing_is_exact
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.studies import wandb_log
+from kto_lab.studies.identity import identity, plain_values, run_id
 from kto_lab.studies.record import RECORD, Record, read_record
 from kto_lab.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
@@ -48,6 +49,7 @@ CONFIG = "config.yaml"
 CLAIM = "run.json"
 KEYS = (
     "seed",
+    "runs_dir",
     "run_dir",
     "lengths",
     "optimization",
@@ -60,8 +62,6 @@ KEYS = (
     "logger",
     "trainer",
 )
-# What can be another on resume without another result.
-FREE_KEYS = ("run_dir", "logger", "trainer")
 
 
 @dataclass
@@ -100,9 +100,9 @@ def train(cfg: DictConfig) -> Path:
         table = read_feedback(cfg.feedback, record, ("train", "test"))
     with record.stage("model"):
         loaded, policy, encoder = load_policy(parts, record)
-    record.run_id = content_hash(_identity(cfg), record.data["fingerprint"], __version__)
+    record.run_id = run_id(cfg)
     with record.stage("plan"):
-        damaged = damage(cfg.corruption, of_split(table, "train"), record)
+        damaged = damage(cfg.corruption, of_split(table, "train"))
         data = plan(parts, damaged, encoder, record)
         judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation")
     claim(parts, record)
@@ -192,10 +192,9 @@ def load_policy(parts: Parts, record: Record) -> tuple[Loaded, Policy, Encoder]:
     return loaded, policy, Encoder(loaded.tokenizer, parts.lengths)
 
 
-def damage(corruption: DictConfig, train_table: Dataset, record: Record) -> Damaged:
-    """The training split as the corruption leaves it; what was done to it goes into the record."""
+def damage(corruption: DictConfig, train_table: Dataset) -> Damaged:
+    """The training split as the corruption leaves it."""
     damaged: Damaged = instantiate(corruption)(train_table)
-    record.data["corruption"] = [asdict(change) for change in damaged.changes]
     for change in damaged.changes:
         flipped = change.flipped_to_desirable + change.flipped_to_undesirable
         console.say(
@@ -242,6 +241,7 @@ def plan(parts: Parts, damaged: Damaged, encoder: Encoder, record: Record) -> Tr
         "dropped": data.dropped,
         "cut": data.cut,
         "mismatched_same_prompt": data.plan.same_prompt,
+        "corruption": [asdict(change) for change in damaged.changes],
         "pairs_swapped": data.swapped and {"swapped": data.swapped.swapped, "touched": data.swapped.touched},
     }
     return data
@@ -315,8 +315,8 @@ def refuse_another_configuration(parts: Parts) -> None:
         return
     unfinished = OmegaConf.create(kept.read_text(encoding="utf-8"))
     assert isinstance(unfinished, DictConfig)
-    before = _leaves(_identity(unfinished))
-    now = _leaves(_identity(parts.cfg))
+    before = _leaves(identity(unfinished))
+    now = _leaves(identity(parts.cfg))
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if differing:
         raise LabError(
@@ -353,16 +353,3 @@ def _leaves(node: Any, key: str = "") -> dict[str, Any]:
         for child, inner in node.items()
         for name, value in _leaves(inner, f"{key}.{child}" if key else str(child)).items()
     }
-
-
-def _identity(cfg: DictConfig) -> dict[str, Any]:
-    """The part of the configuration that can change the result."""
-    identity = {key: value for key, value in plain_values(cfg).items() if key not in FREE_KEYS}
-    return identity | {"precision": cfg.trainer.precision}
-
-
-def plain_values(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain values."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

@@ -38,7 +38,7 @@ def test_the_choices_go_together(tmp_path: Path) -> None:
     words = ["loss=kto", "value@loss.value=power", "reference_point@loss.reference_point=running_mean"]
     words += ["weighting@loss.weighting=balanced", "corruption=label_noise", "corruption.rate=0.2"]
     record = json.loads((run(tmp_path, *TWO, *words, "evaluation=none") / RECORD).read_text())
-    (change,) = record["data"]["corruption"]
+    (change,) = record["training"]["corruption"]
     assert (change["flipped_to_desirable"], change["flipped_to_undesirable"]) == (4, 4)
     assert len(change["touched"]) == 16 and record["data"]["counts"]["train"]["flipped"] == 0
 

@@ -218,6 +218,9 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     for here, there in zip(metrics(one), metrics(two), strict=True):
         assert here.keys() == there.keys()
         for key, value in here.items():
+            # Before the first step the policy is the reference, and the sign of what is left is rounding.
+            if key == "z0_clamped" and abs(float(here["z0_raw"])) < 1e-5:
+                continue
             assert float(there[key]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), key
     assert json.loads((two / RECORD).read_text())["training"]["examples_seen"] == 12
 

@@ -43,13 +43,15 @@ def rated_table(prompts: int = 30) -> Dataset:
 
 def flips(before: Dataset, after: Dataset) -> set[str]:
     """The identities of the examples with another label than before."""
-    had = dict(zip(before["example_id"], before["desirable"], strict=True))
-    return {name for name, label in zip(after["example_id"], after["desirable"], strict=True) if had[name] != label}
+    had = dict(zip(before["example_id"][:], before["desirable"][:], strict=True))
+    return {
+        name for name, label in zip(after["example_id"][:], after["desirable"][:], strict=True) if had[name] != label
+    }
 
 
 def kept(damaged: Damaged) -> set[str]:
     """The identities of the examples that are left."""
-    return set(damaged.table["example_id"])
+    return set(damaged.table["example_id"][:])
 
 
 def assert_sound(table: Dataset, corruption: Corruption) -> Damaged:
@@ -62,8 +64,8 @@ def assert_sound(table: Dataset, corruption: Corruption) -> Damaged:
     by_name = {row["example_id"]: row for row in table}
     after = {row["example_id"]: row for row in damaged.table}
     assert after == {row["example_id"]: row for row in shuffled.table}
-    order = [name for name in table["example_id"] if name in after]
-    assert list(damaged.table["example_id"]) == order, "rows keep the table's order"
+    order = [name for name in table["example_id"][:] if name in after]
+    assert list(damaged.table["example_id"][:]) == order, "rows keep the table's order"
     for name, row in after.items():
         assert {**row, "desirable": by_name[name]["desirable"]} == by_name[name], "only `desirable` may differ"
     (change,) = damaged.changes
@@ -73,8 +75,8 @@ def assert_sound(table: Dataset, corruption: Corruption) -> Damaged:
     assert (change.examples_before, change.examples_after) == (len(table), len(after))
     assert change.removed == len(table) - len(after)
     assert (change.desirable_before, change.desirable_after) == (
-        sum(table["desirable"]),
-        sum(damaged.table["desirable"]),
+        sum(table["desirable"][:]),
+        sum(damaged.table["desirable"][:]),
     )
     assert (change.touched == "") == (not flipped and not change.removed)
     return damaged
