@@ -1,4 +1,4 @@
-"""The command line: `kto-lab train`, `kto-lab evaluate`, `kto-lab feedback collect`, `kto-lab feedback inspect`.
+"""The command line: `kto-lab train`, `sweep`, `report`, `evaluate`, `feedback collect`, `feedback inspect`.
 
 Each command is a Hydra application over `conf/<command>.yaml`. Heavy imports wait until a command runs, so that help
 and mistakes in the configuration come at once.
@@ -17,6 +17,8 @@ from pathlib import Path
 from kto_lab import __version__
 from kto_lab.errors import LabError
 
+# With one of these, Hydra answers and nothing is run.
+ASKING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 # What a file system says that a person can mend.
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 
@@ -32,6 +34,8 @@ class Command:
 
 COMMANDS = {
     "train": Command("train", "kto_lab.run:train", "align a policy with feedback, and judge it"),
+    "sweep": Command("train", "kto_lab.studies.cell:run_cell", "run what is missing of a study, on a laptop or Slurm"),
+    "report": Command("report", "kto_lab.studies.report:report_study", "tables, figures and a page of a study's runs"),
     "evaluate": Command("evaluate", "kto_lab.evaluate:evaluate", "judge a finished run again, or any model"),
     "feedback collect": Command(
         "collect",
@@ -93,23 +97,46 @@ def run(name: str, overrides: list[str]) -> None:
     command = COMMANDS[name]
     whole = list(sys.argv)
 
-    def task(cfg: DictConfig) -> None:
+    def task(cfg: DictConfig) -> object:
         # Lightning starts the other processes of a distributed run with the command line it finds here. They must
         # find the same run folder, whose default holds the time.
         folder = [f"run_dir='{cfg.run_dir}'"] if "run_dir" in cfg else []
-        sys.argv = [*whole, *folder]
-        with_messages(lambda: _load(command.function)(cfg))
+        sys.argv = [whole[0], *_words_of_job()] if name == "sweep" else [*whole, *folder]
+        return with_messages(lambda: _load(command.function)(cfg))
 
-    sys.argv = [whole[0], *overrides]
     # Hydra's own words for an error advise to add the unknown key; with this set, it leaves the words to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if name == "sweep" and not ASKING.intersection(overrides):
+        with_messages(lambda: _sweep(overrides, task))
+        return
+    sys.argv = [whole[0], *overrides]
     with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
 
 
-def with_messages(function: Callable[[], object]) -> None:
+def _sweep(words: list[str], task: Callable[..., object]) -> None:
+    from kto_lab.studies.sweep import sweep
+
+    flags = {"--dry-run", "--retry-failed"}
+    sweep(
+        [word for word in words if word not in flags],
+        task,
+        config_dir=config_dir(),
+        dry_run="--dry-run" in words,
+        retry_failed="--retry-failed" in words,
+    )
+
+
+def _words_of_job() -> list[str]:
+    """The command line that makes the run of a sweep's job alone."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return ["train", *(word for word in HydraConfig.get().overrides.task if not word.startswith("study="))]
+
+
+def with_messages(function: Callable[[], object]) -> object:
     """Call a function; an error meant for a person is printed without a traceback, and ends the program with 1."""
     try:
-        function()
+        return function()
     except Exception as error:
         message = explain(error)
         if message is None:

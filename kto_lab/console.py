@@ -10,7 +10,7 @@ import os
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,11 +32,33 @@ LARGE = 1e6
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
-@functools.cache
+# Where everything goes instead, inside `into`.
+_redirected: list[Console] = []
+
+
 def console() -> Console:
     """The one console of this process."""
+    return _redirected[-1] if _redirected else _standard()
+
+
+@functools.cache
+def _standard() -> Console:
     first = all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
     return Console(highlight=False, quiet=not first)
+
+
+@contextmanager
+def into(path: Path) -> Iterator[None]:
+    """Have everything that is said in a block added to a file, also what libraries print.
+
+    A progress display that was begun before stays where it is.
+    """
+    with path.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        _redirected.append(Console(file=file, highlight=False, quiet=_standard().quiet, width=100))
+        try:
+            yield
+        finally:
+            _redirected.pop()
 
 
 def stage(title: str, why: str) -> None:
@@ -45,9 +67,9 @@ def stage(title: str, why: str) -> None:
     console().print(Text(why, style="dim"))
 
 
-def say(text: str) -> None:
-    """One plain line, never wrapped, so that a path in it can be copied."""
-    console().print(Text(text), soft_wrap=True)
+def say(text: str, screen: Console | None = None) -> None:
+    """One plain line, never wrapped, so that a path in it can be copied; on a screen of its own if given."""
+    (screen or console()).print(Text(text), soft_wrap=True)
 
 
 class Advance(Protocol):
@@ -102,6 +124,7 @@ class _TimeLeft(ProgressColumn):
 
 def _plain_progress(description: str, total: int, done: int) -> Advance:
     """A line at each tenth of the way, but no more than one in five seconds; and always the last one."""
+    screen = console()
     start = last_line = time.monotonic()
     now_done, last_tenth = done, 10 * done // max(total, 1)
 
@@ -116,7 +139,8 @@ def _plain_progress(description: str, total: int, done: int) -> Advance:
             taken = now - start
             left = taken / (now_done - done) * (total - now_done)
             clock = f"took {duration(taken)}" if finished else f"{duration(left)} left"
-            say("    " + ", ".join(part for part in (f"{description} {now_done}/{total}", clock, note) if part))
+            words = ", ".join(part for part in (f"{description} {now_done}/{total}", clock, note) if part)
+            say(f"    {words}", screen)
 
     return advance
 

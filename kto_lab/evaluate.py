@@ -26,7 +26,8 @@ from kto_lab.feedback.table import content_hash, of_split
 from kto_lab.models.adapters import Policy, reference_model
 from kto_lab.models.load import hf
 from kto_lab.models.tokens import Encoder
-from kto_lab.run import CONFIG, assemble, deployed_judge, judge_of, plain_values, read_feedback
+from kto_lab.run import CONFIG, assemble, deployed_judge, judge_of, read_feedback
+from kto_lab.studies.identity import plain_values
 from kto_lab.studies.record import Record, read_record
 from kto_lab.summary import show_examples, show_metrics, show_single
 

@@ -17,6 +17,8 @@ from small_runs import composed
 from kto_lab import cli
 from kto_lab.configuration import check_keys
 from kto_lab.run import KEYS
+from kto_lab.studies.study import cells_of
+from kto_lab.studies.sweep import study_of
 
 CONF = cli.config_dir()
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -69,6 +71,12 @@ def wanted(group: str, option: str) -> list[str]:
 def test_every_option_composes_and_fits_what_it_names(group: str, option: str) -> None:
     command = "collect" if group == "prompts" else "train"
     cfg = composed(wanted(group, option), name=command)
+    if group == "scale":
+        check_keys(cfg, KEYS)
+        return
+    if group == "study":
+        assert cells_of(study_of(cfg.study), [])
+        return
     node = cfg.loss[group] if group in OF_LOSS else cfg[group]
     assert_fits(node)
     if group not in NOT_MADE:

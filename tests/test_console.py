@@ -78,12 +78,12 @@ def test_terminal_progress_shows_count_and_note(screen: Callable[[bool], io.Stri
 def test_only_the_first_process_speaks(
     rank: str, speaks: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console.console.cache_clear()
+    console._standard.cache_clear()
     monkeypatch.setenv("LOCAL_RANK", rank)
     try:
         console.stage("Training", "why")
     finally:
-        console.console.cache_clear()
+        console._standard.cache_clear()
     assert ("Training" in capsys.readouterr().out) == speaks
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 import kto_lab
 
@@ -35,6 +34,9 @@ def environment() -> dict[str, Any]:
         differs from it; null outside a checkout), `platform`, `cpu` (model, cores, threads torch uses, memory in
         bytes) and `gpus` (names).
     """
+    # Imported here because it takes seconds, and reading records needs none of it.
+    import torch
+
     return {
         "python": platform.python_version(),
         "packages": {"kto-lab": kto_lab.__version__} | {name: _version(name) for name in PACKAGES},
@@ -52,6 +54,8 @@ def environment() -> dict[str, Any]:
 
 def peak_memory() -> dict[str, int | None]:
     """Peak memory so far, in bytes: `process` (resident) and `cuda` (allocated on all devices; null without one)."""
+    import torch
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     devices = range(torch.cuda.device_count())
     return {

@@ -74,7 +74,12 @@ def plot_curves(metrics: Path, target: Path) -> None:
     if not panels:
         raise LabError(f"{metrics} holds no step to draw curves from.")
     rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(9.5, 2.1 * rows + 0.5), layout="constrained")
+    height = 2.1 * rows + 0.5
+    figure = Figure(figsize=(9.5, height))
+    # Margins in inches by hand: matplotlib's own layouts draw the whole figure once more, and a sweep draws many.
+    figure.subplots_adjust(
+        left=0.075, right=0.915, top=1 - 0.3 / height, bottom=0.62 / height, hspace=0.42, wspace=0.36
+    )
     FigureCanvasAgg(figure)
     grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for axes, panel in zip(grid, panels, strict=False):
@@ -85,7 +90,7 @@ def plot_curves(metrics: Path, target: Path) -> None:
         axes.set_xlabel("optimiser step", fontsize=8)
     if len(frame) >= SMOOTH_FROM:
         note = f"thin: single steps; thick: mean of {_window(len(frame))} steps around"
-        figure.supxlabel(note, fontsize=8, x=0.01, ha="left", color="0.35")
+        figure.text(0.01, 0.08 / height, note, fontsize=8, color="0.35")
     with atomic_path(target) as partial:
         figure.savefig(partial, dpi=130)
 

@@ -1,0 +1,185 @@
+"""One owner at a time for a run folder, also across machines that share a file system, and without a daemon.
+
+The owner keeps a lease file in the folder and counts in it while it lives. Whoever else wants the folder watches that
+count by its own clock: where it has not moved for a while, the owner is dead, and its lease may be taken over. So no
+two clocks are ever compared, and a clock that is set back does no harm. On one machine a dead process is known at once.
+
+Files are made by exclusive creation and by hard links, which a network file system does for one caller alone.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+LEASE = "lease.json"
+BEAT_SECONDS = 5.0
+# So many beats missed, and an owner elsewhere is taken for dead.
+BEATS_MISSED = 12
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lease.
+
+    Attributes:
+        identity: of this holding, never used twice.
+        host: name of the machine.
+        pid: of the process.
+        started: when the process started, by its machine's clock; tells it from a later one of the same number.
+        beat: counts up while the owner lives.
+    """
+
+    identity: str
+    host: str
+    pid: int
+    started: float
+    beat: int
+
+    @classmethod
+    def me(cls) -> "Owner":
+        """This process, about to hold something."""
+        return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), psutil.Process().create_time(), 0)
+
+    def is_dead_here(self) -> bool:
+        """Whether it was a process of this machine that no longer is."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            return psutil.Process(self.pid).create_time() != self.started
+        except psutil.NoSuchProcess:
+            return True
+
+
+class Watch:
+    """What one observer has seen of the leases of others; it must live as long as the observer waits."""
+
+    def __init__(self, patience: float = BEAT_SECONDS * BEATS_MISSED) -> None:
+        """An owner that does not count for `patience` seconds is dead."""
+        self.patience = patience
+        self._seen: dict[Path, tuple[str, float]] = {}
+
+    def is_stale(self, lease: Path, content: str) -> bool:
+        """Whether the lease's content has stood still for too long, by this observer's own clock."""
+        now = time.monotonic()
+        if lease not in self._seen or self._seen[lease][0] != content:
+            self._seen[lease] = (content, now)
+        return now - self._seen[lease][1] >= self.patience
+
+
+@contextmanager
+def held(folder: Path, watch: Watch, *, beat_seconds: float = BEAT_SECONDS) -> Iterator[bool]:
+    """Hold a folder's lease for a block, if it is free or its owner is dead.
+
+    Args:
+        folder: made if it is not there.
+        watch: what this process has seen so far of the leases that it does not get.
+        beat_seconds: how often a sign of life is given.
+
+    Yields:
+        Whether the lease is held. Where it is not, another is at work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = Owner.me()
+    lease = folder / LEASE
+    handle = _acquire(lease, mine, watch)
+    if handle is None:
+        yield False
+        return
+    stop = threading.Event()
+    beating = threading.Thread(target=_beat, args=(handle, mine, stop, beat_seconds), daemon=True)
+    beating.start()
+    try:
+        yield True
+    finally:
+        stop.set()
+        beating.join()
+        os.close(handle)
+        if (owner := read_owner(lease)) is not None and owner.identity == mine.identity:
+            lease.unlink()
+
+
+def read_owner(lease: Path) -> Owner | None:
+    """Who holds a lease; None where nobody does, or where it is just being written."""
+    try:
+        return Owner(**json.loads(lease.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _acquire(lease: Path, mine: Owner, watch: Watch) -> int | None:
+    """An open handle on a lease of our own, or None."""
+    try:
+        handle = os.open(lease, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return _take_over(lease, mine, watch)
+    _write(handle, mine)
+    return handle
+
+
+def _take_over(lease: Path, mine: Owner, watch: Watch) -> int | None:
+    try:
+        content = lease.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    owner = read_owner(lease)
+    if not (owner is not None and owner.is_dead_here()) and not watch.is_stale(lease, content):
+        return None
+    # Of all who find this owner dead, the one who makes this link is the heir. An heir that dies before it has moved
+    # in leaves the link behind; it then is watched like a lease, and the next one is made.
+    previous = owner.identity if owner else "unreadable"
+    for generation in range(1000):
+        link = lease.with_name(f"{lease.name}.{previous}.{generation}")
+        try:
+            os.link(lease, link)
+        except FileExistsError:
+            if not watch.is_stale(link, ""):
+                return None
+        except FileNotFoundError:
+            return None
+        else:
+            return _move_in(lease, link, content, mine)
+    return None
+
+
+def _move_in(lease: Path, link: Path, content: str, mine: Owner) -> int | None:
+    """Put our lease in the place of a dead one, unless that has become another's meanwhile."""
+    if link.read_text(encoding="utf-8") != content:
+        link.unlink()
+        return None
+    partial = lease.with_name(f"{lease.name}.{mine.identity}")
+    handle = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    _write(handle, mine)
+    partial.replace(lease)
+    for old in lease.parent.glob(f"{lease.name}.*"):
+        with suppress(FileNotFoundError):
+            old.unlink()
+    owner = read_owner(lease)
+    if owner is None or owner.identity != mine.identity:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _beat(handle: int, mine: Owner, stop: threading.Event, seconds: float) -> None:
+    """Count in the lease until told to stop. The handle stays ours even if the lease's name is taken by another."""
+    beat = 0
+    while not stop.wait(seconds):
+        beat += 1
+        # A full disk or a server that is away must not end the run; others wait for several beats.
+        with suppress(OSError):
+            _write(handle, Owner(**(asdict(mine) | {"beat": beat})))
+
+
+def _write(handle: int, owner: Owner) -> None:
+    text = json.dumps(asdict(owner)).encode()
+    # In one write and never shorter than before, since the count only grows: a reader sees the old or the new.
+    os.pwrite(handle, text, 0)

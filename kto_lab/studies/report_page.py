@@ -1,0 +1,180 @@
+"""The page of a study's report: one HTML file without anything to fetch, to sort, filter and hover over."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kto_lab.studies.frame import DONE, SEED, StudyFolder, choices, plain
+from kto_lab.studies.specs import label, shown
+
+# Differences between configurations that say where a run is, not what it is.
+NOT_COMPARED = ("config.run_dir", "config.seed")
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; } .question { font-size: 1.1rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .6rem 0 1.2rem; font-size: .85rem; }
+caption { caption-side: bottom; text-align: left; color: #555; padding-top: .4rem; max-width: 60rem; }
+th, td { text-align: left; padding: .25rem .7rem; white-space: nowrap; } td.text { white-space: normal; }
+thead th { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; cursor: pointer; }
+thead th[aria-sort=ascending]::after { content: " \\25b2"; }
+thead th[aria-sort=descending]::after { content: " \\25bc"; }
+tbody th { font-weight: normal; } tbody tr:last-child > * { border-bottom: 2px solid #1a1a1a; }
+tbody tr:hover { background: #f2f5f7; } td[title] { text-decoration: underline dotted #bbb; cursor: help; }
+.failed, .unreadable { color: #a6234b; } .missing, .running { color: #8a6d1b; }
+img { max-width: 44rem; width: 100%; display: block; } code { background: #f4f4f4; padding: .1rem .3rem; }
+"""
+SCRIPT = """
+const number = text => text === "" ? NaN : Number(text);
+function value(row, column) {
+  const cell = row.cells[column];
+  return cell.dataset.value ?? cell.textContent.trim();
+}
+function sort(head) {
+  const table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;
+  const down = head.getAttribute("aria-sort") === "ascending";
+  for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  const rows = [...body.rows].sort((a, b) => {
+    const [x, y] = [value(a, column), value(b, column)];
+    if (x === "" || y === "") return (x === "") - (y === "");
+    const order = isNaN(number(x)) || isNaN(number(y)) ? x.localeCompare(y) : number(x) - number(y);
+    return down ? -order : order;
+  });
+  body.append(...rows);
+}
+function filter() {
+  const word = document.getElementById("words").value.toLowerCase();
+  const wanted = document.getElementById("method").value;
+  for (const row of document.querySelectorAll("table[data-keys] > tbody > tr")) {
+    const other = wanted !== "" && row.hasAttribute("data-method") && row.dataset.method !== wanted;
+    const words = row.closest("table").id === "runs" && !row.textContent.toLowerCase().includes(word);
+    row.hidden = other || words;
+  }
+}
+for (const row of document.querySelectorAll("table[data-keys] > tbody > tr")) {
+  const heads = [...row.closest("table").tHead.rows[0].cells].map(cell => cell.textContent);
+  const place = heads.indexOf(document.body.dataset.method);
+  if (place >= 0) row.dataset.method = row.cells[place].textContent;
+}
+for (const head of document.querySelectorAll("thead th")) head.addEventListener("click", () => sort(head));
+for (const id of ["words", "method"]) document.getElementById(id).addEventListener("input", filter);
+"""
+
+
+def page(study: StudyFolder, frame: pd.DataFrame, tables: Sequence[str], pictures: Mapping[str, Path]) -> str:
+    """The page as HTML.
+
+    Args:
+        study: its question and command.
+        frame: from `kto_lab.studies.load`.
+        tables: as HTML.
+        pictures: name to PNG; they are put into the page.
+    """
+    method = choices(frame)[0] if choices(frame) else SEED
+    methods = list(dict.fromkeys(shown(plain(value)) for value in frame[method]))
+    options = "".join(f'<option value="{escape(one)}">{escape(one)}</option>' for one in methods)
+    counts = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
+    figures = [
+        f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}">'
+        "</figure>"
+        for name, file in pictures.items()
+    ]
+    parts = [
+        f"<h1>Study {escape(study.name)}</h1>",
+        f'<p class="question">{escape(study.question)}</p>',
+        f"<p>{len(frame)} runs: {escape(counts)}. Made by <code>{escape(study.command)}</code></p>",
+        f'<p><label>Show {escape(method)} <select id="method"><option value="">all</option>{options}</select></label> '
+        "Click a heading to sort; hover over a number for what is behind it.</p>",
+        _section("Tables", [f'<div class="wide">{table}</div>' for table in tables]),
+        _section("Figures", figures),
+        _section(
+            "Runs", ['<p><input id="words" type="search" placeholder="filter runs by any word"></p>', _runs(frame)]
+        ),
+        _section("What differs between configurations", [_differences(frame)]),
+        _section("Environment", [_environment(frame)]),
+    ]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Study {escape(study.name)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
+        f'<body data-method="{escape(method)}">\n' + "\n".join(parts) + f"\n<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _section(title: str, parts: Sequence[str]) -> str:
+    return f"<h2>{title}</h2>\n" + "\n".join(parts) if any(parts) else ""
+
+
+def _runs(frame: pd.DataFrame) -> str:
+    """Every run, whatever became of it, with all that has an interval over its prompts."""
+    metrics = [
+        name
+        for name in (str(column).removesuffix("_n") for column in frame.columns if str(column).endswith("_n"))
+        if not name.startswith("groups.") and not name.endswith(("_base", "_difference")) and name in frame
+    ]
+    costs = [name for name in ("seconds", "tokens_seen", "examples_seen", "peak_memory") if name in frame]
+    keys = [*choices(frame), SEED]
+    heads = [*keys, "status", *map(label, metrics), *map(label, costs), "run"]
+    lines = [_head("runs", heads, len(keys))]
+    for row in frame.to_dict("records"):
+        cells = [_cell(shown(plain(row[key]))) for key in keys]
+        why = escape(str(plain(row["message"]) or ""))
+        state = escape(row["status"])
+        cells.append(f'<td class="{state}"{f""" title="{why}" """ if why else ""}>{state}</td>')
+        for name in (*metrics, *costs):
+            value, low, high = (plain(row.get(name + end)) for end in ("", "_low", "_high"))
+            hover = "" if low is None else f"95 % interval over prompts [{low:.4g}, {high:.4g}]"
+            cells.append(_number(value, hover))
+        folder = escape(str(row["folder"]))
+        cells.append(f'<td><a href="{folder}">{escape(str(row["run_id"]))}</a></td>')
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return "\n".join([*lines, "</tbody></table></div>"])
+
+
+def _differences(frame: pd.DataFrame) -> str:
+    """Keys of the configuration that are not the same in all finished runs, with the runs of each value."""
+    done = frame[frame["status"] == DONE]
+    lines = [_head("differences", ["key", "value", "runs"], 1)]
+    for name in frame.columns:
+        if not str(name).startswith("config.") or name in NOT_COMPARED:
+            continue
+        members: dict[str, list[str]] = {}
+        for value, run in zip(done[name], done["run_id"], strict=True):
+            members.setdefault(shown(plain(value)), []).append(str(run))
+        for value, runs in members.items() if len(members) > 1 else ():
+            key = _cell(str(name).removeprefix("config."))
+            lines.append(f"<tr>{key}{_cell(value)}{_number(len(runs), ' '.join(runs))}</tr>")
+    return "\n".join([*lines, "</tbody></table></div>"]) if len(lines) > 1 else "<p>Nothing but the seed.</p>"
+
+
+def _environment(frame: pd.DataFrame) -> str:
+    """Versions and hardware of the finished runs; more than one value where they differ."""
+    done = frame[frame["status"] == DONE]
+    lines = [_head("environment", ["what", "value", "runs"], 1)]
+    for name in frame.columns:
+        if str(name).startswith("environment."):
+            counts: dict[str, int] = {}
+            for value in done[name]:
+                counts[shown(plain(value))] = counts.get(shown(plain(value)), 0) + 1
+            for value, count in counts.items():
+                what = _cell(str(name).removeprefix("environment."))
+                lines.append(f"<tr>{what}{_cell(value)}{_number(count, '')}</tr>")
+    return "\n".join([*lines, "</tbody></table></div>"]) if len(lines) > 1 else ""
+
+
+def _head(name: str, heads: Sequence[str], keys: int) -> str:
+    cells = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    return f'<div class="wide"><table id="{name}" data-keys="{keys}"><thead><tr>{cells}</tr></thead><tbody>'
+
+
+def _cell(words: str) -> str:
+    return f'<th class="text" data-value="{escape(words)}">{escape(words)}</th>'
+
+
+def _number(value: Any, hover: str) -> str:
+    """A number that sorts by its full value."""
+    title = f' title="{escape(hover)}"' if hover else ""
+    return f'<td data-value="{"" if value is None else value}"{title}>{"" if value is None else f"{value:.4g}"}</td>'

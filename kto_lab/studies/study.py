@@ -1,0 +1,131 @@
+"""A study: a question, the grid of runs that answers it, and the tables and figures that it ends as.
+
+One file, `conf/study/<name>.yaml`. Its cells are the product of arms, grid and seeds, each a list of Hydra overrides:
+
+    arms        name to overrides: methods that are compared; an override may itself sweep (loss.beta=0.05,0.1)
+    grid        key to values in Hydra's sweep syntax (0,0.1,0.2 or range(0,5)): what is varied in every arm
+    seeds       values of `seed`
+    overrides   what all cells share
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from kto_lab.errors import LabError
+
+ARM = "arm"
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `conf/study/<name>.yaml` says.
+
+    Attributes:
+        name: of the file.
+        question: in a sentence.
+        arms: name to overrides.
+        grid: key to values, in Hydra's sweep syntax.
+        seeds: values of `seed`.
+        overrides: of all cells.
+        tables: what the report's tables show.
+        figures: what its figures show.
+    """
+
+    name: str
+    question: str
+    arms: Mapping[str, Sequence[str]]
+    grid: Mapping[str, str]
+    seeds: Sequence[int]
+    overrides: Sequence[str] = ()
+    tables: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    figures: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        """Refuse a study without a cell."""
+        if not self.arms or not self.seeds:
+            raise LabError(f"The study {self.name} needs at least one arm and one seed.")
+        if repeated := sorted({seed for seed in self.seeds if list(self.seeds).count(seed) > 1}):
+            raise LabError(f"The study {self.name} names the seed {repeated[0]} twice; a run is not made twice.")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        choices: what tells it from the others: `arm`, each key that is swept, `seed`.
+        overrides: of the configuration `train`, in the order in which they apply.
+    """
+
+    choices: dict[str, Any]
+    overrides: tuple[str, ...]
+
+
+def cells_of(study: Study, given: Sequence[str]) -> list[Cell]:
+    """The cells of a study, in order: arm by arm, grid point by grid point, seed by seed.
+
+    Args:
+        study: what is to be run.
+        given: overrides from the command line; they apply last, and may sweep, too. One that sweeps a key of the grid
+            (or `seed`) takes its place.
+
+    Raises:
+        LabError: an override cannot be parsed, or sweeps over an interval rather than values.
+    """
+    asked = [_axis(override) for override in _parse(given, "the command line")]
+    common = [_axis(override) for override in _parse(study.overrides, f"study.overrides of {study.name}")]
+    grid = [
+        _axis(override)
+        for key, values in study.grid.items()
+        for override in _parse([f"{key}={values}"], f"study.grid of {study.name}")
+    ]
+    seeds = _Axis(SEED, [(f"{SEED}={seed}", seed) for seed in study.seeds], swept=True)
+    cells = []
+    for arm, overrides in study.arms.items():
+        own = [_axis(override) for override in _parse(overrides, f"study.arms.{arm} of {study.name}")]
+        axes: dict[str, _Axis] = {}
+        for axis in [*common, *own, *grid, seeds, *asked]:
+            axes.pop(axis.key, None)
+            axes[axis.key] = axis
+        varied = [key for key, axis in axes.items() if axis.swept]
+        for point in itertools.product(*(axis.points for axis in axes.values())):
+            values = dict(zip(axes, (value for _, value in point), strict=True))
+            choices = {ARM: arm} | {key: values[key] for key in varied if key != SEED} | {SEED: values[SEED]}
+            cells.append(Cell(choices, tuple(text for text, _ in point)))
+    return cells
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One key with the override and the plain value of each of its points."""
+
+    key: str
+    points: list[tuple[str, Any]]
+    swept: bool
+
+
+def _parse(overrides: Sequence[str], where: str) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise LabError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def _axis(override: Override) -> _Axis:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        text = override.get_value_element_as_str() if not override.is_delete() else None
+        plain = key if text is None else f"{key}={text}"
+        return _Axis(key, [(plain, None if text is None else override.value())], swept=False)
+    if not override.is_discrete_sweep():
+        raise LabError(f"{override.input_line} sweeps an interval, which a grid cannot. Name values, or use a sweeper.")
+    texts = list(override.sweep_string_iterator())
+    values = [OverridesParser.create().parse_override(f"{key}={text}").value() for text in texts]
+    return _Axis(key, [(f"{key}={text}", value) for text, value in zip(texts, values, strict=True)], swept=True)

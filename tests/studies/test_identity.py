@@ -1,0 +1,54 @@
+"""The identity of a run: what changes the result changes it, and nothing else does."""
+
+from pathlib import Path
+
+import pytest
+from small_runs import configuration, thumbs, write_jsonl
+
+from kto_lab.studies import identity as identity_module
+from kto_lab.studies.identity import code_version, run_id
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "seed=1",
+        "loss.beta=0.2",
+        "loss=dpo",
+        "corruption=label_noise",
+        "optimization.max_steps=3",
+        "trainer.precision=bf16",
+    ],
+)
+def test_what_can_change_the_result_changes_it(tmp_path: Path, words: str) -> None:
+    assert run_id(configuration(tmp_path, words)) != run_id(configuration(tmp_path))
+
+
+@pytest.mark.parametrize("words", ["run_dir=elsewhere", "runs_dir=elsewhere", "logger=wandb", "trainer.devices=1"])
+def test_what_cannot_does_not(tmp_path: Path, words: str) -> None:
+    assert run_id(configuration(tmp_path, words)) == run_id(configuration(tmp_path))
+
+
+def test_it_sees_what_is_in_the_files_and_not_when_they_were_written(tmp_path: Path) -> None:
+    before = run_id(configuration(tmp_path))
+    write_jsonl(tmp_path / "thumbs.jsonl", thumbs())
+    assert run_id(configuration(tmp_path)) == before
+    write_jsonl(tmp_path / "thumbs.jsonl", thumbs()[:-1])
+    assert run_id(configuration(tmp_path)) != before
+
+
+def test_code_counts_and_words_about_it_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "losses").mkdir()
+    monkeypatch.setattr(identity_module, "ROOMS", ("losses",))
+    monkeypatch.setattr(identity_module.importlib.resources, "files", lambda package: tmp_path)
+
+    def version_of(text: str) -> str:
+        (tmp_path / "losses" / "kto.py").write_text(text)
+        code_version.cache_clear()
+        return code_version()
+
+    plain = version_of("def f(x):\n    return x + 1\n")
+    assert plain == version_of('"""About it."""\n\ndef f(x):\n    """Adds."""\n    return x + 1  # one\n')
+    assert plain != version_of("def f(x):\n    return x + 2\n")
+    monkeypatch.undo()
+    code_version.cache_clear()

@@ -1,0 +1,157 @@
+"""One owner at a time: whatever dies, and whenever."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from kto_lab.studies import lease as lease_module
+from kto_lab.studies.lease import LEASE, Owner, Watch, held, read_owner
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the observer's clock on."""
+    now = [1000.0]
+    monkeypatch.setattr(lease_module.time, "monotonic", lambda: now[0])
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+
+    return pass_by
+
+
+def left_by(folder: Path, **changes: object) -> Owner:
+    """A lease that somebody left."""
+    owner = replace(Owner.me(), **changes)  # type: ignore[arg-type]
+    folder.mkdir(exist_ok=True)
+    (folder / LEASE).write_text(json.dumps(asdict(owner)))
+    return owner
+
+
+def test_it_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
+    with held(tmp_path / "cell", Watch()) as mine:
+        assert mine
+        owner = read_owner(tmp_path / "cell" / LEASE)
+        assert owner is not None and owner.pid == os.getpid()
+        with held(tmp_path / "cell", Watch()) as other:
+            assert not other
+        assert read_owner(tmp_path / "cell" / LEASE) == owner
+    assert list((tmp_path / "cell").iterdir()) == []
+    with held(tmp_path / "cell", Watch()) as again:
+        assert again
+
+
+def test_a_process_that_died_here_is_known_at_once(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left_by(tmp_path, pid=int(done.stdout))
+    with held(tmp_path, Watch()) as mine:
+        assert mine
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_process_of_the_same_number_is_another(tmp_path: Path) -> None:
+    left_by(tmp_path, started=1.0)
+    with held(tmp_path, Watch()) as mine:
+        assert mine
+
+
+def test_an_owner_elsewhere_is_dead_when_its_count_stands_still(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    owner = left_by(tmp_path, host="elsewhere")
+    watch = Watch(patience=60)
+    for wait in (0, 59):
+        clock(wait)
+        with held(tmp_path, watch) as mine:
+            assert not mine
+    left_by(tmp_path, host="elsewhere", identity=owner.identity, beat=1)
+    for wait in (2, 59):
+        clock(wait)
+        with held(tmp_path, watch) as mine:
+            assert not mine, "it has counted meanwhile"
+    clock(2)
+    with held(tmp_path, watch) as mine:
+        assert mine
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lease_that_cannot_be_read_is_waited_for_and_then_taken(
+    tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    (tmp_path / LEASE).write_text('{"identity": "half a')
+    watch = Watch(patience=60)
+    with held(tmp_path, watch) as mine:
+        assert not mine
+    clock(61)
+    with held(tmp_path, watch) as mine:
+        assert mine
+
+
+def test_an_heir_that_dies_is_inherited_from_in_its_turn(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    owner = left_by(tmp_path, host="elsewhere")
+    os.link(tmp_path / LEASE, tmp_path / f"{LEASE}.{owner.identity}.0")
+    watch = Watch(patience=60)
+    outcomes = []
+    for _ in range(3):
+        with held(tmp_path, watch) as mine:
+            outcomes.append(mine)
+        clock(61)
+    assert outcomes == [False, False, True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_lease_is_left_to_its_new_owner(tmp_path: Path) -> None:
+    with held(tmp_path, Watch(), beat_seconds=0.01) as mine:
+        assert mine
+        new = left_by(tmp_path / "elsewhere", host="elsewhere")
+        (tmp_path / "elsewhere" / LEASE).replace(tmp_path / LEASE)
+    assert read_owner(tmp_path / LEASE) == new
+
+
+def test_a_living_owner_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = threading.Event()
+    write = lease_module._write
+
+    def spy(handle: int, owner: Owner) -> None:
+        write(handle, owner)
+        if owner.beat >= 2:
+            counted.set()
+
+    monkeypatch.setattr(lease_module, "_write", spy)
+    with held(tmp_path, Watch(), beat_seconds=0.01):
+        assert counted.wait(timeout=30)
+        owner = read_owner(tmp_path / LEASE)
+        assert owner is not None and owner.beat >= 2
+
+
+def _contend(folder: Path, log: Path, gate: "multiprocessing.synchronize.Barrier") -> None:
+    gate.wait()
+    with held(folder, Watch()) as mine:
+        if mine:
+            with log.open("a") as file:
+                file.write("one\n")
+            gate.wait()
+        else:
+            gate.wait()
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["free", "left by the dead"])
+def test_of_many_who_want_it_at_once_one_gets_it(tmp_path: Path, dead: bool) -> None:
+    context = multiprocessing.get_context("fork")
+    for attempt in range(5):
+        folder, log = tmp_path / f"cell{attempt}", tmp_path / f"log{attempt}"
+        if dead:
+            left_by(folder, started=1.0)
+        gate = context.Barrier(6)
+        processes = [context.Process(target=_contend, args=(folder, log, gate)) for _ in range(6)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=60)
+        assert log.read_text() == "one\n"
