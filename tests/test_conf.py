@@ -52,7 +52,8 @@ def test_every_file_and_every_key_is_explained(file: Path) -> None:
         indent = len(line) - len(line.lstrip())
         if indent == 0:
             depth_of_defaults = 0 if text == "defaults:" else None
-            in_hydra = text == "hydra:"
+            # Hydra's own keys, and a study's tables and figures.
+            in_hydra = text.startswith(("hydra:", "tables:", "figures:"))
         if depth_of_defaults is not None or in_hydra or text.startswith(("-", "_target_", "_partial_", "_convert_")):
             continue
         opens_a_node = text.endswith(":")

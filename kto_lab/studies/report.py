@@ -35,7 +35,7 @@ def report_study(cfg: DictConfig) -> Path:
         LabError: something that a person can mend; see its message.
     """
     check_keys(cfg, KEYS)
-    study: Any = OmegaConf.to_container(cfg.study, resolve=True) if "study" in cfg else None
+    study: Any = OmegaConf.to_container(cfg.study, resolve=False) if "study" in cfg else None
     if (study is None) == (cfg.folder is None):
         raise LabError("Say which study to report: kto-lab report study=<name>, or folder=<where its study.json is>.")
     folder = Path(cfg.folder) if study is None else Path(cfg.runs_dir) / "studies" / study["name"]

@@ -3,14 +3,15 @@
 One file, `conf/study/<name>.yaml`. Its cells are the product of arms, grid and seeds, each a list of Hydra overrides:
 
     arms        name to overrides: methods that are compared; an override may itself sweep (loss.beta=0.05,0.1)
-    grid        key to values in Hydra's sweep syntax (0,0.1,0.2 or range(0,5)): what is varied in every arm
+    grid        key to values in Hydra's sweep syntax (0,0.1,0.2 or range(0,5)): what is varied in every arm; or a list
+                of such grids, of which each is run
     seeds       values of `seed`
     overrides   what all cells share
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,7 +32,7 @@ class Study:
         name: of the file.
         question: in a sentence.
         arms: name to overrides.
-        grid: key to values, in Hydra's sweep syntax.
+        grid: key to values, in Hydra's sweep syntax; or several such grids.
         seeds: values of `seed`.
         overrides: of all cells.
         tables: what the report's tables show.
@@ -41,7 +42,7 @@ class Study:
     name: str
     question: str
     arms: Mapping[str, Sequence[str]]
-    grid: Mapping[str, str]
+    grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     seeds: Sequence[int]
     overrides: Sequence[str] = ()
     tables: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
@@ -81,14 +82,18 @@ def cells_of(study: Study, given: Sequence[str]) -> list[Cell]:
     """
     asked = [_axis(override) for override in _parse(given, "the command line")]
     common = [_axis(override) for override in _parse(study.overrides, f"study.overrides of {study.name}")]
-    grid = [
-        _axis(override)
-        for key, values in study.grid.items()
-        for override in _parse([f"{key}={values}"], f"study.grid of {study.name}")
+    grids = [study.grid] if isinstance(study.grid, Mapping) else study.grid
+    axes_of_grids = [
+        [
+            replace(_axis(override), swept=True)
+            for key, values in grid.items()
+            for override in _parse([f"{key}={values}"], f"study.grid of {study.name}")
+        ]
+        for grid in grids
     ]
     seeds = _Axis(SEED, [(f"{SEED}={seed}", seed) for seed in study.seeds], swept=True)
     cells = []
-    for arm, overrides in study.arms.items():
+    for (arm, overrides), grid in itertools.product(study.arms.items(), axes_of_grids):
         own = [_axis(override) for override in _parse(overrides, f"study.arms.{arm} of {study.name}")]
         axes: dict[str, _Axis] = {}
         for axis in [*common, *own, *grid, seeds, *asked]:

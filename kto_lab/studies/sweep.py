@@ -118,7 +118,8 @@ def study_of(node: DictConfig) -> Study:
     Raises:
         LabError: a key is missing or unknown.
     """
-    values: Any = OmegaConf.to_container(node, resolve=True)
+    # Not resolved: an interpolation is of the cells' configuration.
+    values: Any = OmegaConf.to_container(node, resolve=False)
     try:
         return Study(**values)
     except TypeError as error:
@@ -153,7 +154,7 @@ def tell(planned: Sequence[Planned], before: dict[str, str]) -> None:
 def manifest(study: DictConfig, planned: Sequence[Planned], home: Path) -> dict[str, Any]:
     """What the report reads: the study, and where each of its cells is."""
     return {
-        "study": OmegaConf.to_container(study, resolve=True),
+        "study": OmegaConf.to_container(study, resolve=False),
         "cells": [
             {
                 "choices": item.cell.choices,

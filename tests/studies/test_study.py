@@ -63,6 +63,12 @@ def test_the_command_line_sweeps_and_fixes_in_its_turn(given: Sequence[str], cel
     assert len({tuple(cell.items()) for cell in found}) == cells
 
 
+def test_several_grids_are_run_one_after_the_other() -> None:
+    sides = [{"keep_up": "1,0.5", "keep_down": "1"}, {"keep_up": "1", "keep_down": "0.5"}]
+    found = choices(study(grid=sides, arms={"kto": ["loss=kto"]}, seeds=[0]))
+    assert [(cell["keep_up"], cell["keep_down"]) for cell in found] == [(1, 1), (0.5, 1), (1, 0.5)]
+
+
 def test_what_cannot_be_a_study_is_refused() -> None:
     for changes, words in [
         ({"arms": {}}, "at least one arm"),
