@@ -84,7 +84,7 @@ def tiny(weights: Literal["arithmetic", "random"], seed: int) -> Loaded:
     """The tiny Llama over bytes (1.0 M parameters).
 
     Args:
-        weights: "arithmetic" are the shipped ones, trained on worked sums until about half are right; "random" are
+        weights: "arithmetic" are the shipped ones, taught sums by a careless teacher; "random" are
             fresh.
         seed: of random weights.
     """
