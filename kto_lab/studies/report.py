@@ -34,12 +34,13 @@ def report_study(cfg: DictConfig) -> Path:
     Raises:
         LabError: something that a person can mend; see its message.
     """
-    check_keys(cfg, KEYS)
+    # Without the study: what it interpolates is of its cells' configuration.
+    check_keys(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"]), KEYS)
     study: Any = OmegaConf.to_container(cfg.study, resolve=False) if "study" in cfg else None
     if (study is None) == (cfg.folder is None):
         raise LabError("Say which study to report: kto-lab report study=<name>, or folder=<where its study.json is>.")
     folder = Path(cfg.folder) if study is None else Path(cfg.runs_dir) / "studies" / study["name"]
-    target = report(folder, tables=study and study["tables"], figures=study and study["figures"])
+    target = report(folder, tables=study and study.get("tables"), figures=study and study.get("figures"))
     console.stage("Report", "Tables and figures of the runs that are done; what is missing is said in them.")
     console.show_files({"page": target, "tables": folder / "tables", "figures": folder / "figures"})
     return target

@@ -92,6 +92,16 @@ def test_every_cell_has_a_record_and_its_words_are_in_its_log(undisturbed: Sweep
         assert len(metrics(folder)) == 4
 
 
+def test_the_report_of_a_swept_study(undisturbed: Sweep) -> None:
+    words = ["--config-dir", str(undisturbed.folder / "own"), "study=small", f"runs_dir={undisturbed.runs}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kto_lab.cli", "report", *words], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    page = (undisturbed.runs / "studies" / "small" / "report.html").read_text()
+    assert "Does a sweep do what it says?" in page and all(cell["run_id"] in page for cell in undisturbed.cells())
+
+
 def test_a_finished_study_runs_nothing_again(undisturbed: Sweep) -> None:
     before = {folder: (folder / RECORD).stat().st_mtime_ns for folder in undisturbed.folders()}
     said = undisturbed.run()
