@@ -61,8 +61,19 @@ class ReferencePoint:
     state: State = ()
 
 
+class _OneForTheStep:
+    """What estimators share that take one mean over all the log-ratios they get."""
+
+    clamp: bool
+    group = None
+
+    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
+        """One reference point for the step."""
+        return _of_groups(evidence.logratios, len(evidence.logratios), clamp=self.clamp)
+
+
 @dataclass(frozen=True)
-class Batch:
+class Batch(_OneForTheStep):
     """z0 = max(0, mean of r over the step's mismatched pairs (x, y')).
 
     An estimate of KL(pi || pi_ref), clamped since a KL divergence is not negative (Ethayarajh et al. 2024, arXiv
@@ -74,11 +85,6 @@ class Batch:
 
     clamp: bool = True
     completions = Completions.MISMATCHED
-    group = None
-
-    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
-        """One reference point for the step."""
-        return _of_groups(evidence.logratios, len(evidence.logratios), clamp=self.clamp)
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ class Legacy:
 
 
 @dataclass(frozen=True)
-class Matched:
+class Matched(_OneForTheStep):
     """z0 = mean of r over the step's own completions (x, y).
 
     Gains and losses are relative to what the batch is like, and mismatched pairs are not needed. No estimate of a KL
@@ -159,11 +165,6 @@ class Matched:
 
     clamp: bool = False
     completions = Completions.MATCHED
-    group = None
-
-    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
-        """One reference point for the step."""
-        return _of_groups(evidence.logratios, len(evidence.logratios), clamp=self.clamp)
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class RunningMean:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class Sampled(_OneForTheStep):
     """z0 = max(0, mean of r over completions that the policy samples now, at temperature 1).
 
     The definition itself, KL(pi(.|x) || pi_ref(.|x)) over the step's prompts, by Monte Carlo. Sampling costs far more
@@ -240,16 +241,11 @@ class Sampled:
     max_new_tokens: int
     clamp: bool = True
     completions = Completions.SAMPLED
-    group = None
 
     def __post_init__(self) -> None:
         """Refuse to estimate from nothing."""
         if self.samples < 1 or self.max_new_tokens < 1:
             raise LabError("loss.reference_point: samples and max_new_tokens must be at least 1.")
-
-    def estimate(self, evidence: Evidence, state: State = ()) -> ReferencePoint:
-        """One reference point for the step."""
-        return _of_groups(evidence.logratios, len(evidence.logratios), clamp=self.clamp)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ sums in float32. Policy and reference go through the same function, so that what
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +105,7 @@ class TokenLogps:
     values: Tensor
     lengths: list[int]
 
+    @cached_property
     def sums(self) -> Tensor:
         """(N,) log-probability of each completion, nats."""
         return torch.stack([part.sum() for part in self.values.split(self.lengths)])
@@ -113,7 +115,7 @@ def completion_logps(
     model: PreTrainedModel | nn.Module, units: Sequence[Unit], *, pad_id: int, share_prompts: bool = False
 ) -> Tensor:
     """(N,) float32 log-probability of each completion given its prompt, nats; see `completion_token_logps`."""
-    return completion_token_logps(model, units, pad_id=pad_id, share_prompts=share_prompts).sums()
+    return completion_token_logps(model, units, pad_id=pad_id, share_prompts=share_prompts).sums
 
 
 def completion_token_logps(

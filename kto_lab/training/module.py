@@ -103,7 +103,7 @@ class AlignmentModule(pl.LightningModule):
             logps = self.token_logps(micro_batch)
             z0 = point.z0[micro_batch.places] if point.z0.ndim else point.z0
             loss = self.losses(logps, micro_batch, z0).sum() / batch.normaliser
-            tally.add(loss, self.objective.reward_beta, z0, logps.sums().detach(), micro_batch)
+            tally.add(loss, self.objective.reward_beta, z0, logps.sums.detach(), micro_batch)
             # DDP averages over processes what is a sum, and needs to talk only once a step.
             with nullcontext() if number == last else self._without_sync():
                 self.manual_backward(loss * self.trainer.world_size)
@@ -153,7 +153,7 @@ class AlignmentModule(pl.LightningModule):
             micro_batch: what they are of.
             z0: (units,) or scalar.
         """
-        sums = logps.sums()
+        sums = logps.sums
         reference = micro_batch.reference.to(sums.device)
         lengths = torch.tensor(logps.lengths, device=sums.device)
         if self.objective.needs.feed is Feed.PAIRS:
@@ -183,7 +183,7 @@ class AlignmentModule(pl.LightningModule):
             batch,
             self.reference_point_state,
             policy=self.policy,
-            logps=lambda micro_batch: self.token_logps(micro_batch).sums(),
+            logps=lambda micro_batch: self.token_logps(micro_batch).sums,
             samples=self.samples,
             sum_over_processes=self._sum_over_processes,
             device=self.device,
