@@ -106,15 +106,7 @@ def build(
         LabError: the function is missing or declares nothing, what it is given is not what it needs, or the parameters
             are not the ones that it takes, or out of range.
     """
-    try:
-        loss = get_method(function)
-    except Exception as error:
-        raise LabError(f"loss.function is {function!r}, which cannot be imported: {error}") from error
-    needs = getattr(loss, "needs", None)
-    if not isinstance(needs, Needs):
-        raise LabError(
-            f"loss.function {function!r} does not declare its needs; decorate it with kto_lab.losses.declares."
-        )
+    loss, needs = _declared(function)
     for what, needed, given in (
         ("reference_point", needs.reference_point, reference_point),
         ("weighting", needs.weighting, weighting),
@@ -147,6 +139,20 @@ def build(
         flip_rates=flip_rates,
         controls=controls,
     )
+
+
+def _declared(function: str) -> tuple[Callable[..., Tensor], Needs]:
+    """A loss function by its dotted name, and what it declares."""
+    try:
+        loss = get_method(function)
+    except Exception as error:
+        raise LabError(f"loss.function is {function!r}, which cannot be imported: {error}") from error
+    needs = getattr(loss, "needs", None)
+    if not isinstance(needs, Needs):
+        raise LabError(
+            f"loss.function {function!r} does not declare its needs; decorate it with kto_lab.losses.declares."
+        )
+    return loss, needs
 
 
 def _two_thumbs() -> Thumbs:

@@ -89,15 +89,20 @@ def make_plan(
     grid = order.reshape(steps, batch_size)
     if not mismatched:
         return Plan(units=list(units), steps=grid, mismatched=None, same_prompt=0)
+    partners, same = _partners(grid, units, prompts, group or batch_size)
+    return Plan(units=list(units), steps=grid, mismatched=partners, same_prompt=same)
+
+
+def _partners(grid: np.ndarray, units: Sequence[Unit], prompts: Sequence[str], size: int) -> tuple[np.ndarray, int]:
+    """The examples that each step's units are mismatched with, among `size` units in a row; and how many conflict."""
     partners = np.empty_like(grid)
     same = 0
-    size = group or batch_size
-    for step, at in itertools.product(range(steps), range(0, batch_size, size)):
+    for step, at in itertools.product(range(len(grid)), range(0, grid.shape[1], size)):
         row = grid[step, at : at + size]
         chosen = pair_mismatched([prompts[unit] for unit in row])
         same += sum(prompts[unit] == prompts[row[place]] for unit, place in zip(row, chosen, strict=True))
         partners[step, at : at + size] = [units[row[place]][0] for place in chosen]
-    return Plan(units=list(units), steps=grid, mismatched=partners, same_prompt=same)
+    return partners, same
 
 
 def _order(prompts: Sequence[str], *, needed: int, seed: int, together: bool) -> np.ndarray:
