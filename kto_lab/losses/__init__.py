@@ -6,7 +6,7 @@ from kto_lab.losses.noise import FlipRates
 from kto_lab.losses.objective import Objective, build
 from kto_lab.losses.pairs import apo_down, apo_zero, cdpo, dpo, hinge, holder_dpo, ipo, rdpo
 from kto_lab.losses.reference_free import orpo, simpo
-from kto_lab.losses.thumbs import apo_zero_unpaired, bco, kto, kto_robust
+from kto_lab.losses.thumbs import apo_zero_unpaired, bco, kto, kto_reference_free, kto_robust
 
 __all__ = [
     "Controls",
@@ -30,6 +30,7 @@ __all__ = [
     "holder_dpo",
     "ipo",
     "kto",
+    "kto_reference_free",
     "kto_robust",
     "orpo",
     "rdpo",

@@ -64,6 +64,29 @@ def kto_robust(batch: Thumbs, *, beta: float, value: Callable[[Tensor], Tensor],
     return torch.where(batch.desirable, seen_up, seen_down) / (1 - rho_up - rho_down)
 
 
+@declares(Needs(Feed.THUMBS, reference=False, reference_point=True, weighting=True))
+def kto_reference_free(batch: Thumbs, *, beta: float, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """KTO without a reference model. With l = log pi(y|x), and z0 the mean of log pi(y'|x) over mismatched pairs:
+
+        lambda_D (1 - v(beta (l - z0)))   when y is desirable
+        lambda_U (1 - v(beta (z0 - l)))   when it is not
+
+    KTO with a reference that finds all completions equally likely: what it gives them cancels between r and z0. So z0 is
+    of log-probabilities here, is far below zero, and must not be clamped. Source: the paper's memory-efficient variant,
+    Ethayarajh et al. 2024, arXiv 2402.01306, section 4 of its later version, which gives it lambda_D = 1.75.
+
+    Args:
+        batch: N completions; z0 is in nats of log-probability.
+        beta: inverse nats.
+        value: the value function v.
+
+    Returns:
+        (N,) losses, at most the weight with the logistic value function. At policy = reference: weight (1 - v(u)), where
+        u = beta (l - z0) is not 0: likelier completions are gains from the start.
+    """
+    return batch.weight * (1 - value(batch.sign * beta * (batch.policy - batch.z0)))
+
+
 @declares(Needs(Feed.THUMBS, weighting=True))
 def apo_zero_unpaired(batch: Thumbs, *, beta: float) -> Tensor:
     """Anchored preference optimisation, zero, on single thumbs: KTO's logistic loss with z0 = 0, and no second pass.

@@ -103,7 +103,9 @@ class AlignmentModule(pl.LightningModule):
             logps = self.token_logps(micro_batch)
             z0 = point.z0[micro_batch.places] if point.z0.ndim else point.z0
             loss = self.losses(logps, micro_batch, z0).sum() / batch.normaliser
-            tally.add(loss, self.objective.reward_beta, z0, logps.sums.detach(), micro_batch)
+            tally.add(
+                loss, self.objective.reward_beta, self.in_logratios(z0, micro_batch), logps.sums.detach(), micro_batch
+            )
             # DDP averages over processes what is a sum, and needs to talk only once a step.
             with nullcontext() if number == last else self._without_sync():
                 self.manual_backward(loss * self.trainer.world_size)
@@ -184,10 +186,17 @@ class AlignmentModule(pl.LightningModule):
             self.reference_point_state,
             policy=self.policy,
             logps=lambda micro_batch: self.token_logps(micro_batch).sums,
+            uses_reference=self.objective.needs.reference,
             samples=self.samples,
             sum_over_processes=self._sum_over_processes,
             device=self.device,
         )
+
+    def in_logratios(self, z0: Tensor, micro_batch: MicroBatch) -> Tensor:
+        """z0 of a micro-batch as a log-ratio, also where the loss has no reference and z0 is of log pi(y|x)."""
+        needs = self.objective.needs
+        log_pi = needs.reference_point and not needs.reference
+        return z0 - micro_batch.reference.to(z0.device) if log_pi else z0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what the reference point remembers into the checkpoint."""

@@ -70,6 +70,7 @@ def estimate(
     *,
     policy: Policy,
     logps: Callable[[MicroBatch], Tensor],
+    uses_reference: bool,
     samples: PolicySamples | None,
     sum_over_processes: Callable[[Tensor], Tensor],
     device: torch.device,
@@ -82,6 +83,7 @@ def estimate(
         state: what the estimator handed over at the step before.
         policy: put into eval mode meanwhile.
         logps: maps a micro-batch to its (sequences,) log pi(y|x), nats.
+        uses_reference: whether outcomes are log-ratios; without, they are log pi(y|x).
         samples: draws completions, for an estimator that asks for it.
         sum_over_processes: adds up a tensor over all processes.
         device: to compute on.
@@ -95,6 +97,7 @@ def estimate(
         with evaluating(policy):
             for micro_batch in step.micro_batches if matched else step.mismatched:
                 # Each process fills in its own places; the sum has them all, in the same order whatever the cut.
-                logratios[micro_batch.places] = logps(micro_batch) - micro_batch.reference.to(device)
+                reference = micro_batch.reference.to(device) if uses_reference else 0.0
+                logratios[micro_batch.places] = logps(micro_batch) - reference
         logratios = sum_over_processes(logratios)
     return estimator.estimate(Evidence(logratios, step.desirable.to(device)), state)

@@ -6,7 +6,7 @@ from corruption_tables import assert_chain, assert_sound, kept, table_of
 from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.corruption import imbalance, imbalance_ratio
+from kto_lab.feedback.corruption import imbalance, imbalance_ratio, one_per_prompt
 
 # 90 desirable and 60 undesirable examples.
 TABLE = table_of()
@@ -121,3 +121,14 @@ def test_a_table_of_one_class() -> None:
     assert len(thinned(0.5, 0.5)(alone).table) == 45
     with pytest.raises(LabError, match="There are 90 and 0"):
         ratio(0.5)(alone)
+
+
+def test_one_completion_of_each_prompt_is_left() -> None:
+    damaged = assert_sound(TABLE, partial(one_per_prompt, seed=0))
+    prompts = list(damaged.table["prompt_id"])
+    assert sorted(prompts) == sorted(set(TABLE["prompt_id"]))
+    assert damaged.changes[0].removed == len(TABLE) - len(prompts)
+    others = [kept(partial(one_per_prompt, seed=seed)(TABLE)) for seed in (0, 1)]
+    assert others[0] == kept(damaged) != others[1]
+    # By chance as the classes are: 30 prompts, three in five desirable.
+    assert 9 <= sum(damaged.table["desirable"]) <= 27

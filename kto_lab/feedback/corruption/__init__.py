@@ -11,7 +11,7 @@ Counts are exact: a share of n is round(share * n), halves to even.
 """
 
 from kto_lab.feedback.corruption.changes import Change, Damaged, PairSwaps
-from kto_lab.feedback.corruption.classes import imbalance, imbalance_ratio
+from kto_lab.feedback.corruption.classes import imbalance, imbalance_ratio, one_per_prompt
 from kto_lab.feedback.corruption.composition import compose, unchanged
 from kto_lab.feedback.corruption.flips import (
     label_noise,
@@ -41,6 +41,7 @@ __all__ = [
     "label_noise_near_boundary",
     "label_noise_one_rater",
     "label_noise_simulated_rater",
+    "one_per_prompt",
     "pair_swaps",
     "swapped",
     "unchanged",

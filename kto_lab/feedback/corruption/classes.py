@@ -1,4 +1,4 @@
-"""Class imbalance: fewer desirable or fewer undesirable examples.
+"""Class imbalance: fewer desirable or fewer undesirable examples; and fewer of each prompt.
 
 The examples of each class are ranked by a hash of the seed and their identity, and the first ones are kept. So for one
 seed a smaller class is a part of a larger one. `by` says what leaves: single examples, or whole prompts one after
@@ -97,6 +97,28 @@ def imbalance_ratio(
         )
     parameters = {"desirable_share": desirable_share, "hold": hold, "size": size, "by": by, "seed": seed}
     return reduced(table, _first(table, wanted, by, seed), "imbalance_ratio", parameters)
+
+
+def one_per_prompt(table: Dataset, *, seed: int) -> Damaged:
+    """Keep a single completion of each prompt, whichever its thumb.
+
+    What most logs of thumbs look like, and what KTO can learn from and DPO cannot: nothing is left to pair. The paper's
+    "one-y-per-x" (Ethayarajh et al. 2024, arXiv 2402.01306, section 4.3).
+
+    Args:
+        table: rows of the training split.
+        seed: decides which.
+
+    Raises:
+        LabError: a class that was there is empty now.
+    """
+    check_seed(seed)
+    first: dict[str, tuple[str, int]] = {}
+    identities = values_of(table, "example_id")
+    for row, prompt in enumerate(values_of(table, "prompt_id")):
+        rank = (content_hash("one_per_prompt", seed, identities[row]), row)
+        first[prompt] = min(rank, first.get(prompt, rank))
+    return reduced(table, [row for _, row in first.values()], "one_per_prompt", {"seed": seed})
 
 
 def _counts(share: float, hold: str, size: int) -> dict[bool, int]:
