@@ -99,9 +99,9 @@ def select_prompts(table_test: Dataset, prompts: int) -> list[int]:
         prompts: how many, or fewer where the table has fewer.
     """
     first: dict[str, int] = {}
-    for row, identity in enumerate(table_test["prompt_id"]):
+    for row, identity in enumerate(table_test["prompt_id"][:]):
         first.setdefault(identity, row)
-    groups = list(table_test["group"])
+    groups = table_test["group"][:]
     by_group: dict[str, list[tuple[str, int]]] = {}
     for identity, row in first.items():
         by_group.setdefault(groups[row], []).append((content_hash("evaluation", identity), row))

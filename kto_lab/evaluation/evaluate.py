@@ -145,8 +145,12 @@ class Judge:
                 logps=self._score(policy, self.held_out.tokens, f"{name}: rewards", self.share_prompts),
                 lm_eval=self._lm_eval(policy, name),
             )
-        write_json(self.folder / f"{name}.json", found.as_dict())
+        self.keep(name, found)
         return found
+
+    def keep(self, name: str, found: Measured) -> None:
+        """Keep what was found of a policy in the folder."""
+        write_json(self.folder / f"{name}.json", found.as_dict())
 
     def compare(
         self, policy: Policy, base: Measured, trained: Measured, *, beta: float, load: Callable[[], Policy]

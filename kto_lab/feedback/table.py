@@ -31,6 +31,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
 from kto_lab.errors import LabError
@@ -246,7 +247,7 @@ def flip_rates(table: Dataset) -> tuple[float, float] | None:
 
     None where a class has no truly desirable or no truly undesirable example.
     """
-    label, clean = (np.array(table[name], dtype=bool) for name in ("desirable", "desirable_clean"))
+    label, clean = (np.array(table[name][:], dtype=bool) for name in ("desirable", "desirable_clean"))
     if clean.all() or not clean.any():
         return None
     return float((~label[clean]).mean()), float(label[~clean].mean())
@@ -254,8 +255,9 @@ def flip_rates(table: Dataset) -> tuple[float, float] | None:
 
 def of_split(table: Dataset, split: str) -> Dataset:
     """The rows of one split, in the table's order."""
-    wanted = [index for index, value in enumerate(table["split"][:]) if value == split]
-    return table.select(wanted)
+    arrow = table.with_format("arrow")[:]
+    # Rows of their own: to read a column through `select`'s list of rows takes ten times as long.
+    return Dataset(arrow.filter(pc.equal(arrow["split"], split)), info=table.info)
 
 
 def require_both_classes(table: Dataset) -> None:

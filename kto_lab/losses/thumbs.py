@@ -71,9 +71,9 @@ def kto_reference_free(batch: Thumbs, *, beta: float, value: Callable[[Tensor], 
         lambda_D (1 - v(beta (l - z0)))   when y is desirable
         lambda_U (1 - v(beta (z0 - l)))   when it is not
 
-    KTO with a reference that finds all completions equally likely: what it gives them cancels between r and z0. So z0 is
-    of log-probabilities here, is far below zero, and must not be clamped. Source: the paper's memory-efficient variant,
-    Ethayarajh et al. 2024, arXiv 2402.01306, section 4 of its later version, which gives it lambda_D = 1.75.
+    KTO with a reference that finds all completions equally likely: what it gives them cancels between r and z0. So z0
+    is of log-probabilities here, is far below zero, and must not be clamped. Source: the paper's memory-efficient
+    variant, Ethayarajh et al. 2024, arXiv 2402.01306, section 4 of its later version, with lambda_D = 1.75.
 
     Args:
         batch: N completions; z0 is in nats of log-probability.
@@ -81,8 +81,8 @@ def kto_reference_free(batch: Thumbs, *, beta: float, value: Callable[[Tensor], 
         value: the value function v.
 
     Returns:
-        (N,) losses, at most the weight with the logistic value function. At policy = reference: weight (1 - v(u)), where
-        u = beta (l - z0) is not 0: likelier completions are gains from the start.
+        (N,) losses, at most the weight with the logistic value function. At policy = reference: weight (1 - v(u)), and
+        u = beta (l - z0) is not 0 there: likelier completions are gains from the start.
     """
     return batch.weight * (1 - value(batch.sign * beta * (batch.policy - batch.z0)))
 

@@ -23,6 +23,8 @@ from kto_lab.errors import LabError
 Prompt: TypeAlias = str | list[dict[str, str]]
 
 _PROBE = "completion"
+# Completions whose ids are remembered: the next run of a sweep has most of them again.
+REMEMBERED = 2**16
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Encoder:
         self.lengths = lengths or Lengths()
         self._end_of_turn: str | None = None
         self._prompts: dict[str, tuple[int, ...]] = {}
+        self._completions: dict[tuple[str, bool, bool], tuple[int, ...]] = {}
 
     @property
     def pad_id(self) -> int:
@@ -113,10 +116,13 @@ class Encoder:
 
     def completion(self, completion: str, *, chat: bool, finished: bool) -> tuple[int, ...]:
         """Token ids of a completion, with the end-of-turn token when it is finished."""
-        ids = list(self.tokenizer(completion, add_special_tokens=False)["input_ids"])
-        if finished:
-            ids += self._end_ids(chat)
-        return tuple(ids)
+        key = (completion, chat, finished)
+        if key not in self._completions:
+            ids = list(self.tokenizer(completion, add_special_tokens=False)["input_ids"])
+            if len(self._completions) >= REMEMBERED:
+                self._completions.clear()
+            self._completions[key] = tuple(ids + self._end_ids(chat) if finished else ids)
+        return self._completions[key]
 
     def encode(
         self, prompt: Prompt, completion: str, *, finished: bool = True, where: str = "example"

@@ -71,8 +71,10 @@ class StoppedCheckpoint(OnExceptionCheckpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save, if it can be done."""
-        # All processes of a run save together, and only a loss that is not finite stops all of them at one place.
-        if not self.whole or (trainer.world_size > 1 and not isinstance(exception, NotFiniteError)):
+        # Before the first step there is nothing to keep. All processes of a run save together, and only a loss that is
+        # not finite stops all of them at one place.
+        together = trainer.world_size == 1 or isinstance(exception, NotFiniteError)
+        if not (self.whole and together and trainer.global_step):
             return
         try:
             super().on_exception(trainer, pl_module, exception)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from kto_lab import console
+from kto_lab.errors import LabError
 from kto_lab.losses import Objective
+from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import Policy
 from kto_lab.training.callbacks import StepMetrics, TrainingProgress
 from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
@@ -19,6 +22,19 @@ from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference import ReferencePass
+from kto_lab.training.sharding import returned
+from kto_lab.training.stopping import StopWhenAsked, slurm
+
+CHECKPOINTS = "checkpoints"
+
+
+def check_strategy(objective: Objective, hardware: Hardware) -> None:
+    """LabError where the strategy cannot do what the objective needs."""
+    if hardware.strategy == "fsdp" and objective.compared_to is Completions.SAMPLED:
+        raise LabError(
+            "reference_point=sampled generates from the policy in every step, where fsdp has it in shards. Use "
+            "trainer=ddp, or another reference_point@loss.reference_point."
+        )
 
 
 def fit(
@@ -34,6 +50,8 @@ def fit(
     seed: int,
 ) -> None:
     """Train the policy in place, from the last checkpoint in `folder` where there is one.
+
+    Under fsdp the trained policy is whole again on the first process only.
 
     Args:
         policy: starts as the reference.
@@ -63,32 +81,51 @@ def fit(
     )
     if optimization.gradient_checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    checkpoints = folder / "checkpoints"
     with _quiet_lightning():
-        trainer = pl.Trainer(
-            accelerator="gpu" if hardware.device.type == "cuda" else "cpu",
-            devices=hardware.devices,
-            num_nodes=hardware.num_nodes,
-            strategy=hardware.strategy,
-            precision=hardware.number_format,
-            deterministic=hardware.deterministic,
-            max_epochs=1,
-            logger=loggers,
-            callbacks=[
-                ReferencePass(data, hardware),
-                StepMetrics(folder),
-                TrainingProgress(),
-                LastCheckpoint(checkpoints, filename="{step}", every_n_train_steps=optimization.checkpoint_every),
-                StoppedCheckpoint(checkpoints, filename="stopped"),
-            ],
-            plugins=[AtomicFiles()],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=folder,
-        )
+        trainer = _trainer(hardware, _callbacks(data, optimization, hardware, folder), folder, loggers)
         steps = AlignmentData(data, objective, optimization, share_prompts=share_prompts)
-        trainer.fit(module, steps, ckpt_path=last_checkpoint(checkpoints), weights_only=True)
+        trainer.fit(module, steps, ckpt_path=last_checkpoint(folder / CHECKPOINTS), weights_only=True)
+    if hardware.strategy == "fsdp":
+        returned(module.policy, policy, first=trainer.is_global_zero)
+
+
+def _callbacks(data: TrainingData, optimization: Optimization, hardware: Hardware, folder: Path) -> list[pl.Callback]:
+    """What happens beside the steps, in this order."""
+    checkpoints = folder / CHECKPOINTS
+    return [
+        ReferencePass(data, hardware),
+        StepMetrics(folder),
+        TrainingProgress(),
+        StopWhenAsked(checkpoints / "stopped.ckpt"),
+        LastCheckpoint(checkpoints, filename="{step}", every_n_train_steps=optimization.checkpoint_every),
+        StoppedCheckpoint(checkpoints, filename="stopped"),
+    ]
+
+
+def _trainer(hardware: Hardware, callbacks: list[pl.Callback], folder: Path, loggers: list[Logger]) -> pl.Trainer:
+    """Lightning's trainer: one epoch over the planned steps."""
+    strategy: str | ModelParallelStrategy = hardware.strategy
+    if strategy == "fsdp":
+        # FSDP2; what Lightning calls "fsdp" is the first, for GPUs alone. A checkpoint is one file, as it is anywhere
+        # else, so that a run can go on under another strategy.
+        processes = hardware.devices * hardware.num_nodes
+        strategy = ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    return pl.Trainer(
+        accelerator="gpu" if hardware.device.type == "cuda" else "cpu",
+        devices=hardware.devices,
+        num_nodes=hardware.num_nodes,
+        strategy=strategy,
+        precision=hardware.number_format,
+        deterministic=hardware.deterministic,
+        max_epochs=1,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicFiles(), *slurm()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from kto_lab.errors import LabError
 
@@ -17,7 +18,8 @@ class Hardware:
         accelerator: "auto" (a GPU where there is one), "cpu" or "gpu".
         devices: processes a node; one device each.
         num_nodes: nodes.
-        strategy: Lightning's, such as "auto" or "ddp".
+        strategy: how processes share the work: "ddp" (each has the whole policy), "fsdp" (each has a shard of it), or
+            "auto" (ddp, where there are several).
         precision: "auto" (bf16-mixed on a GPU, else 32-true), "32-true", or "bf16-mixed": float32 weights, matrix
             products in bfloat16.
         deterministic: refuse operations whose result can differ from run to run (on a GPU, at some cost).
@@ -26,7 +28,7 @@ class Hardware:
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: int
     num_nodes: int
-    strategy: str
+    strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
     deterministic: bool
 
@@ -34,20 +36,35 @@ class Hardware:
         """Refuse what this machine, or the lab, cannot do."""
         if self.accelerator not in ("auto", "cpu", "gpu"):
             raise LabError(f"trainer.accelerator is {self.accelerator!r}; it must be 'auto', 'cpu' or 'gpu'.")
+        if self.strategy not in ("auto", "ddp", "fsdp"):
+            raise LabError(f"trainer.strategy is {self.strategy!r}; it must be 'auto', 'ddp' or 'fsdp'.")
         if self.precision not in ("auto", "32-true", "bf16-mixed"):
             raise LabError(f"trainer.precision is {self.precision!r}; it must be 'auto', '32-true' or 'bf16-mixed'.")
         if self.devices < 1 or self.num_nodes < 1:
             raise LabError("trainer.devices and trainer.num_nodes must be at least 1.")
+        if self.strategy == "fsdp" and self.devices * self.num_nodes == 1:
+            raise LabError(
+                "trainer.strategy is 'fsdp', which gives each process a shard of the policy, but there is one process. "
+                "Set trainer.devices to 2 or more, or use trainer=auto."
+            )
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise LabError(
                 "trainer.accelerator is 'gpu', but no CUDA device is visible. Use trainer=auto or trainer=cpu."
             )
+        if self.device.type == "cuda" and self.devices > torch.cuda.device_count():
+            raise LabError(
+                f"trainer.devices is {self.devices}, but {torch.cuda.device_count()} CUDA devices are visible. "
+                "Lower it, or use trainer.accelerator=cpu."
+            )
 
     @property
     def device(self) -> torch.device:
-        """Where evaluation before and after training runs."""
-        on_gpu = self.accelerator == "gpu" or (self.accelerator == "auto" and torch.cuda.is_available())
-        return torch.device("cuda" if on_gpu else "cpu")
+        """Where this process runs what is outside of training; of the GPUs of its node, its own."""
+        if self.accelerator == "cpu" or not torch.cuda.is_available():
+            return torch.device("cpu")
+        # None before Lightning knows of other processes.
+        rank = getattr(rank_zero_only, "rank", None) or 0
+        return torch.device("cuda", rank % self.devices)
 
     @property
     def number_format(self) -> Literal["32-true", "bf16-mixed"]:

@@ -10,6 +10,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from kto_lab.errors import LabError
 
+# W&B takes no longer tag.
+LONGEST_TAG = 64
+
 
 @dataclass(frozen=True)
 class MetricsFileOnly:
@@ -27,7 +30,7 @@ class Wandb:
     Attributes:
         project: W&B project.
         group: runs shown together, such as the cells of a study; None for none.
-        tags: any words.
+        tags: any words, of up to 64 characters.
         name: shown for the run; None for the run folder's name.
         job_type: "train" or whatever tells runs of a group apart; None for none.
         offline: write to the run folder's `wandb/` only (`wandb sync` uploads it later).
@@ -40,13 +43,22 @@ class Wandb:
     job_type: str | None
     offline: bool
 
+    def __post_init__(self) -> None:
+        """Refuse a tag that W&B would refuse, before anything is loaded."""
+        for tag in self.tags:
+            if not 1 <= len(str(tag)) <= LONGEST_TAG:
+                raise LabError(f"logger.tags has {tag!r}; W&B takes tags of 1 to {LONGEST_TAG} characters. Shorten it.")
+
     def make(self, *, folder: Path, run_id: str, config: Mapping[str, Any]) -> list[Logger]:
         """Start the W&B run, or go on with it: the same `run_id` is the same W&B run.
+
+        Offline, each start has a folder of its own; `wandb sync` appends them to one run. Steps that are repeated after
+        the last checkpoint are there twice.
 
         Args:
             folder: the run folder; W&B's files go into its `wandb/`.
             run_id: the run's identity.
-            config: the resolved configuration, which W&B shows and filters by.
+            config: the resolved configuration, nested; W&B shows it, and filters by it, under dotted keys.
 
         Raises:
             LabError: W&B refuses (no key or no network, when it is not offline).

@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from kto_lab.errors import LabError
 from kto_lab.losses import Feed, Objective, Pairs, Thumbs
@@ -25,6 +26,7 @@ from kto_lab.models.logps import TokenLogps, completion_token_logps
 from kto_lab.training.data import MicroBatch, Step
 from kto_lab.training.optimization import Optimization, make_optimizer
 from kto_lab.training.reference_point import PolicySamples, estimate
+from kto_lab.training.sharding import lent, shard
 
 SATURATED = 0.05
 
@@ -73,6 +75,13 @@ class AlignmentModule(pl.LightningModule):
         self.reference_point_state: State = ()
         self.samples: PolicySamples | None = None
 
+    def configure_model(self) -> None:
+        """Shard the policy over the processes, where the strategy has a mesh of them."""
+        if self.device_mesh is not None:
+            self.policy = lent(self.policy)
+            mesh = self.device_mesh["data_parallel"]
+            shard(self, self.policy, mesh, number_format=str(self.trainer.precision))
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what is trainable."""
         trainable = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
@@ -109,8 +118,7 @@ class AlignmentModule(pl.LightningModule):
             # DDP averages over processes what is a sum, and needs to talk only once a step.
             with nullcontext() if number == last else self._without_sync():
                 self.manual_backward(loss * self.trainer.world_size)
-        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        norm = nn.utils.clip_grad_norm_(parameters, self.optimization.clip_norm).item()
+        norm = self._clip_gradient()
         # Both are of all processes, so that all of them stop here or none.
         metrics = tally.metrics(self._sum_over_processes)
         for what, value in (("loss", metrics["loss"]), ("gradient norm", norm)):
@@ -141,11 +149,19 @@ class AlignmentModule(pl.LightningModule):
         }
         return {f"train/{name}": value for name, value in metrics.items()}
 
-    def token_logps(self, micro_batch: MicroBatch) -> TokenLogps:
-        """log pi of each completion token of a micro-batch."""
+    def forward(self, micro_batch: MicroBatch) -> Tensor:
+        """(tokens,) log pi of each completion token of a micro-batch, nats.
+
+        Call the module, not this: what is sharded is gathered by the call.
+        """
         return completion_token_logps(
             self.policy, micro_batch.units, pad_id=self.pad_id, share_prompts=self.share_prompts
-        )
+        ).values
+
+    def token_logps(self, micro_batch: MicroBatch) -> TokenLogps:
+        """log pi of each completion token of a micro-batch, and which completion it belongs to."""
+        lengths = [len(sequence.completion) for unit in micro_batch.units for sequence in unit]
+        return TokenLogps(self(micro_batch), lengths)
 
     def losses(self, logps: TokenLogps, micro_batch: MicroBatch, z0: Tensor) -> Tensor:
         """(units,) losses of a micro-batch.
@@ -205,6 +221,14 @@ class AlignmentModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         self.reference_point_state = tuple(checkpoint["reference_point_state"])
+
+    def _clip_gradient(self) -> float:
+        """Clip the gradient to its largest global norm, and return the norm that it had: over all shards, if any."""
+        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        nn.utils.clip_grads_with_norm_(parameters, self.optimization.clip_norm, whole)
+        return whole.item()
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values, reduce_op="sum") if self.trainer.world_size > 1 else values

@@ -62,7 +62,7 @@ def undisturbed(
     return run(folder, *SIX, *request.param), request.param
 
 
-@pytest.mark.parametrize(("step", "checkpoint"), [(1, "stopped.ckpt"), (4, "stopped.ckpt"), (5, "step=4.ckpt")])
+@pytest.mark.parametrize(("step", "checkpoint"), [(2, "stopped.ckpt"), (4, "stopped.ckpt"), (5, "step=4.ckpt")])
 def test_a_stopped_run_goes_on_bit_for_bit(
     undisturbed: tuple[Path, tuple[str, ...]],
     step: int,

@@ -35,6 +35,13 @@ def test_an_unknown_key_is_an_error() -> None:
         instantiate(option("wandb"), colour="red")
 
 
+@pytest.mark.parametrize("tag", ["", "x" * 65])
+def test_a_tag_that_wandb_would_refuse_is_refused_at_once(tag: str) -> None:
+    with pytest.raises(InstantiationException) as error:
+        instantiate(option("wandb"), tags=["kto", tag])
+    assert isinstance(error.value.__cause__, LabError) and "logger.tags" in str(error.value.__cause__)
+
+
 def test_wandb_that_does_not_start_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**wanted: object) -> None:
         raise wandb.errors.UsageError("api_key not configured (no-tty)")

@@ -1,0 +1,97 @@
+"""FSDP2: the policy's weights, gradients and optimiser state in shards, one a process.
+
+The policy that the caller holds is whole before training and after it: the reference pass and evaluation run it as it
+is. In between its parameters are lent to a twin, which is sharded block by block: a block is whole while it computes.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from kto_lab.errors import LabError
+from kto_lab.models.adapters import Policy
+
+
+def lent(policy: Policy) -> Policy:
+    """A twin of the policy that takes over its parameters; the policy itself keeps their shapes alone."""
+    owned = list(policy.parameters())
+    # What deepcopy finds in its memo is not copied.
+    twin: Policy = copy.deepcopy(policy, {id(parameter): parameter for parameter in owned})
+    _exchange(policy, {parameter: _like(parameter, torch.empty_like(parameter, device="meta")) for parameter in owned})
+    return twin
+
+
+def returned(sharded: Policy, policy: Policy, *, first: bool) -> None:
+    """Give the parameters of a sharded twin back to the policy, whole, on the CPU of the first process.
+
+    Every process has to call it: they gather one parameter after another.
+
+    Args:
+        sharded: the twin.
+        policy: whose parameters it took over.
+        first: whether this is the first process. Elsewhere the policy stays without weights.
+    """
+    shards = dict(sharded.named_parameters())
+    whole = {}
+    with torch.no_grad():
+        for name, empty in policy.named_parameters():
+            shard = shards[name]
+            assert isinstance(shard, DTensor)
+            values = shard.full_tensor()
+            if first:
+                whole[empty] = _like(empty, values.cpu())
+    if first:
+        _exchange(policy, whole)
+
+
+def shard(root: nn.Module, policy: Policy, mesh: DeviceMesh, *, number_format: str) -> None:
+    """Shard the policy inside a module whose `forward` is what runs it.
+
+    In "bf16-mixed" the blocks are gathered in bfloat16, which is what autocast would make of their matrices: less talk
+    between processes, and no copies that autocast keeps for the whole step. Norms, which autocast leaves in float32,
+    are gathered apart from them. So the numbers are those of one device, to rounding.
+
+    Args:
+        root: gathers what is outside of the blocks: embeddings, the last norm and the head.
+        policy: inside `root`.
+        mesh: the processes, one dimension.
+        number_format: "32-true" or "bf16-mixed".
+
+    Raises:
+        LabError: the architecture does not say what its blocks are.
+    """
+    inner = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    names = set(getattr(inner, "_no_split_modules", None) or ())
+    blocks = [module for module in policy.modules() if type(module).__name__ in names]
+    if not blocks:
+        raise LabError(
+            f"{type(inner).__name__} does not say what its blocks are (transformers' _no_split_modules), so fsdp has "
+            "nothing to shard. Use trainer=ddp, or another architecture."
+        )
+    narrow = number_format == "bf16-mixed"
+    half = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in blocks:
+        if narrow:
+            for part in block.modules():
+                own = list(part.parameters(recurse=False))
+                if own and all(parameter.ndim == 1 for parameter in own):
+                    fully_shard(part, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=half if narrow else MixedPrecisionPolicy())
+    fully_shard(root, mesh=mesh)
+
+
+def _like(parameter: nn.Parameter, values: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=parameter.requires_grad)
+
+
+def _exchange(policy: Policy, new: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    """Put other parameters in the place of the policy's; those that modules share stay shared."""
+    for module in policy.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, new[parameter])

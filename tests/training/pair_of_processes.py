@@ -1,0 +1,94 @@
+"""Several runs in a row, in each of two processes that talk over gloo: what `test_distributed.py` starts."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of `kto-lab train`.
+
+    Attributes:
+        words: its command line.
+        nan_at: the optimiser step (from 1) at which its loss is not finite; None for none.
+    """
+
+    words: list[str]
+    nan_at: int | None = None
+
+
+def run_as_pair(jobs: list[Job], folder: Path, *, timeout: float) -> str:
+    """Run jobs one after the other in two processes, and return what the first of them said.
+
+    They are started as a cluster would start them. With Lightning's own launcher the second one would die with the
+    first run that fails.
+    """
+    plan = folder / "jobs.json"
+    plan.write_text(json.dumps([asdict(job) for job in jobs]))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    shared = {
+        **os.environ,
+        "PYTHONPATH": str(TESTS),
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    logs = [folder / f"process_{rank}.txt" for rank in range(2)]
+    processes = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as file:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, __file__, str(plan)],
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env={**shared, "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
+                )
+            )
+    try:
+        codes = [process.wait(timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    said = [log.read_text() for log in logs]
+    assert codes == [0, 0], "\n".join(said)
+    return said[0]
+
+
+def _run(job: Job) -> None:
+    from small_runs import composed
+
+    from kto_lab import run
+    from kto_lab.training.module import AlignmentModule, NotFiniteError
+
+    whole = AlignmentModule.losses
+
+    def breaking(self: AlignmentModule, *arguments: Any) -> Any:
+        found = whole(self, *arguments)
+        return found * float("nan") if self.trainer.global_step + 1 == job.nan_at else found
+
+    # Takes longer than such a run.
+    run.plot_curves = lambda *_: None  # type: ignore[assignment]
+    AlignmentModule.losses = breaking  # type: ignore[method-assign]
+    try:
+        run.train(composed(job.words))
+        assert job.nan_at is None
+    except NotFiniteError:
+        assert job.nan_at is not None
+    finally:
+        AlignmentModule.losses = whole  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    for settings in json.loads(Path(sys.argv[1]).read_text()):
+        _run(Job(**settings))

@@ -1,0 +1,108 @@
+"""Asked to stop in the middle of a step: the step is finished and saved, and the run goes on from there bit for bit."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from safetensors.torch import load_file
+from small_runs import metrics, run
+
+from kto_lab.training.callbacks import METRICS
+from kto_lab.training.checkpoints import LastCheckpoint, last_checkpoint
+from kto_lab.training.stopping import slurm
+
+# Checkpoints of their own are rarer than the steps.
+SIX = ("optimization.max_steps=6", "optimization.checkpoint_every=100")
+
+
+@pytest.fixture
+def requeues() -> Iterator[list[int]]:
+    """What a launcher does when asked: it notes which checkpoint there is, and exits."""
+    calls: list[int] = []
+
+    def requeue(signum: int, frame: object) -> None:
+        calls.append(signum)
+        raise SystemExit(-1)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    signal.signal(signal.SIGUSR2, requeue)
+    yield calls
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ask_in_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send the signal when the weights of a step (from 1) have changed, and nothing else of it is done."""
+    whole = torch.optim.AdamW.step
+    calls = []
+
+    def asking(self: Any, *arguments: Any, **more: Any) -> Any:
+        found = whole(self, *arguments, **more)
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return found
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", asking)
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_it_saves_the_step_it_is_in_and_goes_on_bit_for_bit(
+    step: int, tmp_path: Path, requeues: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        ask_in_step(patch, step)
+        with pytest.raises(SystemExit):
+            run(tmp_path, *SIX)
+    folder = tmp_path / "run"
+    assert requeues == [signal.SIGUSR2]
+    assert len(metrics(folder)) == step
+    kept = last_checkpoint(folder / "checkpoints")
+    assert kept is not None and torch.load(kept, weights_only=True)["global_step"] == step
+    assert signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL
+    run(tmp_path, *SIX)
+    (tmp_path / "other").mkdir()
+    straight = run(tmp_path / "other", *SIX)
+    assert (straight / METRICS).read_bytes() == (folder / METRICS).read_bytes()
+    mine, theirs = (load_file(made / "policy" / "model.safetensors") for made in (folder, straight))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert not list((folder / "checkpoints").glob("stopped*"))
+
+
+def test_asked_after_the_last_step_it_ends_when_that_is_saved(
+    tmp_path: Path, requeues: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = LastCheckpoint.on_train_end
+
+    def asking(self: Any, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        ended(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_train_end", asking)
+        with pytest.raises(SystemExit):
+            run(tmp_path, *SIX)
+    folder = tmp_path / "run"
+    assert requeues == [signal.SIGUSR2]
+    assert (folder / "checkpoints" / "step=6.ckpt").exists()
+    before = (folder / METRICS).read_bytes()
+    run(tmp_path, *SIX)
+    assert (folder / METRICS).read_bytes() == before and (folder / "policy").exists()
+
+
+def test_nobody_asks_where_there_is_no_launcher(tmp_path: Path) -> None:
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+    run(tmp_path, *SIX)
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+
+
+def test_lightning_does_not_requeue_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert slurm() == []
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    (found,) = slurm()
+    assert isinstance(found, SLURMEnvironment) and not found.auto_requeue
