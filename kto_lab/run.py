@@ -24,7 +24,7 @@ from kto_lab.evaluation.answers import side_by_side
 from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.corruption import Damaged
-from kto_lab.feedback.table import class_counts, fingerprint, flip_rates, of_split
+from kto_lab.feedback.table import class_counts, content_hash, fingerprint, flip_rates, of_split
 from kto_lab.files import write_json, write_text
 from kto_lab.losses import Feed, FlipRates, Objective
 from kto_lab.losses.noise import inversion_warnings, robust_weights
@@ -34,19 +34,23 @@ from kto_lab.models.load import Loaded
 from kto_lab.models.logps import sharing_is_exact
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.studies import wandb_log
-from kto_lab.studies.identity import identity, plain_values, run_id
+from kto_lab.studies.identity import identity, node_key, plain_values, run_id
+from kto_lab.studies.job import logs
 from kto_lab.studies.record import RECORD, Record, read_record
 from kto_lab.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.curves import CURVES, plot_curves
 from kto_lab.training.data import TrainingData, class_weights, prepare
-from kto_lab.training.fit import fit
+from kto_lab.training.fit import check_strategy, fit
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.loggers import MetricsFileOnly, Wandb
 from kto_lab.training.optimization import Optimization
+from kto_lab.warm import COLD, Warm
 
 CONFIG = "config.yaml"
 CLAIM = "run.json"
+# How many base policies a sweep remembers the measurements of: one a seed.
+BASES = 16
 KEYS = (
     "seed",
     "runs_dir",
@@ -80,10 +84,14 @@ class Parts:
     loggers: MetricsFileOnly | Wandb
 
 
-def train(cfg: DictConfig) -> Path:
+def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
     """Run the whole of `kto-lab train`, or what is left of it, and return the run folder.
 
     A finished run is not run again; an unfinished one goes on from its last checkpoint.
+
+    Args:
+        cfg: the configuration `train`.
+        warm: what earlier runs of this process have kept for this one.
 
     Raises:
         LabError: something that a person can mend; see its message.
@@ -97,20 +105,22 @@ def train(cfg: DictConfig) -> Path:
     record = Record(folder=parts.folder, run_id="", config=plain_values(cfg), seeds={"seed": parts.seed})
 
     with record.stage("feedback"):
-        table = read_feedback(cfg.feedback, record, ("train", "test"))
+        table = read_feedback(cfg.feedback, record, ("train", "test"), warm)
     with record.stage("model"):
-        loaded, policy, encoder = load_policy(parts, record)
+        loaded, policy, encoder = load_policy(parts, record, warm)
     record.run_id = run_id(cfg)
     with record.stage("plan"):
         damaged = damage(cfg.corruption, of_split(table, "train"))
         data = plan(parts, damaged, encoder, record)
-        judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation")
+        judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation", warm)
     claim(parts, record)
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         with record.stage("evaluation before"):
-            base = measure_base(judge, policy)
-    loggers = parts.loggers.make(folder=parts.folder, run_id=record.run_id, config=record.config)
+            base = measure_base(judge, policy, base_key(cfg), warm)
+    # As a record has it: without the paths of this machine.
+    config = record.as_dict()["config"]
+    loggers = parts.loggers.make(folder=parts.folder, run_id=record.run_id, config=config)
     with record.stage("training"):
         fit(
             policy,
@@ -134,7 +144,7 @@ def train(cfg: DictConfig) -> Path:
                 base,
                 trained,
                 beta=parts.objective.reward_beta,
-                load=lambda: instantiate(cfg.model).model.to(parts.hardware.device),
+                load=lambda: moved(warm.loaded(cfg.model).model, parts.hardware.device),
             )
         with record.stage("saving"):
             save_policy(policy, deployed.held_out.encoder.tokenizer, parts.folder / "policy", merge=parts.adapter.merge)
@@ -144,7 +154,7 @@ def train(cfg: DictConfig) -> Path:
 
 def assemble(cfg: DictConfig) -> Parts:
     """Make what the configuration names, so that a mistake in it shows before anything is loaded."""
-    return Parts(
+    parts = Parts(
         cfg=cfg,
         folder=Path(cfg.run_dir),
         seed=cfg.seed,
@@ -156,12 +166,14 @@ def assemble(cfg: DictConfig) -> Parts:
         adapter=instantiate(cfg.adapter),
         loggers=instantiate(cfg.logger),
     )
+    check_strategy(parts.objective, parts.hardware)
+    return parts
 
 
-def read_feedback(feedback: DictConfig, record: Record, needed: Sequence[str]) -> Dataset:
+def read_feedback(feedback: DictConfig, record: Record, needed: Sequence[str], warm: Warm = COLD) -> Dataset:
     """The table of examples of a `feedback` node, which must have prompts in the splits that are needed."""
     console.stage("Feedback", "Thumbs become one table; held-out prompts are set apart by a hash.")
-    table = instantiate(feedback)
+    table = warm.table(feedback)
     counts = class_counts(table)
     record.data = {"fingerprint": fingerprint(table), "counts": counts}
     for split, count in counts.items():
@@ -175,10 +187,10 @@ def read_feedback(feedback: DictConfig, record: Record, needed: Sequence[str]) -
     return table
 
 
-def load_policy(parts: Parts, record: Record) -> tuple[Loaded, Policy, Encoder]:
+def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Policy, Encoder]:
     """The policy, on the device to compute on, and its tokenizer's encoder."""
     console.stage("Policy", "The model to align. Before its first step it is its own reference.")
-    loaded = instantiate(parts.cfg.model)
+    loaded = warm.loaded(parts.cfg.model)
     pl.seed_everything(parts.seed, verbose=False)
     policy = moved(parts.adapter.attach(loaded.model), parts.hardware.device)
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
@@ -189,7 +201,8 @@ def load_policy(parts: Parts, record: Record) -> tuple[Loaded, Policy, Encoder]:
         f"    {everything / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained; {parts.hardware.device}, "
         f"{parts.hardware.number_format}"
     )
-    return loaded, policy, Encoder(loaded.tokenizer, parts.lengths)
+    made_of = content_hash(node_key(parts.cfg.model), node_key(parts.cfg.lengths))
+    return loaded, policy, warm.get("encoder", made_of, lambda: Encoder(loaded.tokenizer, parts.lengths))
 
 
 def damage(corruption: DictConfig, train_table: Dataset) -> Damaged:
@@ -257,15 +270,18 @@ def noise_warnings(objective: Objective, weights: Weights, train_table: Dataset)
     return inversion_warnings(seen, known)
 
 
-def judge_of(parts: Parts, model: PreTrainedModel, encoder: Encoder, table_test: Dataset, folder: Path) -> Judge:
+def judge_of(
+    parts: Parts, model: PreTrainedModel, encoder: Encoder, table_test: Dataset, folder: Path, warm: Warm = COLD
+) -> Judge:
     """What measures policies as the configuration says, and leaves its files in a folder."""
+    exact = warm.get("sharing", node_key(parts.cfg.model), lambda: sharing_is_exact(model))
     return Judge(
         held_out=HeldOut.of(table_test, encoder, parts.evaluation.reward_examples),
         plain=encoder,
         settings=parts.evaluation,
         folder=folder,
         token_budget=parts.optimization.micro_batch_tokens,
-        share_prompts=parts.optimization.keep_prompts_together and sharing_is_exact(model),
+        share_prompts=parts.optimization.keep_prompts_together and exact,
         seed=parts.seed,
         autocast=parts.hardware.autocast,
     )
@@ -277,13 +293,23 @@ def deployed_judge(parts: Parts, judge: Judge) -> Judge:
     return judge.asking(controls.desirable) if controls else judge
 
 
-def measure_base(judge: Judge, policy: Policy) -> Measured:
+def base_key(cfg: DictConfig) -> str:
+    """A hash of all that the base policy's measurements can depend on."""
+    nodes = [node_key(cfg[name]) for name in ("model", "adapter", "feedback", "lengths", "evaluation", "trainer")]
+    rows = (cfg.optimization.micro_batch_tokens, cfg.optimization.keep_prompts_together)
+    return content_hash(nodes, rows, cfg.seed)
+
+
+def measure_base(judge: Judge, policy: Policy, key: str, warm: Warm) -> Measured:
     """What the policy does before training; kept in the run folder, so that a resumed run need not ask again."""
     kept = judge.folder / "base.json"
     if kept.exists():
         return Measured.from_dict(json.loads(kept.read_text(encoding="utf-8")))
     console.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
-    return judge.measure(policy, "base")
+    base = warm.get("base", key, lambda: judge.measure(policy, "base"), most=BASES)
+    if not kept.exists():
+        judge.keep("base", base)
+    return base
 
 
 def finish(parts: Parts, record: Record, loggers: list[Logger], answers: list[dict[str, Any]]) -> None:
@@ -298,6 +324,7 @@ def finish(parts: Parts, record: Record, loggers: list[Logger], answers: list[di
         "answers and scores": folder / "evaluation",
         "checkpoints": folder / "checkpoints",
         "configuration": folder / CONFIG,
+        **logs(folder),
     }
     record.write()
     finished = read_record(folder)

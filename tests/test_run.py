@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,7 @@ import torch
 import yaml
 from hydra.errors import InstantiationException
 from peft import PeftModel
-from safetensors.torch import load_file
-from small_runs import metrics, overrides, run, thumbs, write_jsonl
+from small_runs import metrics, run, thumbs, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kto_lab.errors import LabError
@@ -193,36 +189,6 @@ def test_a_run_that_fails_on_its_data_leaves_its_folder_free(tmp_path: Path) -> 
     with pytest.raises(InstantiationException, match="nosuch"):
         run(tmp_path, *THREE, "feedback.columns.label=nosuch")
     assert (run(tmp_path, *THREE) / RECORD).exists()
-
-
-def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
-    words = (*THREE, "optimization.micro_batch_tokens=16")
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    one = run(tmp_path / "one", *words)
-    command = overrides(tmp_path / "two", *words, "trainer=ddp", "trainer.accelerator=cpu")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "kto_lab.cli", "train", *command],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    two = tmp_path / "two" / "run"
-    assert done.stdout.count("==> Training") == 1, "only the first process speaks"
-    mine, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (one, two))
-    for name, value in mine.items():
-        torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-5)
-    for here, there in zip(metrics(one), metrics(two), strict=True):
-        assert here.keys() == there.keys()
-        for key, value in here.items():
-            # Before the first step the policy is the reference, and the sign of what is left is rounding.
-            if key == "z0_clamped" and abs(float(here["z0_raw"])) < 1e-5:
-                continue
-            assert float(there[key]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), key
-    assert json.loads((two / RECORD).read_text())["training"]["examples_seen"] == 12
 
 
 def test_wandb_offline_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """One cell of a sweep: a run that is made once, whoever else sweeps, and whose failure stays its own."""
 
+import os
+import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -9,11 +12,15 @@ from kto_lab import console
 from kto_lab.cli import explain
 from kto_lab.errors import LabError
 from kto_lab.files import write_json
-from kto_lab.studies.lease import LEASE, Watch, held, read_owner
+from kto_lab.studies.job import LOG, Job
+from kto_lab.studies.lease import LEASE, held, read_owner
 from kto_lab.studies.record import RECORD, read_record
+from kto_lab.warm import Warm
 
 FAILURE = "failure.json"
-LOG = "log.txt"
+LOOK_SECONDS = 5.0
+# Of this process, which may run one cell after another.
+WARM = Warm(keeps=True)
 
 
 def status(folder: Path) -> str:
@@ -33,25 +40,65 @@ def run_cell(cfg: DictConfig) -> str:
     """Run a cell to its end, or what is left of it, and return its status. Hydra calls this for each job.
 
     What the run says goes to `log.txt` in its folder. A failure is recorded with its traceback in `failure.json`, and
-    does not reach the other cells; being asked to stop does.
+    does not reach the other cells; being asked to stop does. Where Slurm started several processes for one run, the
+    first does all of that, and the others take part if it says so.
     """
     from kto_lab.run import train
 
     folder = Path(cfg.run_dir)
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"])
     assert isinstance(own, DictConfig)
-    with held(folder, Watch()) as mine:
-        if not mine or status(folder) == "done":
-            return status(folder)
-        for old in (FAILURE, RECORD):  # the record is damaged: a whole one is kept
+    job = Job.current()
+    if job and not job.leads:
+        if job.is_told_to_run():
+            _take_part(own, folder)
+        return status(folder)
+    with held(folder) as mine:
+        runs = mine and status(folder) != "done"
+        for old in (FAILURE, RECORD) if runs else ():  # the record is damaged: a whole one is kept
             (folder / old).unlink(missing_ok=True)
+        if job:
+            job.tell(runs)
+        if not runs:
+            return status(folder)
         with console.into(folder / LOG):
             try:
-                train(own)
+                train(own, WARM)
             except Exception as error:
-                if type(error).__name__ == "UncompletedJobError":
-                    raise  # submitit's word for a job that ran out of time: not the cell's failure
+                if _asks_to_stop(error):
+                    raise
                 message = explain(error) or f"{type(error).__name__}: {error}"
+                if job and job.processes > 1:
+                    message += f"\nWhat the other processes said is in {job.log.parent}."
                 write_json(folder / FAILURE, {"error": message, "traceback": traceback.format_exc()})
                 console.say(traceback.format_exc())
     return status(folder)
+
+
+def _take_part(own: DictConfig, folder: Path) -> None:
+    """Run a cell as one of its processes that have no say; what it meets is in its own log of the Slurm job."""
+    from kto_lab.run import train
+
+    over = threading.Event()
+    threading.Thread(target=_follow, args=(folder / FAILURE, over), daemon=True).start()
+    try:
+        train(own, WARM)
+    except Exception:
+        # Hydra keeps an exception of a job to itself.
+        traceback.print_exc(file=sys.stderr)
+        raise
+    finally:
+        over.set()
+
+
+def _follow(failure: Path, over: threading.Event) -> None:
+    """End this process where the first has failed: it would wait for that one, in a collective, for half an hour."""
+    while not over.wait(LOOK_SECONDS):
+        if failure.exists():
+            print(f"The first process has failed: {failure}", file=sys.stderr)
+            os._exit(1)
+
+
+def _asks_to_stop(error: Exception) -> bool:
+    """Whether this is submitit's word for a job that ran out of time too often: not the cell's failure."""
+    return type(error).__name__ == "UncompletedJobError"

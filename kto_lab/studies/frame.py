@@ -21,8 +21,9 @@ Metrics of a group are `groups.<group>.<metric>`, those of lm-eval `<task>.<metr
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,14 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.statistics import Estimate
 from kto_lab.studies.cell import FAILURE, status
 from kto_lab.studies.comparisons import Mean, Outcome, mean_over_seeds
-from kto_lab.studies.record import read_record
+from kto_lab.studies.record import RECORD, read_record
+from kto_lab.studies.scores import Scores
 
 STUDY = "study.json"
 SEED = "seed"
 DONE = "done"
 UNREADABLE = "unreadable"
 BOOKKEEPING = (SEED, "status", "message", "run_id", "folder")
-ANSWERS = Path("evaluation") / "trained.json"
 # Sections of the metrics whose names need no prefix, and sections of a record that have columns of their own.
 PLAIN = ("answers", "rewards", "lm_eval")
 SHORT = ("metrics", "timings", "training", "peak_memory")
@@ -130,7 +131,8 @@ def load(folder: Path | str) -> pd.DataFrame:
     rows = [_row(study.folder, cell, taken={*names, *BOOKKEEPING}) for cell in study.cells]
     columns = dict.fromkeys([*names, *BOOKKEEPING, *(column for row in rows for column in row)])
     # Gathered as objects and inferred: a choice that only some arms have must not turn whole numbers into floats.
-    return pd.DataFrame(rows, columns=list(columns), dtype=object).infer_objects()
+    # Copied, so that columns of a kind lie together: a part of some hundred columns is then taken at once.
+    return pd.DataFrame(rows, columns=list(columns), dtype=object).infer_objects().copy()
 
 
 def choices(frame: pd.DataFrame) -> list[str]:
@@ -156,7 +158,7 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], what: str) -> dict[tuple[A
     for key in keys:
         if key not in have:
             raise LabError(f"{what}: {key!r} is no choice of this study. Choices are {', '.join(have)}.")
-    values = [tuple(plain(value) for value in row) for row in frame[list(keys)].itertuples(index=False)]
+    values = [tuple(plain(value) for value in row) for row in zip(*(frame[key] for key in keys), strict=True)]
     members: dict[tuple[Any, ...], list[int]] = {}
     for place, value in enumerate(values):
         members.setdefault(value, []).append(place)
@@ -172,13 +174,13 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], what: str) -> dict[tuple[A
     return groups
 
 
-def measured(part: pd.DataFrame, metric: str, folder: Path | None, what: str) -> Group:
+def measured(part: pd.DataFrame, metric: str, scores: Scores | None, what: str) -> Group:
     """One metric of cells that differ by their seed alone.
 
     Args:
         part: rows of a frame.
         metric: a column.
-        folder: of the study, to read the scores of single prompts from; None leaves them out.
+        scores: of single prompts; None leaves them out.
         what: asks, for messages.
 
     Raises:
@@ -186,24 +188,33 @@ def measured(part: pd.DataFrame, metric: str, folder: Path | None, what: str) ->
     """
     outcomes: dict[int, Outcome] = {}
     others: dict[str, int] = {}
-    for cell in part.to_dict("records"):
-        value = plain(cell.get(metric))
+    values = part[metric] if metric in part else [None] * len(part)
+    for found, state, seed, run in zip(values, part["status"], part[SEED], part["folder"], strict=True):
+        value = plain(found)
         if value is None:
-            reason = "not measured" if cell["status"] == DONE else cell["status"]
+            reason = "not measured" if state == DONE else state
             others[reason] = others.get(reason, 0) + 1
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise LabError(f"{what}: {metric} is no metric; it holds {value!r}.")
-        scores = prompt_scores(folder / cell["folder"], metric) if folder else None
-        outcomes[int(cell[SEED])] = Outcome(float(value), scores)
+        outcomes[int(seed)] = Outcome(float(value), scores(run, metric) if scores else None)
     counts = [int(n) for n in part.get(f"{metric}_n", pd.Series(dtype=float)).dropna()]
     return Group(
-        mean=mean_over_seeds([outcome.value for outcome in outcomes.values()], _own(part, metric)),
+        mean=mean_over_seeds(
+            [outcome.value for outcome in outcomes.values()], _own(part, metric) if len(outcomes) == 1 else None
+        ),
         outcomes=outcomes,
         planned=len(part),
         others=others,
         prompts=(min(counts), max(counts)) if counts else None,
     )
+
+
+def of_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """What a table or figure of these metrics needs of a frame: taking parts of some hundred columns would be slow."""
+    ends = ("", "_low", "_high", "_n")
+    wanted = [*choices(frame), *BOOKKEEPING, *(f"{metric}{end}" for metric in metrics for end in ends)]
+    return frame[[name for name in dict.fromkeys(wanted) if name in frame]]
 
 
 def check_metric(frame: pd.DataFrame, metric: str, what: str) -> None:
@@ -220,22 +231,6 @@ def check_metric(frame: pd.DataFrame, metric: str, what: str) -> None:
         )
 
 
-def prompt_scores(run: Path, metric: str) -> dict[str, float] | None:
-    """What each held-out prompt's greedy answer scored after training; None where the run keeps no such scores.
-
-    Args:
-        run: the run folder.
-        metric: `pass_rate`, `sentiment`, `answer_length` or `finished`; others have no score a prompt.
-    """
-    try:
-        answers = json.loads((run / ANSWERS).read_text(encoding="utf-8"))["answers"]
-        found = {answer["prompt_id"]: _outcome(answer, metric) for answer in answers}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    scores = {prompt: score for prompt, score in found.items() if score is not None}
-    return scores or None
-
-
 def plain(value: Any) -> Any:
     """A value of a frame as Python's own: None for what is missing, a list as text, a whole float as it is."""
     if isinstance(value, list | dict):
@@ -249,9 +244,10 @@ def _row(folder: Path, cell: Mapping[str, Any], taken: set[str]) -> dict[str, An
     """The columns of one cell."""
     run = folder / cell["folder"]
     row = {**cell["choices"], "run_id": cell["run_id"], "folder": cell["folder"]}
-    row["status"] = DONE if run.is_file() else status(run)
+    # Where there is a record it is read once, and that says whether it is whole.
+    row["status"] = DONE if run.is_file() or (run / RECORD).exists() else status(run)
     try:
-        if row["status"] in (DONE, UNREADABLE):
+        if row["status"] == DONE:
             record = read_record(run)
             row.setdefault(SEED, record["seeds"].get("seed"))
             row |= _columns(record, taken)
@@ -268,20 +264,25 @@ def _row(folder: Path, cell: Mapping[str, Any], taken: set[str]) -> dict[str, An
 def _columns(record: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
     """All of a record as columns. A short name that is a choice's or another's gives way to the dotted place."""
     columns: dict[str, Any] = {"seconds": sum(record["timings"].values())}
-    for place, value in _leaves({key: part for key, part in record.items() if key not in ("status", "run_id")}):
+    leaves: list[tuple[tuple[str, ...], Any]] = []
+    _gather({key: part for key, part in record.items() if key not in ("status", "run_id")}, (), leaves)
+    for place, value in leaves:
         name = _name(place)
         columns[".".join(place) if name in taken or name in columns else name] = value
     return columns
 
 
-def _leaves(node: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(node, Mapping) and node:
+def _gather(node: Any, place: tuple[str, ...], leaves: list[tuple[tuple[str, ...], Any]]) -> None:
+    """Add the place and value of every leaf below a node; an empty section is one."""
+    if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from _leaves(value, (*place, key))
+            _gather(value, (*place, key), leaves)
     else:
-        yield place, json.dumps(node) if isinstance(node, list | dict) else node
+        leaves.append((place, json.dumps(node) if isinstance(node, list | dict) else node))
 
 
+# Records of one study have the same places.
+@lru_cache(maxsize=1 << 14)
 def _name(place: tuple[str, ...]) -> str:
     """The readable name of a place in a record."""
     section, *rest = place
@@ -312,10 +313,3 @@ def _own(part: pd.DataFrame, metric: str) -> Estimate | None:
         plain(rows[f"{metric}{end}"].iloc[0]) if len(rows) else None for end in ("", "_low", "_high", "_n")
     )
     return Estimate(value, low, high, n or 0)
-
-
-def _outcome(answer: Mapping[str, Any], metric: str) -> float | None:
-    """The score of one kept answer, as `evaluation.answers.ScoredAnswer.outcomes` has it."""
-    found = {answer["metric"]: answer["score"], "answer_length": answer["n_tokens"], "finished": answer["finished"]}
-    value = found.get(metric)
-    return None if value is None else float(value)

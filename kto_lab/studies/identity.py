@@ -44,9 +44,20 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 
 def run_id(cfg: DictConfig) -> str:
     """The identity of a run: sixteen hex digits."""
+    found = {name: seen for name, seen in stamps(cfg).items() if seen}
+    return content_hash(identity(cfg), found, code_version())
+
+
+def stamps(cfg: DictConfig) -> dict[str, str]:
+    """Whatever the configuration names for feedback and model that may be a local file or folder, with its stamp."""
     kept = identity(cfg)
-    stamps = {text: stamp(Path(text)) for text in sorted(set(_texts([kept["feedback"], kept["model"]])))}
-    return content_hash(kept, {text: found for text, found in stamps.items() if found}, code_version())
+    return {text: stamp(Path(text)) for text in sorted(set(_texts([kept["feedback"], kept["model"]])))}
+
+
+def node_key(node: DictConfig) -> str:
+    """A hash of a node's values and of the local files that it names: of what the node makes."""
+    values = plain_values(node)
+    return content_hash(values, {text: stamp(Path(text)) for text in sorted(set(_texts(values)))})
 
 
 def stamp(path: Path) -> str:

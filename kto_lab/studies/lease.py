@@ -2,7 +2,8 @@
 
 The owner keeps a lease file in the folder and counts in it while it lives. Whoever else wants the folder watches that
 count by its own clock: where it has not moved for a while, the owner is dead, and its lease may be taken over. So no
-two clocks are ever compared, and a clock that is set back does no harm. On one machine a dead process is known at once.
+two clocks are ever compared, and a clock that is set back does no harm. On one machine a dead process is known at once,
+and so is, on any machine, what an earlier start of one's own Slurm job has left.
 
 Files are made by exclusive creation and by hard links, which a network file system does for one caller alone.
 """
@@ -20,10 +21,13 @@ from pathlib import Path
 
 import psutil
 
+from kto_lab.studies.job import Job
+
 LEASE = "lease.json"
 BEAT_SECONDS = 5.0
 # So many beats missed, and an owner elsewhere is taken for dead.
 BEATS_MISSED = 12
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Owner:
         pid: of the process.
         started: when the process started, by its machine's clock; tells it from a later one of the same number.
         beat: counts up while the owner lives.
+        job: the Slurm job that the process is in; "" outside of one.
+        start: how often that job was requeued before.
     """
 
     identity: str
@@ -43,11 +49,22 @@ class Owner:
     pid: int
     started: float
     beat: int
+    job: str = ""
+    start: int = 0
 
     @classmethod
     def me(cls) -> "Owner":
         """This process, about to hold something."""
-        return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), psutil.Process().create_time(), 0)
+        job = Job.current()
+        return cls(
+            identity=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=psutil.Process().create_time(),
+            beat=0,
+            job=job.identity if job else "",
+            start=job.start if job else 0,
+        )
 
     def is_dead_here(self) -> bool:
         """Whether it was a process of this machine that no longer is."""
@@ -57,6 +74,14 @@ class Owner:
             return psutil.Process(self.pid).create_time() != self.started
         except psutil.NoSuchProcess:
             return True
+
+    def is_alive_here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == socket.gethostname() and not self.is_dead_here()
+
+    def is_requeued_as(self, later: "Owner") -> bool:
+        """Whether the later one is of the same Slurm job: that starts again only when it has ended everywhere."""
+        return self.job != "" and self.job == later.job and self.start < later.start
 
 
 class Watch:
@@ -76,12 +101,13 @@ class Watch:
 
 
 @contextmanager
-def held(folder: Path, watch: Watch, *, beat_seconds: float = BEAT_SECONDS) -> Iterator[bool]:
+def held(folder: Path, *, beat_seconds: float = BEAT_SECONDS) -> Iterator[bool]:
     """Hold a folder's lease for a block, if it is free or its owner is dead.
+
+    Waits until that is known: a living owner elsewhere counts after some seconds, a dead one not for a minute.
 
     Args:
         folder: made if it is not there.
-        watch: what this process has seen so far of the leases that it does not get.
         beat_seconds: how often a sign of life is given.
 
     Yields:
@@ -90,7 +116,7 @@ def held(folder: Path, watch: Watch, *, beat_seconds: float = BEAT_SECONDS) -> I
     folder.mkdir(parents=True, exist_ok=True)
     mine = Owner.me()
     lease = folder / LEASE
-    handle = _acquire(lease, mine, watch)
+    handle = _claim(lease, mine)
     if handle is None:
         yield False
         return
@@ -115,6 +141,26 @@ def read_owner(lease: Path) -> Owner | None:
         return None
 
 
+def _claim(lease: Path, mine: Owner) -> int | None:
+    """An open handle on a lease of our own, or None as soon as its owner shows that it lives."""
+    watch = Watch()
+    first = _content(lease)
+    while (handle := _acquire(lease, mine, watch)) is None:
+        owner, content = read_owner(lease), _content(lease)
+        if owner is not None and (owner.is_alive_here() or content != first):
+            return None
+        time.sleep(LOOK_SECONDS)
+    return handle
+
+
+def _content(lease: Path) -> str:
+    """The text of a lease, "" where there is none."""
+    try:
+        return lease.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
 def _acquire(lease: Path, mine: Owner, watch: Watch) -> int | None:
     """An open handle on a lease of our own, or None."""
     try:
@@ -126,12 +172,10 @@ def _acquire(lease: Path, mine: Owner, watch: Watch) -> int | None:
 
 
 def _take_over(lease: Path, mine: Owner, watch: Watch) -> int | None:
-    try:
-        content = lease.read_text(encoding="utf-8")
-    except OSError:
-        return None
+    content = _content(lease)
     owner = read_owner(lease)
-    if not (owner is not None and owner.is_dead_here()) and not watch.is_stale(lease, content):
+    known_dead = owner is not None and (owner.is_dead_here() or owner.is_requeued_as(mine))
+    if not known_dead and not watch.is_stale(lease, content):
         return None
     # Of all who find this owner dead, the one who makes this link is the heir. An heir that dies before it has moved
     # in leaves the link behind; it then is watched like a lease, and the next one is made.

@@ -10,12 +10,12 @@ from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.files import write_text
-from kto_lab.studies.figures import FORMATS, plot
+from kto_lab.studies.figures import plot
 from kto_lab.studies.frame import DONE, load, read_study
 from kto_lab.studies.report_page import page
 from kto_lab.studies.specs import FigureSpec, TableSpec, parse
 from kto_lab.studies.table_formats import comma_separated, html_table, latex, markdown
-from kto_lab.studies.tables import Table, build
+from kto_lab.studies.tables import Table, build, build_search
 
 KEYS = ("study", "runs_dir", "folder")
 REPORT = "report.html"
@@ -54,6 +54,8 @@ def report(
 ) -> Path:
     """Write `tables/`, `figures/` and `report.html` into a study's folder, each file whole or not at all.
 
+    A table or figure that chooses among settings adds the table `<name>_chosen`, which lists every one that was tried.
+
     All specifications are read, and all tables made, before the first file is written. Where no run is done yet there
     are no figures, and the tables say what is missing.
 
@@ -66,17 +68,36 @@ def report(
         The page.
 
     Raises:
-        LabError: there is no study, a specification does not fit it, or the disk refuses.
+        LabError: there is no study, a specification does not fit it, two have one name, or the disk refuses.
     """
     study, frame = read_study(folder), load(folder)
-    built = [build(frame, parse(node, TableSpec), folder) for node in (study.tables if tables is None else tables)]
-    asked = study.figures if figures is None else figures
-    specs = [parse(node, FigureSpec) for node in asked] if (frame["status"] == DONE).any() else []
-    drawn = {spec.name: plot(frame, spec, folder / "figures" / spec.name) for spec in specs}
+    of_tables = [parse(node, TableSpec) for node in (study.tables if tables is None else tables)]
+    of_figures = [parse(node, FigureSpec) for node in (study.figures if figures is None else figures)]
+    built = [build(frame, spec, folder) for spec in of_tables]
+    built += [build_search(frame, spec, folder) for spec in _searches([*of_tables, *of_figures])]
+    _refuse_twins("table", [table.spec.name for table in built])
+    _refuse_twins("figure", [spec.name for spec in of_figures])
+    drawable = of_figures if (frame["status"] == DONE).any() else []
+    drawn = {spec.name: plot(frame, spec, folder / "figures" / spec.name, folder) for spec in drawable}
     for table in built:
         for suffix, written in TABLE_FORMATS.items():
             write_text(folder / "tables" / f"{table.spec.name}.{suffix}", written(table))
-    pictures = {name: files[FORMATS.index("png")] for name, files in drawn.items()}
     target = folder / REPORT
+    pictures = {name: figure.svg for name, figure in drawn.items()}
     write_text(target, page(study, frame, [html_table(table) for table in built], pictures))
     return target
+
+
+def _searches(specs: Sequence[TableSpec | FigureSpec]) -> list[TableSpec | FigureSpec]:
+    """The first specification of each search: a table and a figure of the same search list it once."""
+    found: list[TableSpec | FigureSpec] = []
+    for spec in specs:
+        if spec.choose and (spec.choose, spec.where) not in [(other.choose, other.where) for other in found]:
+            found.append(spec)
+    return found
+
+
+def _refuse_twins(what: str, names: Sequence[str]) -> None:
+    """LabError where two would be one file."""
+    if twins := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise LabError(f"Two {what}s are called {twins[0]}, and would be one file. Give one another name.")

@@ -1,31 +1,34 @@
 """The page of a study's report: one HTML file without anything to fetch, to sort, filter and hover over."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from kto_lab.studies.frame import DONE, SEED, StudyFolder, choices, plain
 from kto_lab.studies.specs import label, shown
+from kto_lab.studies.table_formats import breakable
 
 # Differences between configurations that say where a run is, not what it is.
 NOT_COMPARED = ("config.run_dir", "config.seed")
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; } .question { font-size: 1.1rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .6rem 0 1.2rem; font-size: .85rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .6rem 0 1.2rem; font-size: .85rem;
+  min-width: min(44rem, 100%); }
 caption { caption-side: bottom; text-align: left; color: #555; padding-top: .4rem; max-width: 60rem; }
 th, td { text-align: left; padding: .25rem .7rem; white-space: nowrap; } td.text { white-space: normal; }
+thead th { white-space: normal; vertical-align: bottom; }
 thead th { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; cursor: pointer; }
 thead th[aria-sort=ascending]::after { content: " \\25b2"; }
 thead th[aria-sort=descending]::after { content: " \\25bc"; }
 tbody th { font-weight: normal; } tbody tr:last-child > * { border-bottom: 2px solid #1a1a1a; }
 tbody tr:hover { background: #f2f5f7; } td[title] { text-decoration: underline dotted #bbb; cursor: help; }
 .failed, .unreadable { color: #a6234b; } .missing, .running { color: #8a6d1b; }
-img { max-width: 44rem; width: 100%; display: block; } code { background: #f4f4f4; padding: .1rem .3rem; }
+figure { margin: 1rem 0 2rem; } figure > svg { max-width: 48rem; width: 100%; height: auto; display: block; }
+.spot { fill: transparent; stroke: none; cursor: help; } .spot:hover { stroke: #1a1a1a; stroke-width: 1; }
+code { background: #f4f4f4; padding: .1rem .3rem; }
 """
 SCRIPT = """
 const number = text => text === "" ? NaN : Number(text);
@@ -65,24 +68,20 @@ for (const id of ["words", "method"]) document.getElementById(id).addEventListen
 """
 
 
-def page(study: StudyFolder, frame: pd.DataFrame, tables: Sequence[str], pictures: Mapping[str, Path]) -> str:
+def page(study: StudyFolder, frame: pd.DataFrame, tables: Sequence[str], pictures: Mapping[str, str]) -> str:
     """The page as HTML.
 
     Args:
         study: its question and command.
         frame: from `kto_lab.studies.load`.
         tables: as HTML.
-        pictures: name to PNG; they are put into the page.
+        pictures: name to SVG; they are put into the page.
     """
     method = choices(frame)[0] if choices(frame) else SEED
     methods = list(dict.fromkeys(shown(plain(value)) for value in frame[method]))
     options = "".join(f'<option value="{escape(one)}">{escape(one)}</option>' for one in methods)
     counts = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
-    figures = [
-        f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}">'
-        "</figure>"
-        for name, file in pictures.items()
-    ]
+    figures = [f'<figure role="img" aria-label="{escape(name)}">{drawn}</figure>' for name, drawn in pictures.items()]
     parts = [
         f"<h1>Study {escape(study.name)}</h1>",
         f'<p class="question">{escape(study.question)}</p>',
@@ -166,7 +165,7 @@ def _environment(frame: pd.DataFrame) -> str:
 
 
 def _head(name: str, heads: Sequence[str], keys: int) -> str:
-    cells = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    cells = "".join(f"<th>{breakable(head)}</th>" for head in heads)
     return f'<div class="wide"><table id="{name}" data-keys="{keys}"><thead><tr>{cells}</tr></thead><tbody>'
 
 

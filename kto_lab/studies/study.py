@@ -7,6 +7,8 @@ One file, `conf/study/<name>.yaml`. Its cells are the product of arms, grid and 
                 of such grids, of which each is run
     seeds       values of `seed`
     overrides   what all cells share
+    search      what `hydra/sweeper=optuna` searches; see `kto_lab.studies.search`
+    scales      for a size of machine (`scale=tiny`), what all cells and what single arms have beside that
 """
 
 import itertools
@@ -22,6 +24,7 @@ from kto_lab.errors import LabError
 
 ARM = "arm"
 SEED = "seed"
+SCALE = "scale"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Study:
         grid: key to values, in Hydra's sweep syntax; or several such grids.
         seeds: values of `seed`.
         overrides: of all cells.
+        scales: option of the group `scale` to what suits the study there: `overrides` of all cells; `arms`, name to
+            overrides; and `metrics`, name to what tables and figures show in its place.
+        search: what a search in the place of the grid tries, and how it is judged.
         tables: what the report's tables show.
         figures: what its figures show.
     """
@@ -45,6 +51,8 @@ class Study:
     grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     seeds: Sequence[int]
     overrides: Sequence[str] = ()
+    scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
     tables: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     figures: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
@@ -54,6 +62,46 @@ class Study:
             raise LabError(f"The study {self.name} needs at least one arm and one seed.")
         if repeated := sorted({seed for seed in self.seeds if list(self.seeds).count(seed) > 1}):
             raise LabError(f"The study {self.name} names the seed {repeated[0]} twice; a run is not made twice.")
+        for scale, node in self.scales.items():
+            where = f"study.scales.{scale} of {self.name}"
+            if unknown := sorted(node.keys() - {"overrides", "arms", "metrics"}):
+                raise LabError(f"{where} has a key {unknown[0]!r}. Keys are overrides, arms and metrics.")
+            if unknown := sorted(node.get("arms", {}).keys() - self.arms.keys()):
+                raise LabError(f"{where} has an arm {unknown[0]!r}. Arms are {', '.join(self.arms)}.")
+
+    def overrides_at(self, scale: str | None, arm: str) -> list[Override]:
+        """What a scale adds to the cells of an arm."""
+        node = self.scales.get(scale or "", {})
+        where = f"study.scales.{scale} of {self.name}"
+        return _parse([*node.get("overrides", ()), *node.get("arms", {}).get(arm, ())], where)
+
+
+def scale_of(study: Study, given: Sequence[str]) -> str | None:
+    """The option of the group `scale` that a study is swept at, if any.
+
+    Raises:
+        LabError: it is swept itself.
+    """
+    parsed = _parse(study.overrides, f"study.overrides of {study.name}") + _parse(given, "the command line")
+    chosen = [override for override in parsed if override.get_key_element() == SCALE]
+    if any(override.is_sweep_override() for override in chosen):
+        raise LabError("scale takes one value: a study is of one size. Sweep each scale by itself.")
+    return str(chosen[-1].value()) if chosen else None
+
+
+def shown_at(study: Mapping[str, Any], scale: str | None) -> dict[str, list[Any]]:
+    """The `tables` and `figures` of a study's file, with the metrics that a scale shows in the place of others."""
+    others = ((study.get("scales") or {}).get(scale or "") or {}).get("metrics") or {}
+    return {kind: [_renamed(node, others) for node in study.get(kind) or []] for kind in ("tables", "figures")}
+
+
+def _renamed(node: Any, others: Mapping[str, str]) -> Any:
+    """A specification whose texts are exchanged where they are the name of a metric."""
+    if isinstance(node, Mapping):
+        return {key: value if key == "name" else _renamed(value, others) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_renamed(value, others) for value in node]
+    return others.get(node, node) if isinstance(node, str) else node
 
 
 @dataclass(frozen=True)
@@ -78,7 +126,7 @@ def cells_of(study: Study, given: Sequence[str]) -> list[Cell]:
             (or `seed`) takes its place.
 
     Raises:
-        LabError: an override cannot be parsed, or sweeps over an interval rather than values.
+        LabError: an override cannot be parsed, sweeps over an interval rather than values, or sweeps the scale.
     """
     asked = [_axis(override) for override in _parse(given, "the command line")]
     common = [_axis(override) for override in _parse(study.overrides, f"study.overrides of {study.name}")]
@@ -91,10 +139,12 @@ def cells_of(study: Study, given: Sequence[str]) -> list[Cell]:
         ]
         for grid in grids
     ]
+    scale = scale_of(study, given)
     seeds = _Axis(SEED, [(f"{SEED}={seed}", seed) for seed in study.seeds], swept=True)
     cells = []
     for (arm, overrides), grid in itertools.product(study.arms.items(), axes_of_grids):
         own = [_axis(override) for override in _parse(overrides, f"study.arms.{arm} of {study.name}")]
+        own += [_axis(override) for override in study.overrides_at(scale, arm)]
         axes: dict[str, _Axis] = {}
         for axis in [*common, *own, *grid, seeds, *asked]:
             axes.pop(axis.key, None)

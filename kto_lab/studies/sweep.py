@@ -6,7 +6,8 @@ share its run.
 """
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,28 +23,18 @@ from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.studies.cell import FAILURE, status
+from kto_lab.studies.composing import PLAN, Composer, Planned
+from kto_lab.studies.estimates import Costs, at_once, finished_runs, told, totals
 from kto_lab.studies.frame import STUDY
-from kto_lab.studies.identity import run_id
-from kto_lab.studies.live import Live
+from kto_lab.studies.launching import Launcher
+from kto_lab.studies.lease import LEASE, Watch, read_owner
+from kto_lab.studies.live import LOOK_SECONDS, Live
+from kto_lab.studies.search import is_asked, search, with_defaults
 from kto_lab.studies.study import Cell, Study, cells_of
+from kto_lab.studies.wandb_study import log_study, naming
 
 # Overrides of the sweep itself, which no cell has.
 OF_SWEEP = ("hydra/", "hydra.", "study=", "runs_dir=")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A cell that Hydra could compose.
-
-    Attributes:
-        cell: its choices and overrides.
-        run_id: its identity.
-        folder: where its run is.
-    """
-
-    cell: Cell
-    run_id: str
-    folder: Path
 
 
 def sweep(
@@ -73,43 +63,106 @@ def sweep(
     hydra = Hydra.create_main_hydra2(task_name="kto-lab", config_search_path=search_path)
     # What is asked of the cells may fit no configuration but theirs.
     own = [word for word in arguments.overrides if word.startswith(OF_SWEEP)]
-    config = hydra.compose_config("train", own, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    config = hydra.compose_config("train", with_defaults(own), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
     if config.get("study") is None:
         raise LabError("Say what to sweep: kto-lab sweep study=<name>; --help lists the studies.")
     study = study_of(config.study)
     runs = Path(config.runs_dir)
     given = [word for word in arguments.overrides if word not in own]
-    planned = [plan(cell, hydra, config, runs) for cell in cells_of(study, given)]
-    refuse_twins(planned)
-    before = {cell.run_id: status(cell.folder) for cell in planned}
-    due = ("missing", "running", "failed", "unreadable") if retry_failed else ("missing", "running")
-    todo = [cell for cell in planned if before[cell.run_id] in due]
-    console.stage(f"Study {study.name}", study.question)
-    tell(planned, before)
-    if dry_run:
-        return planned
     home = runs / "studies" / study.name
-    write_json(home / STUDY, manifest(config.study, planned, home))
-    if todo:
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
-        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
-        with Live([cell.folder for cell in planned]):
-            launcher.launch([job(cell) for cell in todo], initial_job_idx=0)
-    finish(planned, home)
+    composer = Composer(hydra, config, own=own, runs=runs, kept=home / PLAN)
+    due = ("missing", "running", "failed", "unreadable") if retry_failed else ("missing", "running")
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+    making = Making(config, study.name, composer, context, task, home, due)
+    console.stage(f"Study {study.name}", study.question)
+    if is_asked(own):
+        make = None if dry_run else making.make
+        found = search(study, given, config=config, context=context, task=task, plan=composer.plan, make=make, due=due)
+        planned, ahead = found.planned, found.ahead
+    else:
+        planned, ahead = [composer.plan(cell) for cell in cells_of(study, given)], []
+        refuse_twins(planned)
+        if not dry_run:
+            tell(planned, {})
+            making.make(planned, planned)
+    if dry_run:
+        tell_cost(planned, ahead, due, runs, at_once(config.hydra.launcher))
+        return planned
+    # One cell's speaks for all.
+    logger = composer.compose(planned[0].cell).logger
+    try:
+        log_study(logger, home)
+    finally:
+        finish(planned, home)
     return planned
 
 
-def plan(cell: Cell, hydra: Hydra, config: DictConfig, runs: Path) -> Planned:
-    """Compose a cell and give it its identity."""
-    composed = hydra.config_loader.load_sweep_config(config, list(cell.overrides))
-    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("study", "hydra")])
-    identity = run_id(own)
-    return Planned(cell, identity, runs / "cells" / identity)
+@dataclass(frozen=True)
+class Making:
+    """What it takes to run cells.
+
+    Attributes:
+        config: of the sweep.
+        study: its name.
+        composer: of its cells.
+        context: Hydra's.
+        task: runs a composed cell.
+        home: the study's folder.
+        due: states of cells that are run.
+    """
+
+    config: DictConfig
+    study: str
+    composer: Composer
+    context: HydraContext
+    task: TaskFunction
+    home: Path
+    due: Sequence[str]
+
+    def make(self, cells: Sequence[Planned], every: Sequence[Planned]) -> None:
+        """Run those of the cells that are due, after writing down `every` cell of the study."""
+        self.composer.keep()
+        write_json(self.home / STUDY, manifest(self.config.study, every, self.home))
+        todo = [cell for cell in cells if status(cell.folder) in self.due]
+        if not todo:
+            return
+        logger = self.composer.compose(todo[0].cell).logger
+        launcher = Launcher(self.context, self.task, self.config)
+        with Live([cell.folder for cell in every]):
+            launcher.launch(jobs(todo, self.study, logger))
+            # Once more, and not for ever: a cell whose owner died may be one that always dies.
+            if again := left_by_others(todo):
+                launcher.launch(jobs(again, self.study, logger), len(todo))
 
 
-def job(planned: Planned) -> list[str]:
-    """The overrides of a cell's job."""
-    return [*planned.cell.overrides, f"run_dir='{planned.folder}'"]
+def left_by_others(cells: Sequence[Planned]) -> list[Planned]:
+    """Those of the cells that another sweep had begun and has not finished. Waits while others are at work."""
+    watch = Watch()
+    begun = [cell for cell in cells if status(cell.folder) == "running"]
+    while any(is_at_work(cell.folder, watch) for cell in begun):
+        time.sleep(LOOK_SECONDS)
+    return [cell for cell in begun if status(cell.folder) in ("running", "missing")]
+
+
+def is_at_work(folder: Path, watch: Watch) -> bool:
+    """Whether somebody alive holds the lease of a cell."""
+    lease = folder / LEASE
+    owner = read_owner(lease)
+    return (
+        owner is not None and not owner.is_dead_here() and not watch.is_stale(lease, owner.identity + str(owner.beat))
+    )
+
+
+def jobs(cells: Sequence[Planned], study: str, logger: DictConfig) -> list[list[str]]:
+    """The overrides of each cell's job, with those that name it to its logger."""
+    return [
+        [
+            *one.cell.overrides,
+            *naming(logger, study=study, cell=one.cell, name=name(one.cell)),
+            f"run_dir='{one.folder}'",
+        ]
+        for one in cells
+    ]
 
 
 def study_of(node: DictConfig) -> Study:
@@ -143,12 +196,28 @@ def name(cell: Cell) -> str:
     return " ".join(f"{key}={value}" for key, value in cell.choices.items())
 
 
-def tell(planned: Sequence[Planned], before: dict[str, str]) -> None:
-    """Say which cells there are, and what is done."""
-    counts = {state: list(before.values()).count(state) for state in sorted(set(before.values()))}
+def tell(planned: Sequence[Planned], times: Mapping[str, str]) -> None:
+    """Say which cells there are, what is done, and for how long each runs where that is known."""
+    states = [status(item.folder) for item in planned]
+    counts = {state: states.count(state) for state in sorted(set(states))}
     console.say(f"    {len(planned)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
-    for item in planned:
-        console.say(f"    {before[item.run_id]:<10} {item.run_id}  {name(item.cell)}")
+    width = max(map(len, times.values()), default=0)
+    for item, state in zip(planned, states, strict=True):
+        time = f"{times[item.run_id]:<{width}}  " if times else ""
+        console.say(f"    {state:<10} {time}{item.run_id}  {name(item.cell)}")
+
+
+def tell_cost(
+    planned: Sequence[Planned], ahead: Sequence[Planned], due: Sequence[str], runs: Path, parallel: int
+) -> None:
+    """Say which cells there are, and what those cost that are to be run, as far as finished runs tell."""
+    costs = Costs(finished_runs(runs))
+    tell(planned, {item.run_id: told(costs, item.run_id, item.work) for item in planned})
+    if ahead:
+        console.say(f"    At most {len(ahead)} cells more: which, depends on the results of these.")
+    todo = [item for item in planned if status(item.folder) in due]
+    for sentence in totals([costs.of(item.work) for item in [*todo, *ahead]], parallel):
+        console.say(f"    {sentence}")
 
 
 def manifest(study: DictConfig, planned: Sequence[Planned], home: Path) -> dict[str, Any]:

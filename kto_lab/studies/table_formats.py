@@ -24,6 +24,14 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "–": "--",
+    # Letters of the field that a font of text lacks; accents and the like are in it.
+    "α": r"\ensuremath{\alpha}",
+    "β": r"\ensuremath{\beta}",
+    "γ": r"\ensuremath{\gamma}",
+    "λ": r"\ensuremath{\lambda}",
+    "π": r"\ensuremath{\pi}",
+    "≤": r"\ensuremath{\leq}",
+    "≥": r"\ensuremath{\geq}",
 }
 # Columns of the CSV after the choices.
 NUMBERS = (
@@ -64,22 +72,23 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as a LaTeX float; it needs the package booktabs."""
+    """The table as a LaTeX float, no wider than the text; it needs the packages booktabs and graphicx."""
     spec, metrics, wide = table.spec, table.spec.metrics, len(table.columns)
     places = [(column, metric) for metric in metrics for column in table.columns]
     rows = [
         [*(escape_latex(shown(value)) for value in row)]
-        + [_joined(text(table, row, column, metric), escape_latex, r"\textbf{{{}}}") for column, metric in places]
+        + [_stacked(text(table, row, column, metric)) for column, metric in places]
         for row in table.rows
     ]
     heads = [[*map(escape_latex, spec.rows), *(escape_latex(label(metric)) for metric in metrics)]]
     rules = []
     if spec.columns:
-        spans = [rf"\multicolumn{{{wide}}}{{c}}{{{escape_latex(label(metric))}}}" for metric in metrics]
+        above = [escape_latex(f"{label(metric)}, by {spec.columns}") for metric in metrics]
+        spans = [rf"\multicolumn{{{wide}}}{{c}}{{{words}}}" for words in above]
         first = len(spec.rows) + 1
         starts = [first + wide * place for place in range(len(metrics))]
         rules = [" ".join(rf"\cmidrule(lr){{{start}-{start + wide - 1}}}" for start in starts)]
-        values = [escape_latex(f"{spec.columns}={shown(column)}") for column, _ in places]
+        values = [escape_latex(shown(column)) for column, _ in places]
         heads = [[*("" for _ in spec.rows), *spans], [*map(escape_latex, spec.rows), *values]]
     for cells in rows:
         # After a line's end a bracket would be read as the end's own argument.
@@ -89,15 +98,18 @@ def latex(table: Table) -> str:
         r"  \centering",
         rf"  \caption{{{escape_latex(table.caption)}}}",
         rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9:-]', '-', spec.name)}}}",
+        r"  \medskip",
+        # A table that fits keeps its size.
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{{'l' * len(spec.rows)}{'c' * len(places)}}}",
         r"    \toprule",
         f"    {' & '.join(heads[0])} \\\\",
         *(f"    {rule}" for rule in rules),
         *(f"    {' & '.join(head)} \\\\" for head in heads[1:]),
         r"    \midrule",
-        *(f"    {' & '.join(row)} \\\\" for row in rows),
+        *"\n    \\addlinespace[2pt]\n".join(f"    {' & '.join(row)} \\\\" for row in rows).splitlines(),
         r"    \bottomrule",
-        r"  \end{tabular}",
+        r"  \end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -124,17 +136,22 @@ def html_table(table: Table) -> str:
     heads = [*spec.rows, *(heading(table, column, metric) for column, metric in places)]
     lines = [f'<table id="table-{escape(spec.name)}" data-keys="{len(spec.rows)}">']
     lines.append(f"<caption>{escape(table.caption)}</caption>")
-    lines.append("<thead><tr>" + "".join(f"<th>{escape(head)}</th>" for head in heads) + "</tr></thead><tbody>")
+    lines.append("<thead><tr>" + "".join(f"<th>{breakable(head)}</th>" for head in heads) + "</tr></thead><tbody>")
     for row in table.rows:
         cells = [f'<th data-value="{escape(shown(value))}">{escape(shown(value))}</th>' for value in row]
         for column, metric in places:
             found = table.entries[row, column, metric].group
             value = "" if found is None or found.mean.estimate.value is None else found.mean.estimate.value
-            words = _joined(text(table, row, column, metric), escape, "<b>{}</b>")
+            words = _joined(text(table, row, column, metric), escape, "<b>{}</b>", between="<br>")
             hover = escape(_hover(table, row, column, metric))
             cells.append(f'<td data-value="{value}" title="{hover}">{words}</td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</tbody></table>"]) + "\n"
+
+
+def breakable(words: str) -> str:
+    """A heading as HTML that may be broken within the name of a key: its column is no wider than its numbers."""
+    return re.sub(r"([._])(?=[a-z])", r"\1<wbr>", html.escape(words))
 
 
 def escape_latex(words: str) -> str:
@@ -151,11 +168,24 @@ def _line(cells: Any) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _joined(entry: Text, escape: Callable[[str], str], bold: str) -> str:
-    """An entry in one line."""
+def _joined(entry: Text, escape: Callable[[str], str], bold: str, between: str = " ") -> str:
+    """An entry: its value, its interval and its note."""
     value = bold.format(escape(entry.value)) if entry.bold else escape(entry.value)
     note = escape(f"({entry.note})" if entry.value and entry.note else entry.note)
-    return " ".join(part for part in (value, escape(entry.interval), note) if part)
+    return between.join(part for part in (value, escape(entry.interval), note) if part)
+
+
+def _stacked(entry: Text) -> str:
+    """An entry in LaTeX, its interval and note below the value: a line of them would be wider than a page."""
+    # A minus, where a hyphen would be read.
+    value, interval = (re.sub(r"-(?=\d)", "$-$", words) for words in (entry.value, entry.interval))
+    note = escape_latex(f"({entry.note})" if entry.value and entry.note else entry.note)
+    small = [rf"\footnotesize {words}" for words in (interval, note) if words]
+    lines = [rf"\textbf{{{value}}}" if entry.bold else value, *small]
+    present = [line for line in lines if line]
+    if len(present) == 1:
+        return present[0]
+    return r"\begin{tabular}[t]{@{}c@{}}" + r" \\ ".join(present) + r"\end{tabular}"
 
 
 def _numbers(table: Table, row: Key, column: Any, metric: str) -> dict[str, Any]:

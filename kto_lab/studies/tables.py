@@ -17,8 +17,9 @@ import pandas as pd
 from kto_lab.errors import LabError
 from kto_lab.evaluation.statistics import LEVEL
 from kto_lab.studies.comparisons import OVER_PROMPTS, OVER_SEEDS, Difference, difference, holm
-from kto_lab.studies.frame import Group, check_metric, grouped, measured
-from kto_lab.studies.specs import TableSpec, higher_is_better, label, shown
+from kto_lab.studies.frame import Group, check_metric, grouped, measured, of_metrics
+from kto_lab.studies.selection import search_spec, select
+from kto_lab.studies.specs import FigureSpec, TableSpec, higher_is_better, label, shown
 
 Key = tuple[Any, ...]
 
@@ -90,22 +91,41 @@ def build(frame: pd.DataFrame, spec: TableSpec, folder: Path | None = None) -> T
         LabError: the specification does not fit the study; the message says where.
     """
     what = f"table {spec.name}"
+    selection = select(frame, spec, folder)
     for metric in spec.metrics:
-        check_metric(frame, metric, what)
+        check_metric(selection.frame, metric, what)
     split = [spec.columns] if spec.columns else []
-    groups = grouped(frame, [*spec.rows, *split], what)
+    groups = grouped(of_metrics(selection.frame, spec.metrics), [*spec.rows, *split], what)
     rows = list(dict.fromkeys(key[: len(spec.rows)] for key in groups))
     columns = list(dict.fromkeys(key[-1] for key in groups)) if split else [None]
     parts = {(key[: len(spec.rows)], key[-1] if split else None): part for key, part in groups.items()}
     entries = {
-        (*place, metric): Entry(measured(part, metric, folder, what))
+        (*place, metric): Entry(measured(part, metric, selection.scores, what))
         for place, part in parts.items()
         for metric in spec.metrics
     }
     empty = {(row, column, metric): Entry(None) for row in rows for column in columns for metric in spec.metrics}
     filled = _compared(empty | entries, spec)
     decimals = {metric: _decimals([e.group for (*_, m), e in filled.items() if m == metric]) for metric in spec.metrics}
-    return Table(spec, rows, columns, filled, _caption(spec, filled, decimals), decimals)
+    caption = [*([spec.caption.rstrip()] if spec.caption else []), *selection.notes, selection.listed]
+    caption += _about_numbers(spec, filled, decimals)
+    return Table(spec, rows, columns, filled, " ".join(filter(None, caption)), decimals)
+
+
+def build_search(frame: pd.DataFrame, spec: TableSpec | FigureSpec, folder: Path) -> Table:
+    """Make the table of every setting that a search tried, with its value on both halves of the prompts.
+
+    Args:
+        frame: from `kto_lab.studies.load`.
+        spec: of a table or figure with `choose`.
+        folder: of the study.
+
+    Raises:
+        LabError: as in `build`.
+    """
+    found = select(frame, spec, folder).search
+    assert found is not None
+    return build(found.halves, search_spec(spec, found))
 
 
 def text(table: Table, row: Key, column: Any, metric: str) -> Text:
@@ -204,10 +224,12 @@ def _decimals(groups: Sequence[Group | None]) -> int:
     return int(np.clip(2 - np.floor(np.log10(largest)) if largest else 2, 0, 4))
 
 
-def _caption(spec: TableSpec, entries: Mapping[tuple[Key, Any, str], Entry], decimals: Mapping[str, int]) -> str:
-    """The caption: whose numbers, over how many seeds and prompts, and what is bold."""
+def _about_numbers(
+    spec: TableSpec, entries: Mapping[tuple[Key, Any, str], Entry], decimals: Mapping[str, int]
+) -> list[str]:
+    """The sentences of a caption that are on its numbers: over how many seeds and prompts, and what is bold."""
     groups = [entry.group for entry in entries.values() if entry.group]
-    parts = [spec.caption.rstrip()] if spec.caption else []
+    parts = []
     if any(group.mean.interval == OVER_SEEDS for group in groups):
         seeds = _range([len(group.outcomes) for group in groups if group.mean.interval == OVER_SEEDS])
         parts.append(f"Mean of {seeds} seeds with its 95 % interval over seeds (Student's t).")
@@ -228,7 +250,7 @@ def _caption(spec: TableSpec, entries: Mapping[tuple[Key, Any, str], Entry], dec
     if lacking:
         planned = sum(e.group.planned for (*_, m), e in entries.items() if m == spec.metrics[0] and e.group)
         parts.append(f"Of {planned} runs, " + ", ".join(f"{n} {status}" for status, n in lacking.items()) + ".")
-    return " ".join(parts)
+    return parts
 
 
 def _about_comparisons(

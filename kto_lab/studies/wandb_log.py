@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+if TYPE_CHECKING:
+    import wandb
 
 ESTIMATE = {"value", "low", "high", "n"}
 Rows = Sequence[Mapping[str, Any]]
@@ -35,8 +37,11 @@ def finish(
         run.config.update(found)
         run.summary.update(_summary(estimates))
         results = [{"metric": name, **estimate} for name, estimate in estimates.items()]
-        media: dict[str, Any] = {name: _table(rows) for name, rows in {"metrics": results, **tables}.items() if rows}
+        media: dict[str, Any] = {name: table(rows) for name, rows in {"metrics": results, **tables}.items() if rows}
         if curves is not None:
+            # Imported here because it takes a second, and the default logger does without.
+            import wandb
+
             media["curves"] = wandb.Image(str(curves))
         run.log(media)
         run.finish()
@@ -61,6 +66,10 @@ def _summary(estimates: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _table(rows: Rows) -> wandb.Table:
+def table(rows: Rows) -> "wandb.Table":
+    """Rows as a W&B table: a column for each key, None where a row lacks it; a column may mix texts and numbers."""
+    import wandb
+
     columns: list[str | int] = list(dict.fromkeys(column for row in rows for column in row))
-    return wandb.Table(columns=columns, data=[[row.get(str(column)) for column in columns] for row in rows])
+    data = [[row.get(str(column)) for column in columns] for row in rows]
+    return wandb.Table(columns=columns, data=data, allow_mixed_types=True)

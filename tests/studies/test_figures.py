@@ -10,7 +10,8 @@ from study_folders import by_rate, fail, grid, write_study
 
 from kto_lab.errors import LabError
 from kto_lab.studies import load
-from kto_lab.studies.figures import STYLES, plot, spread
+from kto_lab.studies.figure_parts import STYLES
+from kto_lab.studies.figures import frontier, plot
 from kto_lab.studies.specs import KINDS, FigureSpec
 
 RATES = {"kto": 0.8, "dpo": 0.5, "sft": 0.45}
@@ -45,7 +46,7 @@ def study(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_a_png_and_a_pdf(kind: str, study: Path, tmp_path: Path) -> None:
     x = "kl" if kind == "frontier" else "corruption.rate"
-    files = plot(load(study), FigureSpec("f", kind, y="pass_rate", x=x), tmp_path / "figures" / "f")
+    files = plot(load(study), FigureSpec("f", kind, y="pass_rate", x=x), tmp_path / "figures" / "f").files
     assert [file.name for file in files] == ["f.png", "f.pdf"]
     height, width, *_ = matplotlib.image.imread(files[0]).shape
     assert width > 1000 and height > 600
@@ -55,7 +56,8 @@ def test_each_kind_is_a_png_and_a_pdf(kind: str, study: Path, tmp_path: Path) ->
 def test_the_same_records_give_the_same_file(study: Path, tmp_path: Path) -> None:
     frame = load(study)
     once, again = (plot(frame, LINE, tmp_path / name / "f") for name in ("a", "b"))
-    assert [file.read_bytes() for file in once] == [file.read_bytes() for file in again]
+    assert [file.read_bytes() for file in once.files] == [file.read_bytes() for file in again.files]
+    assert once.svg == again.svg
 
 
 def test_lines_hold_the_means_and_are_labelled_at_their_ends(
@@ -104,10 +106,38 @@ def test_a_frontier_has_a_point_a_run(study: Path, tmp_path: Path, figures: list
     np.testing.assert_allclose(np.sort(points, axis=0), np.sort(done[["kl", "pass_rate"]].to_numpy(float), axis=0))
 
 
+def test_the_line_of_a_frontier_runs_along_the_best_of_what_is_left_of_it() -> None:
+    xs, ys = [3.0, 1.0, 2.0, 2.0, 4.0], [0.5, 0.4, 0.3, 0.6, 0.7]
+    assert frontier(xs, ys, higher_is_better=True) == [(1.0, 0.4), (2.0, 0.6), (4.0, 0.7)]
+    assert frontier(xs, ys, higher_is_better=False) == [(1.0, 0.4), (2.0, 0.3)]
+
+
+def test_only_the_cells_that_are_asked_for_are_drawn(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    spec = FigureSpec("f", "line", "pass_rate", "corruption.rate", where={"arm": ["kto", "dpo"]})
+    plot(load(study), spec, tmp_path / "f")
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["kto", "dpo"]
+    assert figures[0].get_supxlabel().endswith("seeds. Only runs with arm=kto, dpo.")
+
+
+def test_a_setting_that_lacks_a_run_has_no_part_in_the_line(tmp_path: Path, figures: list[Figure]) -> None:
+    def run(folder: Path, cell: Mapping[str, Any]) -> None:
+        lost = cell["corruption.rate"] == 0 and cell["seed"] == 2
+        fail(folder) if lost else by_rate(RATES)(folder, cell)
+
+    frame = load(write_study(tmp_path, grid(arm=["kto"], corruption__rate=[0, 0.2, 0.4]), run))
+    plot(frame, FigureSpec("f", "frontier", y="pass_rate", x="kl"), tmp_path / "f")
+    (line,) = figures[0].axes[0].lines
+    # More noise is less KL here; the best of all, without noise, is not complete.
+    means = frame[frame["corruption.rate"] > 0].groupby("corruption.rate")[["kl", "pass_rate"]].mean()
+    assert means["pass_rate"][0.2] > means["pass_rate"][0.4] and means["kl"][0.2] > means["kl"][0.4]
+    np.testing.assert_allclose(line.get_xdata(), [means["kl"][0.4], means["kl"][0.2], means["kl"][0.2]])
+    np.testing.assert_allclose(np.asarray(line.get_ydata())[:2], [means["pass_rate"][0.4], means["pass_rate"][0.2]])
+
+
 def test_one_seed_has_bands_of_its_run_by_name(tmp_path: Path, figures: list[Figure]) -> None:
     home = write_study(tmp_path, grid([0], arm=["kto"], corruption__rate=[0, 0.4]), by_rate(RATES))
     plot(load(home), LINE, tmp_path / "f")
-    assert figures[0].get_supxlabel() == "One seed; band: 95 % interval over the prompts of a run"
+    assert figures[0].get_supxlabel() == "One seed; band: 95 % interval over the prompts of a run."
 
 
 def test_values_that_are_no_numbers_stand_side_by_side(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
@@ -115,12 +145,13 @@ def test_values_that_are_no_numbers_stand_side_by_side(study: Path, tmp_path: Pa
     assert [tick.get_text() for tick in figures[0].axes[0].get_xticklabels()] == list(RATES)
 
 
-def test_labels_move_apart_no_further_than_they_must() -> None:
-    assert spread([0.0, 50.0, 20.0], 10) == [0.0, 50.0, 20.0]
-    assert spread([10.0, 12.0], 10) == pytest.approx([6.0, 16.0])
-    moved = spread([5.0, 5.0, 5.0, 16.0], 10)
-    assert sorted(moved) == pytest.approx([-7.25, 2.75, 12.75, 22.75])
-    assert spread([], 10) == []
+def test_seeds_of_one_line_a_column_stand_over_its_name(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    spec = FigureSpec("f", "seeds", "pass_rate", "arm", where={"corruption.rate": 0.2})
+    plot(load(study), spec, tmp_path / "f")
+    (axes,) = figures[0].axes
+    drawn = [np.asarray(found.get_offsets()) for found in axes.collections if len(found.get_offsets())]
+    assert [set(points[:, 0]) for points in drawn if len(points) == 3] == [{0.0}, {1.0}, {2.0}]
+    assert axes.get_legend() is None
 
 
 def test_what_cannot_be_drawn_is_said(study: Path, tmp_path: Path) -> None:
@@ -145,5 +176,7 @@ def test_what_cannot_be_drawn_is_said(study: Path, tmp_path: Path) -> None:
 def test_more_lines_than_can_be_told_apart_are_refused(tmp_path: Path) -> None:
     arms = [f"m{place}" for place in range(len(STYLES) + 1)]
     frame = load(write_study(tmp_path, grid([0], arm=arms), by_rate(dict.fromkeys(arms, 0.5))))
-    with pytest.raises(LabError, match="9 lines; more than 8 cannot be told apart"):
-        plot(frame, FigureSpec("f", "seeds", y="pass_rate", x="arm"), tmp_path / "f")
+    with pytest.raises(LabError, match="11 lines; more than 10 cannot be told apart"):
+        plot(frame, FigureSpec("f", "frontier", y="pass_rate", x="kl"), tmp_path / "f")
+    # Columns are told apart by where they stand.
+    plot(frame, FigureSpec("f", "seeds", y="pass_rate", x="arm"), tmp_path / "f")

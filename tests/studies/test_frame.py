@@ -13,7 +13,8 @@ from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.studies import load
 from kto_lab.studies.comparisons import OVER_PROMPTS, OVER_SEEDS
-from kto_lab.studies.frame import choices, grouped, measured, plain, prompt_scores
+from kto_lab.studies.frame import choices, grouped, measured, plain
+from kto_lab.studies.scores import prompt_scores, scores_in
 
 RATES = {"kto": 0.7, "dpo": 0.5}
 
@@ -141,7 +142,7 @@ def test_a_group_has_its_mean_its_scores_and_what_is_lacking(tmp_path: Path) -> 
         write_run(folder, cell["seed"], draw(0.5, cell["seed"])) if cell["seed"] < 2 else fail(folder)
 
     home = write_study(tmp_path, grid(range(4), arm=["kto"]), run)
-    group = measured(load(home), "pass_rate", home, "x")
+    group = measured(load(home), "pass_rate", scores_in(home), "x")
     assert (group.planned, group.others, group.prompts) == (4, {"failed": 2}, (PROMPTS, PROMPTS))
     assert group.mean.interval == OVER_SEEDS
     scores = group.outcomes[1].scores
@@ -153,16 +154,6 @@ def test_a_group_has_its_mean_its_scores_and_what_is_lacking(tmp_path: Path) -> 
         measured(load(home), "config.loss.function", None, "x")
 
 
-def test_scores_of_single_prompts_are_those_of_the_answers(tmp_path: Path) -> None:
-    write_run(tmp_path, 0, [1.0, 0.0, 1.0])
-    assert prompt_scores(tmp_path, "pass_rate") == {"p0": 1.0, "p1": 0.0, "p2": 1.0}
-    assert prompt_scores(tmp_path, "answer_length") == {"p0": 10.0, "p1": 11.0, "p2": 12.0}
-    assert prompt_scores(tmp_path, "finished") == {"p0": 1.0, "p1": 1.0, "p2": 1.0}
-    assert prompt_scores(tmp_path, "kl") is None
-    (tmp_path / "evaluation" / "trained.json").write_text("{")
-    assert prompt_scores(tmp_path, "pass_rate") is None
-
-
 def test_values_of_a_frame_are_pythons_own() -> None:
     frame = pd.DataFrame({"a": [1, 2], "b": [0.5, None], "c": ["x", None]})
     assert [plain(value) for value in frame.iloc[1]] == [2, None, None]
@@ -170,7 +161,7 @@ def test_values_of_a_frame_are_pythons_own() -> None:
 
 
 def test_a_study_is_loaded_without_torch(study: Path) -> None:
-    modules = "frame, figures, specs, table_formats, tables, comparisons, report"
+    modules = "frame, figures, specs, table_formats, tables, comparisons, report, selection"
     code = [f"from kto_lab.studies import {modules}, load", f"load({str(study)!r})", "import sys"]
     words = [sys.executable, "-c", "\n".join([*code, "assert 'torch' not in sys.modules"])]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)

@@ -13,19 +13,41 @@ from pathlib import Path
 import pytest
 
 from kto_lab.studies import lease as lease_module
-from kto_lab.studies.lease import LEASE, Owner, Watch, held, read_owner
+from kto_lab.studies.job import Job
+from kto_lab.studies.lease import LEASE, Owner, held, read_owner
+
+
+class Clock:
+    """The observer's: it moves on when the observer sleeps, and something may happen meanwhile."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.waited = 0.0
+        self.meanwhile: Callable[[float], None] = lambda waited: None
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.waited += seconds
+        self.meanwhile(self.waited)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the observer's clock on."""
-    now = [1000.0]
-    monkeypatch.setattr(lease_module.time, "monotonic", lambda: now[0])
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(lease_module.time, "monotonic", lambda: made.now)
+    monkeypatch.setattr(lease_module.time, "sleep", made.sleep)
+    return made
 
-    def pass_by(seconds: float) -> None:
-        now[0] += seconds
 
-    return pass_by
+@pytest.fixture
+def in_job(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """Makes this process one of a Slurm job."""
+
+    def enter(identity: str, start: int) -> None:
+        job = Job(identity, start, rank=0, processes=1, log=Path("log.out"))
+        monkeypatch.setattr(Job, "current", lambda: job)
+
+    return enter
 
 
 def left_by(folder: Path, **changes: object) -> Owner:
@@ -37,77 +59,102 @@ def left_by(folder: Path, **changes: object) -> Owner:
 
 
 def test_it_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
-    with held(tmp_path / "cell", Watch()) as mine:
+    with held(tmp_path / "cell") as mine:
         assert mine
         owner = read_owner(tmp_path / "cell" / LEASE)
         assert owner is not None and owner.pid == os.getpid()
-        with held(tmp_path / "cell", Watch()) as other:
+        with held(tmp_path / "cell") as other:
             assert not other
         assert read_owner(tmp_path / "cell" / LEASE) == owner
     assert list((tmp_path / "cell").iterdir()) == []
-    with held(tmp_path / "cell", Watch()) as again:
+    with held(tmp_path / "cell") as again:
         assert again
 
 
 def test_a_process_that_died_here_is_known_at_once(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     left_by(tmp_path, pid=int(done.stdout))
-    with held(tmp_path, Watch()) as mine:
+    with held(tmp_path) as mine:
         assert mine
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_later_process_of_the_same_number_is_another(tmp_path: Path) -> None:
     left_by(tmp_path, started=1.0)
-    with held(tmp_path, Watch()) as mine:
+    with held(tmp_path) as mine:
         assert mine
 
 
-def test_an_owner_elsewhere_is_dead_when_its_count_stands_still(tmp_path: Path, clock: Callable[[float], None]) -> None:
-    owner = left_by(tmp_path, host="elsewhere")
-    watch = Watch(patience=60)
-    for wait in (0, 59):
-        clock(wait)
-        with held(tmp_path, watch) as mine:
-            assert not mine
-    left_by(tmp_path, host="elsewhere", identity=owner.identity, beat=1)
-    for wait in (2, 59):
-        clock(wait)
-        with held(tmp_path, watch) as mine:
-            assert not mine, "it has counted meanwhile"
-    clock(2)
-    with held(tmp_path, watch) as mine:
+def test_an_owner_elsewhere_is_dead_when_its_count_stands_still(tmp_path: Path, clock: Clock) -> None:
+    left_by(tmp_path, host="elsewhere")
+    with held(tmp_path) as mine:
         assert mine
+    assert 60 <= clock.waited < 65
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lease_that_cannot_be_read_is_waited_for_and_then_taken(
-    tmp_path: Path, clock: Callable[[float], None]
-) -> None:
-    (tmp_path / LEASE).write_text('{"identity": "half a')
-    watch = Watch(patience=60)
-    with held(tmp_path, watch) as mine:
+@pytest.mark.parametrize("after", [5, 40])
+def test_an_owner_elsewhere_that_counts_is_alive(after: int, tmp_path: Path, clock: Clock) -> None:
+    owner = left_by(tmp_path, host="elsewhere")
+
+    def beat(waited: float) -> None:
+        if waited == after:
+            left_by(tmp_path, host="elsewhere", identity=owner.identity, beat=1)
+
+    clock.meanwhile = beat
+    with held(tmp_path) as mine:
         assert not mine
-    clock(61)
-    with held(tmp_path, watch) as mine:
+    assert clock.waited == after
+
+
+def test_an_owner_elsewhere_that_comes_to_its_end_leaves_the_folder(tmp_path: Path, clock: Clock) -> None:
+    left_by(tmp_path, host="elsewhere")
+    clock.meanwhile = lambda waited: (tmp_path / LEASE).unlink()
+    with held(tmp_path) as mine:
         assert mine
+    assert clock.waited == 1
 
 
-def test_an_heir_that_dies_is_inherited_from_in_its_turn(tmp_path: Path, clock: Callable[[float], None]) -> None:
+def test_a_lease_that_cannot_be_read_is_waited_for_and_then_taken(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / LEASE).write_text('{"identity": "half a')
+    with held(tmp_path) as mine:
+        assert mine
+    assert 60 <= clock.waited < 65
+
+
+def test_an_heir_that_dies_is_inherited_from_in_its_turn(tmp_path: Path, clock: Clock) -> None:
     owner = left_by(tmp_path, host="elsewhere")
     os.link(tmp_path / LEASE, tmp_path / f"{LEASE}.{owner.identity}.0")
-    watch = Watch(patience=60)
-    outcomes = []
-    for _ in range(3):
-        with held(tmp_path, watch) as mine:
-            outcomes.append(mine)
-        clock(61)
-    assert outcomes == [False, False, True]
+    with held(tmp_path) as mine:
+        assert mine
+    assert clock.waited >= 120
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_start_of_the_same_job_is_dead_at_once(
+    tmp_path: Path, clock: Clock, in_job: Callable[[str, int], None]
+) -> None:
+    left_by(tmp_path, host="elsewhere", job="12_3", start=0)
+    in_job("12_3", 1)
+    with held(tmp_path) as mine:
+        owner = read_owner(tmp_path / LEASE)
+        assert mine and owner is not None and (owner.job, owner.start) == ("12_3", 1)
+    assert clock.waited == 0
+
+
+@pytest.mark.parametrize(("job", "start"), [("12_3", 1), ("12_4", 0), ("", 0)], ids=["now", "another", "none"])
+def test_no_other_job_is(
+    job: str, start: int, tmp_path: Path, clock: Clock, in_job: Callable[[str, int], None]
+) -> None:
+    left_by(tmp_path, host="elsewhere", job=job, start=start)
+    in_job("12_3", 1)
+    with held(tmp_path) as mine:
+        assert mine
+    assert clock.waited >= 60
 
 
 def test_a_taken_lease_is_left_to_its_new_owner(tmp_path: Path) -> None:
-    with held(tmp_path, Watch(), beat_seconds=0.01) as mine:
+    with held(tmp_path, beat_seconds=0.01) as mine:
         assert mine
         new = left_by(tmp_path / "elsewhere", host="elsewhere")
         (tmp_path / "elsewhere" / LEASE).replace(tmp_path / LEASE)
@@ -124,7 +171,7 @@ def test_a_living_owner_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             counted.set()
 
     monkeypatch.setattr(lease_module, "_write", spy)
-    with held(tmp_path, Watch(), beat_seconds=0.01):
+    with held(tmp_path, beat_seconds=0.01):
         assert counted.wait(timeout=30)
         owner = read_owner(tmp_path / LEASE)
         assert owner is not None and owner.beat >= 2
@@ -132,7 +179,7 @@ def test_a_living_owner_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def _contend(folder: Path, log: Path, gate: "multiprocessing.synchronize.Barrier") -> None:
     gate.wait()
-    with held(folder, Watch()) as mine:
+    with held(folder) as mine:
         if mine:
             with log.open("a") as file:
                 file.write("one\n")

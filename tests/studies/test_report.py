@@ -1,12 +1,17 @@
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from study_folders import by_rate, fail, grid, write_study
+from small_runs import composed
+from study_folders import by_rate, draw, fail, grid, write_run, write_study
 
+from kto_lab.cli import config_dir
 from kto_lab.errors import LabError
 from kto_lab.studies.report import TABLE_FORMATS, report
+from kto_lab.studies.study import cells_of
+from kto_lab.studies.sweep import study_of
 
 RATES = {"dpo": 0.3, "kto": 0.8}
 TABLE = {"name": "rates", "rows": ["arm"], "metrics": ["pass_rate"], "baseline": {"arm": "dpo"}}
@@ -34,6 +39,50 @@ def test_a_mistake_in_a_table_leaves_nothing_half_done(tmp_path: Path) -> None:
     home = write_study(tmp_path, grid(arm=list(RATES)), by_rate(RATES), tables=[TABLE, wrong], figures=[FIGURE])
     with pytest.raises(LabError, match="table wrong: no finished run has the metric"):
         report(home)
+    assert files(home) == ["study.json"]
+
+
+def test_a_search_is_listed_once_in_a_table_of_its_own(tmp_path: Path) -> None:
+    choose = {"choose": {"over": ["corruption.rate"], "by": "pass_rate"}}
+    figures = [{**FIGURE, **choose}, {**FIGURE, **choose, "name": "kto", "where": {"arm": "kto"}}]
+    home = write_study(
+        tmp_path,
+        grid(arm=list(RATES), corruption__rate=[0, 0.4]),
+        by_rate(RATES),
+        tables=[{**TABLE, **choose}],
+        figures=figures,
+    )
+    page = report(home).read_text()
+    tables = sorted({file.stem for file in (home / "tables").iterdir()})
+    # The frontier's search is the table's; the other one has fewer cells.
+    assert tables == ["kto_chosen", "rates", "rates_chosen"]
+    assert all((home / "tables" / f"{name}.html").read_text() in page for name in tables)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (config_dir() / "study").glob("*.yaml")))
+def test_a_study_that_ships_can_be_reported(name: str, tmp_path: Path) -> None:
+    study = study_of(composed([f"study={name}"]).study)
+    cells = [cell.choices for cell in cells_of(study, ["seed=0,1"])]
+    arms = list(study.arms)
+
+    def run(folder: Path, cell: Mapping[str, Any]) -> None:
+        write_run(folder, cell["seed"], draw(0.4 + 0.05 * arms.index(cell["arm"]), cell["seed"]))
+        found = json.loads((folder / "record.json").read_text())
+        found["metrics"]["answers"]["sentiment"] = found["metrics"]["answers"]["answer_length"]
+        (folder / "record.json").write_text(json.dumps(found))
+
+    home = write_study(tmp_path, cells, run, tables=study.tables, figures=study.figures)
+    report(home)
+    assert {f"figures/{figure['name']}.pdf" for figure in study.figures} <= set(files(home))
+    assert {f"tables/{table['name']}.md" for table in study.tables} <= set(files(home))
+
+
+def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    home = write_study(tmp_path, grid(arm=list(RATES)), by_rate(RATES), tables=[TABLE, TABLE])
+    with pytest.raises(LabError, match="Two tables are called rates"):
+        report(home)
+    with pytest.raises(LabError, match="Two figures are called frontier"):
+        report(home, tables=[TABLE], figures=[FIGURE, FIGURE])
     assert files(home) == ["study.json"]
 
 

@@ -1,7 +1,9 @@
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +15,29 @@ from kto_lab.studies.report import report
 RATES = {"kto": 0.8, "dpo": 0.3, "sft": 0.5}
 TABLE = {"name": "rates", "rows": ["arm"], "metrics": ["pass_rate"], "baseline": {"arm": "dpo"}}
 FIGURE = {"name": "frontier", "kind": "frontier", "x": "kl", "y": "pass_rate"}
+HEAT = {"name": "by seed", "kind": "heatmap", "x": "arm", "y": "pass_rate"}
 CHROMIUM = shutil.which("chromium")
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = by_rate(RATES)
 
     def run(folder: Path, cell: Mapping[str, Any]) -> None:
         fail(folder, 'No space <left> on "it".') if (cell["arm"], cell["seed"]) == ("sft", 2) else made(folder, cell)
 
-    return report(write_study(tmp_path, grid(arm=list(RATES)), run, tables=[TABLE], figures=[FIGURE]))
+    home = tmp_path_factory.mktemp("study")
+    return report(write_study(home, grid(arm=list(RATES)), run, tables=[TABLE], figures=[FIGURE, HEAT]))
 
 
 def test_the_page_stands_alone(page: Path) -> None:
     text = page.read_text()
     assert "Does noise hurt?" in text and "kto-lab sweep study=noise" in text
     assert "9 runs: 8 done, 1 failed" in text
-    assert text.count('src="data:image/png;base64,') == 1
+    assert text.count("<svg ") == 2 and "<img" not in text and "<metadata>" not in text
     assert not re.search(r"""(src|href)=["']?(https?:|//)""", text)
+    identities = re.findall(r'\bid="([^"]+)"', text)
+    assert len(identities) == len(set(identities))
     assert "No space &lt;left&gt; on &quot;it&quot;." in text
 
 
@@ -67,16 +73,46 @@ def test_a_person_can_sort_and_filter(page: Path) -> None:
       choose("method", "");
       choose("words", "failed");
       found.words = shown("runs");
-      document.title = JSON.stringify(found);
     """
-    clicked = page.with_name("clicked.html")
-    clicked.write_text(page.read_text().replace("</body>", f"<script>{clicks}</script></body>"))
+    assert in_browser(page, clicks) == {
+        "sorted": ["dpo", "sft", "kto"],
+        "reversed": ["kto", "sft", "dpo"],
+        "method": [["kto"], ["kto", "kto", "kto"]],
+        "words": ["sft"],
+    }
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+def test_a_person_can_hover_over_the_values_of_figures(page: Path) -> None:
+    # What is on top in the middle of each mark that matplotlib drew.
+    hover = """
+      const found = {marks: 0, under: []};
+      for (const mark of document.querySelectorAll('figure [id$="PathCollection_1"] use, figure rect.spot')) {
+        mark.scrollIntoView();
+        const box = mark.getBoundingClientRect();
+        const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+        found.marks += 1;
+        found.under.push(top.querySelector("title")?.textContent);
+      }
+    """
+    found = in_browser(page, hover)
+    # Three runs of the first arm, and three cells of the heat map.
+    assert found["marks"] == 6
+    record = json.loads((page.parents[2] / "cells" / "0001" / "record.json").read_text())
+    rate = record["metrics"]["answers"]["pass_rate"]["trained"]["value"]
+    assert f"arm=kto, seed=1\npass rate {rate:.4g}\nKL, nats/answer 12.2" in found["under"][:3]
+    assert [words.partition("\n")[0] for words in found["under"][3:]] == ["arm=kto", "arm=dpo", "arm=sft"]
+    assert "1 failed" in found["under"][5]
+
+
+def in_browser(page: Path, script: str) -> Any:
+    """What `found` is after a script has run in the page."""
+    there = page.with_name("there.html")
+    end = f"<script>{script}; document.title = JSON.stringify(found);</script></body>"
+    there.write_text(page.read_text().replace("</body>", end))
     assert CHROMIUM is not None
     words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'browser'}"]
-    done = subprocess.run([*words, "--dump-dom", clicked.as_uri()], capture_output=True, text=True, timeout=120)
-    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    done = subprocess.run([*words, "--dump-dom", there.as_uri()], capture_output=True, text=True, timeout=120)
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     assert title is not None
-    assert title[1] == (
-        '{"sorted":["dpo","sft","kto"],"reversed":["kto","sft","dpo"],'
-        '"method":[["kto"],["kto","kto","kto"]],"words":["sft"]}'
-    )
+    return json.loads(unescape(title[1]))

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.studies.specs import FigureSpec, TableSpec, higher_is_better, label, parse, shown
+from kto_lab.studies.specs import Choose, FigureSpec, TableSpec, higher_is_better, label, parse, shown
 
 TABLE = {"name": "t", "rows": ["arm"], "metrics": ["pass_rate"]}
 FIGURE = {"name": "f", "kind": "line", "x": "corruption.rate", "y": "pass_rate"}
@@ -14,6 +14,13 @@ def test_a_specification_is_read_with_its_defaults() -> None:
     assert (table.columns, table.baseline, table.caption) == ("corruption.rate", {"arm": "dpo"}, "")
     figure = parse(FIGURE, FigureSpec)
     assert (figure.line, figure.log_x) == ("arm", False)
+    assert table.where is table.choose is figure.where is figure.choose is None
+
+
+def test_a_search_is_read_with_its_table_or_figure() -> None:
+    node = {"where": {"arm": "kto"}, "choose": {"over": ["loss.beta"], "by": "pass_rate"}}
+    for found in (parse({**TABLE, **node}, TableSpec), parse({**FIGURE, **node}, FigureSpec)):
+        assert (found.where, found.choose) == ({"arm": "kto"}, Choose(["loss.beta"], "pass_rate"))
 
 
 @pytest.mark.parametrize(
@@ -26,6 +33,16 @@ def test_a_specification_is_read_with_its_defaults() -> None:
         ({**TABLE, "metrics": []}, TableSpec, "rows and metrics are lists"),
         ({**TABLE, "baseline": {"loss": "dpo"}}, TableSpec, "the baseline names 'loss'"),
         ({**TABLE, "name": "../t"}, TableSpec, "has no slash"),
+        ({**TABLE, "where": ["arm"]}, TableSpec, "table t: where is a mapping"),
+        ({**TABLE, "choose": {"over": ["x"]}}, TableSpec, "table t, choose: the key 'by' is missing"),
+        ({**TABLE, "choose": ["x"]}, TableSpec, "table t, choose: it is a mapping with the keys over, by"),
+        ({**TABLE, "choose": {"over": "x", "by": "pass_rate"}}, TableSpec, "choose.over is a list"),
+        ({**TABLE, "choose": {"over": ["arm"], "by": "pass_rate"}}, TableSpec, "'arm' is searched over"),
+        (
+            {**FIGURE, "choose": {"over": ["x"], "by": "kl"}},
+            FigureSpec,
+            "figure f: choose.by is a metric of which more",
+        ),
         ({**FIGURE, "kind": "pie"}, FigureSpec, r"figure f: there is no kind 'pie'. Kinds are line, heatmap"),
     ],
 )
@@ -39,6 +56,7 @@ def test_metrics_for_a_reader() -> None:
     assert label("kl") == "KL, nats/answer"
     assert label("pass_rate_base") == "pass rate, base"
     assert label("pass_rate_difference") == "pass rate, trained - base"
+    assert label("pass_rate_validation") == "pass rate, validation"
     assert label("tokens_seen") == "tokens seen"
 
 

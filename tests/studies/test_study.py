@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.studies.study import Study, cells_of
+from kto_lab.studies.study import Study, cells_of, shown_at
 
 
 def study(**changes: Any) -> Study:
@@ -80,3 +80,51 @@ def test_what_cannot_be_a_study_is_refused() -> None:
     for given in ("loss.beta=interval(0,1)", "loss.beta=["):
         with pytest.raises(LabError):
             cells_of(study(), [given])
+
+
+SCALES = {"tiny": {"overrides": ["optimization.learning_rate=2e-4"], "arms": {"kto": ["loss.beta=5"]}}}
+
+
+@pytest.mark.parametrize("given", [["scale=tiny"], ["seed=0", "scale=tiny"]])
+def test_a_scale_adds_what_suits_the_study_there(given: list[str]) -> None:
+    cells = cells_of(study(scales=SCALES), given)
+    assert all("optimization.learning_rate=0.0002" in cell.overrides for cell in cells)
+    betas = {cell.choices["arm"]: [word for word in cell.overrides if "beta" in word] for cell in cells}
+    assert betas == {"kto": ["loss.beta=5"], "dpo": ["loss.beta=0.2"]}
+    assert not any("optimization.learning_rate=0.0002" in cell.overrides for cell in cells_of(study(scales=SCALES), []))
+
+
+def test_the_command_line_has_the_last_word_on_a_scale() -> None:
+    (first, *_) = cells_of(study(scales=SCALES), ["scale=tiny", "loss.beta=1"])
+    assert "loss.beta=1" in first.overrides and "loss.beta=5" not in first.overrides
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ({"tiny": {"arm": {}}}, "scales.tiny .* has a key 'arm'"),
+        ({"tiny": {"arms": {"kot": ["loss.beta=5"]}}}, "has an arm 'kot'. Arms are kto, dpo"),
+    ],
+)
+def test_a_scale_that_does_not_fit_is_refused(scales: dict[str, Any], message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        study(scales=scales)
+
+
+def test_a_study_is_of_one_scale() -> None:
+    with pytest.raises(LabError, match="scale takes one value"):
+        cells_of(study(), ["scale=tiny,small"])
+
+
+def test_a_scale_shows_other_metrics() -> None:
+    node = {
+        "tables": [{"name": "pass_rate", "metrics": ["pass_rate", "kl"], "choose": {"by": "pass_rate"}}],
+        "figures": [{"name": "frontier", "x": "kl", "y": "pass_rate"}],
+        "scales": {"paper": {"metrics": {"pass_rate": "pair_accuracy"}}},
+    }
+    assert shown_at(node, "paper") == {
+        "tables": [{"name": "pass_rate", "metrics": ["pair_accuracy", "kl"], "choose": {"by": "pair_accuracy"}}],
+        "figures": [{"name": "frontier", "x": "kl", "y": "pair_accuracy"}],
+    }
+    for scale in ("tiny", None):
+        assert shown_at(node, scale) == {"tables": node["tables"], "figures": node["figures"]}

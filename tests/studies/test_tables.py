@@ -9,8 +9,8 @@ from scipy import stats
 from study_folders import PROMPTS, by_rate, draw, fail, grid, write_run, write_study
 
 from kto_lab.errors import LabError
-from kto_lab.studies import frame as frame_module
 from kto_lab.studies import load
+from kto_lab.studies import scores as scores_module
 from kto_lab.studies.specs import TableSpec
 from kto_lab.studies.tables import build, heading, text
 
@@ -165,7 +165,7 @@ def test_bold_is_false_in_at_most_one_table_of_twenty(seeds: int, monkeypatch: p
     swept = grid(range(seeds), arm=list("abcd"), loss=[1, 2])
     cells = pd.DataFrame([{**cell, "status": "done", "folder": "x"} for cell in swept])
     drawn: list[dict[str, float]] = []
-    monkeypatch.setattr(frame_module, "prompt_scores", lambda run, metric: drawn.pop(0))
+    monkeypatch.setattr(scores_module, "prompt_scores", lambda run, metric: drawn.pop(0))
     spec = TableSpec("t", ["arm"], ["pass_rate"], columns="loss", baseline={"arm": "a"})
 
     def some_bold(gain: float) -> bool:

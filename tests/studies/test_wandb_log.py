@@ -1,23 +1,31 @@
 """The offline run is read back with W&B's own reader, and its files byte by byte."""
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+from lightning.pytorch.loggers import WandbLogger
+from small_runs import configuration
+from wandb_files import Records, about, history, merged, offline_runs, tables
 
+from kto_lab.studies.cell import run_cell
+from kto_lab.studies.record import RECORD, read_record
 from kto_lab.studies.wandb_log import finish, flat_estimates
-from kto_lab.training.curves import plot_curves
+from kto_lab.training.curves import CURVES, plot_curves
 from kto_lab.training.loggers import Wandb
 
-SECRETS = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567", "SITE_TOKEN": "very-secret-token-of-this-site"}
+SECRETS = {
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "HF_TOKEN": "hf_not-a-token-but-as-secret",
+    "AWS_SECRET_ACCESS_KEY": "aws/not/a/key/but/as/secret",
+    "SLURM_JOB_ACCOUNT": "account-of-the-institute",
+    "SITE_TOKEN": "very-secret-token-of-this-site",
+}
 ESTIMATE = {"value": 0.6, "low": 0.5, "high": 0.7, "n": 120}
-RECORD = {
+RECORD_OF_RUN = {
     "metrics": {
         "answers": {"pass_rate": {"base": {**ESTIMATE, "value": 0.4, "low": None, "high": None}, "trained": ESTIMATE}},
         "kl": {"value": None, "low": None, "high": None, "n": 0},
@@ -35,22 +43,7 @@ def log_run(folder: Path, steps: range, *, close: bool = True) -> None:
     for step in steps:
         loggers[0].log_metrics({"train/loss": 0.5 / step}, step=step)
     if close:
-        finish(loggers, RECORD, tables={"sample answers": ANSWERS}, curves=folder / "curves.png")
-
-
-def read_back(run: Path) -> list[dict[str, Any]]:
-    command = shutil.which("wandb", path=Path(sys.executable).parent) or "wandb"
-    done = subprocess.run([command, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def merged(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """All updates of one kind of record (config, summary), the last one winning."""
-    result: dict[str, Any] = {}
-    for record in records:
-        if record["type"] == kind:
-            result |= record[kind].get("update", {})
-    return result
+        finish(loggers, RECORD_OF_RUN, tables={"sample answers": ANSWERS}, curves=folder / "curves.png")
 
 
 @pytest.fixture(scope="module")
@@ -70,34 +63,30 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def records(run_folder: Path) -> list[list[dict[str, Any]]]:
-    """The records of each of the two runs, in order of time."""
-    runs = sorted((run_folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
-    return [read_back(path) for path in runs]
+def records(run_folder: Path) -> list[Records]:
+    return offline_runs(run_folder)
 
 
-def test_run_is_named_grouped_and_configured(records: list[list[dict[str, Any]]]) -> None:
-    run = next(record["run"] for record in records[1] if record["type"] == "run")
+def test_run_is_named_grouped_and_configured(records: list[Records]) -> None:
+    run = about(records[1])
     assert (run["project"], run["run_group"], run["display_name"]) == ("lab", "noise", "cell 3")
     assert (run["tags"], run["job_type"]) == (["kto", "tiny"], "train")
     assert run["config"]["update"]["loss"] == {"beta": 0.1}
-    assert merged(records[1], "config")["environment"] == RECORD["environment"]
+    assert merged(records[1], "config")["environment"] == RECORD_OF_RUN["environment"]
 
 
-def test_a_resumed_run_goes_on_with_the_same_id(records: list[list[dict[str, Any]]]) -> None:
-    runs = [next(record["run"] for record in part if record["type"] == "run") for part in records]
-    assert [(run["run_id"], run["resume"]) for run in runs] == [("run42", True)] * 2
+def test_a_resumed_run_goes_on_with_the_same_id(records: list[Records]) -> None:
+    assert [(about(part)["run_id"], about(part)["resume"]) for part in records] == [("run42", True)] * 2
     # The first was left unfinished, and closed as failed before the second began.
     assert [part[-1]["exit"].get("exit_code", 0) for part in records] == [1, 0]
 
 
-def test_steps_are_in_the_history(records: list[list[dict[str, Any]]]) -> None:
-    history = [record["history"]["item"] for record in records[1] if record["type"] == "history"]
-    steps = [(item["trainer/global_step"], item["train/loss"]) for item in history if "train/loss" in item]
+def test_steps_are_in_the_history(records: list[Records]) -> None:
+    steps = [(row["trainer/global_step"], row["train/loss"]) for row in history(records[1]) if "train/loss" in row]
     assert steps == [(2, 0.25), (3, pytest.approx(0.5 / 3))]
 
 
-def test_summary_has_metrics_with_intervals_and_nothing_that_is_none(records: list[list[dict[str, Any]]]) -> None:
+def test_summary_has_metrics_with_intervals_and_nothing_that_is_none(records: list[Records]) -> None:
     summary = merged(records[1], "summary")
     found = {name: value for name, value in summary.items() if name.startswith(("answers/", "kl"))}
     assert found == {
@@ -108,31 +97,98 @@ def test_summary_has_metrics_with_intervals_and_nothing_that_is_none(records: li
     }
 
 
-def test_tables_and_curves_are_there(run_folder: Path, records: list[list[dict[str, Any]]]) -> None:
-    tables = {path.name.split("_")[0]: json.loads(path.read_text()) for path in run_folder.rglob("*.table.json")}
-    answers = tables["sample answers"]
+def test_tables_and_curves_are_there(run_folder: Path, records: list[Records]) -> None:
+    found = tables(run_folder)
+    answers = found["sample answers"]
     assert answers["columns"] == ["prompt", "base", "trained"]
     assert answers["data"] == [["Say hi.", "No.", "Hi!"], ["Say no.", "No.", None]]
-    assert ["answers/pass_rate/trained", 0.6, 0.5, 0.7, 120] in tables["metrics"]["data"]
+    assert ["answers/pass_rate/trained", 0.6, 0.5, 0.7, 120] in found["metrics"]["data"]
     (image,) = run_folder.glob("wandb/offline-run-*/files/media/images/curves*.png")
     assert image.read_bytes() == (run_folder / "curves.png").read_bytes()
 
 
-def test_no_key_variable_or_host_lands_in_it(run_folder: Path, records: list[list[dict[str, Any]]]) -> None:
-    content = b"".join(path.read_bytes() for path in run_folder.rglob("*") if path.is_file())
-    assert b"run42" in content
-    for secret in SECRETS.values():
-        assert secret.encode() not in content
-    run = next(record["run"] for record in records[1] if record["type"] == "run")
-    assert not run.get("host")
+def test_the_host_does_not_land_in_it(run_folder: Path, records: list[Records]) -> None:
+    assert not about(records[1]).get("host")
     assert not list(run_folder.rglob("wandb-metadata.json"))
 
 
 def test_finishing_leaves_no_run_open_and_ignores_other_loggers(run_folder: Path) -> None:
     assert wandb.run is None
-    finish([], RECORD, tables={}, curves=None)
+    finish([], RECORD_OF_RUN, tables={}, curves=None)
 
 
 def test_flat_estimates_join_their_path() -> None:
     names = [name for name, _ in flat_estimates({"a": {"b": ESTIMATE, "note": "text"}, "c": ESTIMATE})]
     assert names == ["a/b", "c"]
+
+
+class Killed(BaseException):
+    """In the place of a signal."""
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a real cell with secrets all around, which was stopped after its second step and went on."""
+    folder = tmp_path_factory.mktemp("cell")
+    cfg = configuration(
+        folder,
+        "logger=wandb",
+        "evaluation=quick",
+        "evaluation.prompts=4",
+        "evaluation.max_new_tokens=4",
+        "optimization.max_steps=4",
+        "optimization.checkpoint_every=1",
+    )
+    log_metrics = WandbLogger.log_metrics
+
+    def stop(self: WandbLogger, metrics: Any, step: int | None = None) -> None:
+        if step == 3:
+            raise Killed
+        log_metrics(self, metrics, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        patch.setenv("WANDB_DATA_DIR", str(folder / "staging"))
+        with patch.context() as stopping:
+            stopping.setattr(WandbLogger, "log_metrics", stop)
+            with pytest.raises(Killed):
+                run_cell(cfg)
+        assert run_cell(cfg) == "done"
+        yield folder / "run"
+
+
+@pytest.fixture(scope="module")
+def parts(cell: Path) -> list[Records]:
+    return offline_runs(cell)
+
+
+def test_no_secret_and_no_variable_lands_in_a_run_folder(cell: Path, parts: list[Records]) -> None:
+    files = {path: path.read_bytes() for path in cell.rglob("*") if path.is_file()}
+    assert {RECORD, "config.yaml", "log.txt"} <= {path.name for path in files}
+    assert any(path.suffix == ".wandb" for path in files) and any(path.name == "debug.log" for path in files)
+    # The log of W&B is cut into blocks, so it is read by its own reader, too.
+    contents = [*files.values(), json.dumps(parts).encode()]
+    for word in [*SECRETS, *SECRETS.values()]:
+        assert not any(word.encode() in content for content in contents), word
+
+
+def test_a_real_run_that_was_stopped_goes_on_as_the_same_run(cell: Path, parts: list[Records]) -> None:
+    first, second = parts
+    record = read_record(cell)
+    assert about(first)["run_id"] == about(second)["run_id"] == record["run_id"]
+    assert [row["trainer/global_step"] for row in history(first) if "train/loss" in row] == [1, 2]
+    assert [row["trainer/global_step"] for row in history(second) if "train/loss" in row] == [3, 4]
+    assert first[-1]["exit"].get("exit_code", 0) == 1 and second[-1]["exit"].get("exit_code", 0) == 0
+
+
+def test_a_real_run_has_configuration_intervals_answers_and_curves(cell: Path, parts: list[Records]) -> None:
+    records, record = parts[1], read_record(cell)
+    config, summary = merged(records, "config") | about(records)["config"]["update"], merged(records, "summary")
+    assert config["loss"]["beta"] == 0.1 and config["optimization"]["max_steps"] == 4
+    margin = record["metrics"]["rewards"]["reward_margin"]
+    for end, suffix in {"value": "", "low": "_low", "high": "_high"}.items():
+        assert summary[f"rewards/reward_margin{suffix}"] == pytest.approx(margin[end])
+    assert len(tables(cell)["sample answers"]["data"]) == 4
+    (image,) = cell.glob("wandb/offline-run-*/files/media/images/curves*.png")
+    assert image.read_bytes() == (cell / CURVES).read_bytes()
