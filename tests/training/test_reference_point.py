@@ -86,6 +86,24 @@ def test_matched_is_the_mean_of_the_steps_own_logratios(model: LlamaForCausalLM,
     assert point.z0.item() == pytest.approx(r.mean().item(), rel=1e-5)
 
 
+def test_without_a_reference_it_is_the_mean_log_probability_of_mismatched_pairs(
+    model: LlamaForCausalLM, encoder: Encoder
+) -> None:
+    cfg = composed(["loss=kto_reference_free", "optimization.batch_size=8"])
+    objective, optimization = instantiate(cfg.loss), instantiate(cfg.optimization)
+    data = prepared(encoder, objective, optimization)
+    with torch.no_grad():
+        under_policy = completion_logps(model, [[pair] for pair in data.mismatched_tokens(0)], pad_id=2)
+    step = make_step(data, objective, optimization, 0, False)
+    module = module_of(model, encoder, objective, optimization)
+    point = module.reference_point(step)
+    assert point.z0.item() == pytest.approx(under_policy.mean().item(), rel=1e-5) and point.clamped == 0
+    # Logged values meet log-ratios, so z0 is told as one there.
+    (micro_batch, *_) = step.micro_batches
+    told = module.in_logratios(point.z0, micro_batch)
+    torch.testing.assert_close(told + micro_batch.reference, point.z0.expand_as(micro_batch.reference))
+
+
 def test_each_group_has_its_own(model: LlamaForCausalLM, encoder: Encoder) -> None:
     objective, optimization = settings("microbatch", 60)
     data = prepared(encoder, objective, optimization)
