@@ -62,6 +62,7 @@ class StudyFolder:
         figures: specifications of its figures.
         cells: choices, run_id and folder of each run.
         command: that made it.
+        scale: option of the group `scale` that it was swept at, if any.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class StudyFolder:
     figures: Sequence[Mapping[str, Any]]
     cells: Sequence[Mapping[str, Any]]
     command: str
+    scale: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def read_study(folder: Path) -> StudyFolder:
             figures=study.get("figures") or [],
             cells=[{key: cell[key] for key in ("choices", "run_id", "folder")} for cell in found["cells"]],
             command=found.get("command", ""),
+            scale=found.get("scale"),
         )
     except FileNotFoundError as error:
         raise LabError(f"There is no study at {file}. `kto-lab sweep study=<name>` writes it.") from error

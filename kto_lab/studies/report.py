@@ -1,5 +1,7 @@
 """A study's report: its tables in four formats, its figures in two, and one page with all of it that stands alone."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
-from kto_lab.files import write_text
+from kto_lab.files import atomic_path, write_json, write_text
+from kto_lab.studies.cell import FAILURE
 from kto_lab.studies.figures import plot
-from kto_lab.studies.frame import DONE, load, read_study
+from kto_lab.studies.frame import DONE, STUDY, load, read_study
+from kto_lab.studies.record import RECORD
 from kto_lab.studies.report_page import page
+from kto_lab.studies.scores import write_scores
 from kto_lab.studies.specs import FigureSpec, TableSpec, parse
+from kto_lab.studies.study import shown_at
 from kto_lab.studies.table_formats import comma_separated, html_table, latex, markdown
 from kto_lab.studies.tables import Table, build, build_search
 
-KEYS = ("study", "runs_dir", "folder")
+KEYS = ("study", "runs_dir", "folder", "publish")
 REPORT = "report.html"
 # Suffix to what writes it.
 TABLE_FORMATS: dict[str, Callable[[Table], str]] = {
@@ -40,10 +46,61 @@ def report_study(cfg: DictConfig) -> Path:
     if (study is None) == (cfg.folder is None):
         raise LabError("Say which study to report: kto-lab report study=<name>, or folder=<where its study.json is>.")
     folder = Path(cfg.folder) if study is None else Path(cfg.runs_dir) / "studies" / study["name"]
-    target = report(folder, tables=study and study.get("tables"), figures=study and study.get("figures"))
+    # As conf/study has them now, which may be other than when it was swept.
+    shown = shown_at(study, read_study(folder).scale) if study else {}
+    target = publish(folder, Path(cfg.publish), **shown) if cfg.publish else report(folder, **shown)
     console.stage("Report", "Tables and figures of the runs that are done; what is missing is said in them.")
-    console.show_files({"page": target, "tables": folder / "tables", "figures": folder / "figures"})
+    console.show_files({"page": target, "tables": target.parent / "tables", "figures": target.parent / "figures"})
     return target
+
+
+def publish(
+    source: Path,
+    target: Path,
+    *,
+    tables: Sequence[Mapping[str, Any]] | None = None,
+    figures: Sequence[Mapping[str, Any]] | None = None,
+) -> Path:
+    """Copy a study without its policies, and write its report there: a folder that any machine can report again.
+
+    It holds `study.json`, `cells/<run_id>/record.json` (`failure.json` of those that failed), `scores.parquet` with
+    what each prompt scored in each run, and the report. An earlier one there is replaced, whole or not at all.
+
+    Args:
+        source: the study's folder.
+        target: the folder to write: a new one, an empty one, or one that holds the study already.
+        tables: as in `report`, and kept in the copy.
+        figures: likewise.
+
+    Returns:
+        The page.
+
+    Raises:
+        LabError: as in `report`; or `target` holds something else.
+    """
+    study = read_study(source)
+    if target.exists() and any(target.iterdir()) and not _holds(target, study.name):
+        raise LabError(f"{target} holds something other than the study {study.name}. Publish into a folder of its own.")
+    content: dict[str, Any] = json.loads((source / STUDY).read_text(encoding="utf-8"))
+    content["study"] |= {
+        kind: list(given) for kind, given in (("tables", tables), ("figures", figures)) if given is not None
+    }
+    with atomic_path(target) as partial:
+        for node in content["cells"]:
+            run, node["folder"] = source / node["folder"], f"cells/{node['run_id']}"
+            for name in (RECORD, FAILURE):
+                if (run / name).is_file():
+                    (partial / node["folder"]).mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(run / name, partial / node["folder"] / name)
+        write_json(partial / STUDY, content)
+        write_scores(partial, {cell["run_id"]: source / cell["folder"] for cell in study.cells})
+        report(partial)
+    return target / REPORT
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether a folder is that of a study of this name."""
+    return (folder / STUDY).is_file() and read_study(folder).name == name
 
 
 def report(

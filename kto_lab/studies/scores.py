@@ -7,6 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from kto_lab.files import atomic_path
+
+# Of a study that is published: the scores of all its runs, in the place of their answers.
+PUBLISHED = "scores.parquet"
 ANSWERS = Path("evaluation") / "trained.json"
 VALIDATION, TEST = "validation", "test"
 # Metrics of which every prompt has a score, as `evaluation.answers.ScoredAnswer.outcomes` has them.
@@ -24,7 +28,11 @@ def scores_in(folder: Path, half: str | None = None) -> Scores:
     """
 
     def scores(run: str, metric: str) -> Mapping[str, float] | None:
-        found = prompt_scores(folder / run, metric)
+        found: Mapping[str, float] | None
+        if (published := folder / PUBLISHED).exists():
+            found = _read_published(published, published.stat().st_mtime_ns).get(Path(run).name, {}).get(metric)
+        else:
+            found = prompt_scores(folder / run, metric)
         if half is None or found is None:
             return found
         return {prompt: score for prompt, score in found.items() if half_of(prompt) == half} or None
@@ -45,6 +53,30 @@ def prompt_scores(run: Path, metric: str) -> Mapping[str, float] | None:
     except OSError:
         return None
     return found.get(metric)
+
+
+def write_scores(folder: Path, runs: Mapping[str, Path]) -> None:
+    """Write the scores of all runs of a study into one file of its published folder; a run without any has no row.
+
+    Args:
+        folder: to publish into.
+        runs: run_id to the folder of the run.
+    """
+    # Imported here: pyarrow takes a while, and runs read no scores.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        (run, prompt, metric, score)
+        for run, where in runs.items()
+        for metric in SCORED
+        for prompt, score in (prompt_scores(where, metric) or {}).items()
+    ]
+    columns = dict(zip(("run", "prompt", "metric", "score"), zip(*rows, strict=True), strict=False))
+    with atomic_path(folder / PUBLISHED) as partial:
+        pq.write_table(
+            pa.table({name: pa.array(values) for name, values in columns.items()}), partial, compression="zstd"
+        )
 
 
 @lru_cache(maxsize=1 << 16)
@@ -75,3 +107,15 @@ def _outcomes(answer: Mapping[str, Any]) -> dict[str, float]:
     """The scores of one kept answer."""
     found = {answer["metric"]: answer["score"], "answer_length": answer["n_tokens"], "finished": answer["finished"]}
     return {metric: float(score) for metric, score in found.items() if metric is not None and score is not None}
+
+
+@lru_cache(maxsize=8)
+def _read_published(file: Path, changed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Run, metric and prompt to score."""
+    import pyarrow.parquet as pq
+
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    table = pq.read_table(file)
+    for run, prompt, metric, score in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+        found.setdefault(run, {}).setdefault(metric, {})[sys.intern(prompt)] = score
+    return found

@@ -30,7 +30,7 @@ from kto_lab.studies.launching import Launcher
 from kto_lab.studies.lease import LEASE, Watch, read_owner
 from kto_lab.studies.live import LOOK_SECONDS, Live
 from kto_lab.studies.search import is_asked, search, with_defaults
-from kto_lab.studies.study import Cell, Study, cells_of
+from kto_lab.studies.study import Cell, Study, cells_of, scale_of, shown_at
 from kto_lab.studies.wandb_study import log_study, naming
 
 # Overrides of the sweep itself, which no cell has.
@@ -73,7 +73,7 @@ def sweep(
     composer = Composer(hydra, config, own=own, runs=runs, kept=home / PLAN)
     due = ("missing", "running", "failed", "unreadable") if retry_failed else ("missing", "running")
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
-    making = Making(config, study.name, composer, context, task, home, due)
+    making = Making(config, study.name, scale_of(study, given), composer, context, task, home, due)
     console.stage(f"Study {study.name}", study.question)
     if is_asked(own):
         make = None if dry_run else making.make
@@ -104,6 +104,7 @@ class Making:
     Attributes:
         config: of the sweep.
         study: its name.
+        scale: that it is swept at, if any.
         composer: of its cells.
         context: Hydra's.
         task: runs a composed cell.
@@ -113,6 +114,7 @@ class Making:
 
     config: DictConfig
     study: str
+    scale: str | None
     composer: Composer
     context: HydraContext
     task: TaskFunction
@@ -122,7 +124,7 @@ class Making:
     def make(self, cells: Sequence[Planned], every: Sequence[Planned]) -> None:
         """Run those of the cells that are due, after writing down `every` cell of the study."""
         self.composer.keep()
-        write_json(self.home / STUDY, manifest(self.config.study, every, self.home))
+        write_json(self.home / STUDY, manifest(self.config.study, self.scale, every, self.home))
         todo = [cell for cell in cells if status(cell.folder) in self.due]
         if not todo:
             return
@@ -220,10 +222,12 @@ def tell_cost(
         console.say(f"    {sentence}")
 
 
-def manifest(study: DictConfig, planned: Sequence[Planned], home: Path) -> dict[str, Any]:
-    """What the report reads: the study, and where each of its cells is."""
+def manifest(study: DictConfig, scale: str | None, planned: Sequence[Planned], home: Path) -> dict[str, Any]:
+    """What the report reads: the study as it is shown at a scale, and where each of its cells is."""
+    content: Any = OmegaConf.to_container(study, resolve=False)
     return {
-        "study": OmegaConf.to_container(study, resolve=False),
+        "study": content | shown_at(content, scale),
+        "scale": scale,
         "cells": [
             {
                 "choices": item.cell.choices,
