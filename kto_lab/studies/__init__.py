@@ -2,13 +2,17 @@
 
 from typing import Any
 
-__all__ = ["load"]
+__all__ = ["load", "open_study"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load`, imported when it is asked for: a run, which is in this package too, needs no pandas for its record."""
+    """What reads studies, imported when it is asked for: a run, which is here too, needs no pandas for its record."""
     if name == "load":
         from kto_lab.studies.frame import load
 
         return load
+    if name == "open_study":
+        from kto_lab.studies.showing import OpenStudy
+
+        return OpenStudy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
