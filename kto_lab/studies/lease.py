@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,9 @@ BEAT_SECONDS = 5.0
 # So many beats missed, and an owner elsewhere is taken for dead.
 BEATS_MISSED = 12
 LOOK_SECONDS = 1.0
+# Linux tells with these which start of the machine, and which container, a process number belongs to.
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,9 @@ class Owner:
 
     Attributes:
         identity: of this holding, never used twice.
-        host: name of the machine.
+        host: the machine, since it was started, and the container on it where process numbers are its own.
         pid: of the process.
-        started: when the process started, by its machine's clock; tells it from a later one of the same number.
+        started: when the process started; tells it from a later one of the same number.
         beat: counts up while the owner lives.
         job: the Slurm job that the process is in; "" outside of one.
         start: how often that job was requeued before.
@@ -58,9 +62,9 @@ class Owner:
         job = Job.current()
         return cls(
             identity=uuid.uuid4().hex,
-            host=socket.gethostname(),
+            host=_machine(),
             pid=os.getpid(),
-            started=psutil.Process().create_time(),
+            started=_started(os.getpid()),
             beat=0,
             job=job.identity if job else "",
             start=job.start if job else 0,
@@ -68,20 +72,35 @@ class Owner:
 
     def is_dead_here(self) -> bool:
         """Whether it was a process of this machine that no longer is."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            return psutil.Process(self.pid).create_time() != self.started
-        except psutil.NoSuchProcess:
-            return True
+        return self.host == _machine() and _started(self.pid) != self.started
 
     def is_alive_here(self) -> bool:
         """Whether it is a process of this machine."""
-        return self.host == socket.gethostname() and not self.is_dead_here()
+        return self.host == _machine() and not self.is_dead_here()
 
     def is_requeued_as(self, later: "Owner") -> bool:
         """Whether the later one is of the same Slurm job: that starts again only when it has ended everywhere."""
         return self.job != "" and self.job == later.job and self.start < later.start
+
+
+@cache
+def _machine() -> str:
+    """Where a process number means the same: a machine since it was started, and a container there."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(BOOT.read_text().strip())
+        parts.append(str(NAMESPACE.readlink()))
+    return " ".join(parts)
+
+
+def _started(pid: int) -> float:
+    """When a process started, on a clock that nobody sets; -1 where there is no such process."""
+    try:
+        # Ticks since the machine started, the twenty-second field; a name, the second, may hold spaces. What psutil has
+        # is made of the time of day, which may be set back.
+        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return psutil.Process(pid).create_time() if not BOOT.exists() and psutil.pid_exists(pid) else -1.0
 
 
 class Watch:

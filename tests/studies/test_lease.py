@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -83,6 +84,26 @@ def test_a_later_process_of_the_same_number_is_another(tmp_path: Path) -> None:
     left_by(tmp_path, started=1.0)
     with held(tmp_path) as mine:
         assert mine
+
+
+def test_a_clock_that_is_set_back_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_by(tmp_path)
+    an_hour_ago = time.time() - 3600
+    monkeypatch.setattr(lease_module.psutil.Process, "create_time", lambda process: an_hour_ago)
+    monkeypatch.setattr(time, "time", lambda: an_hour_ago)
+    owner = read_owner(tmp_path / LEASE)
+    assert owner is not None and owner.is_alive_here()
+    with held(tmp_path) as mine:
+        assert not mine
+
+
+def test_process_numbers_of_an_earlier_start_of_the_machine_mean_nothing(tmp_path: Path, clock: Clock) -> None:
+    owner = Owner.me()
+    left_by(tmp_path, host=owner.host.replace("-", "+"))
+    with held(tmp_path) as mine:
+        assert mine
+    # As of any machine elsewhere: known when it does not count.
+    assert clock.waited >= 60
 
 
 def test_an_owner_elsewhere_is_dead_when_its_count_stands_still(tmp_path: Path, clock: Clock) -> None:

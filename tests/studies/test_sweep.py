@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +45,22 @@ class Sweep:
             *("optimization.max_steps=4", "optimization.checkpoint_every=1"),
         ]
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
+    def start(self, *more: str, limit: int | None = None) -> subprocess.Popen[str]:
+        """Start the command; `limit`: bytes that a file may have."""
         command = [sys.executable, "-m", "kto_lab.cli", "sweep", *self.words, *more]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.folder
+            command,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.folder,
+            preexec_fn=limit and partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)),
         )
 
-    def run(self, *more: str, expect: int = 0) -> str:
-        process = self.start(*more)
+    def run(self, *more: str, expect: int = 0, limit: int | None = None) -> str:
+        process = self.start(*more, limit=limit)
         out, error = process.communicate(timeout=300)
         assert process.returncode == expect, out + error
         return out + error
@@ -161,6 +170,20 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_p
     sweep.run()
     assert kills >= 3
     assert len(sweep.folders()) == len(list(sweep.runs.glob("cells/*"))) == 4
+    for here, there in zip(sweep.folders(), undisturbed.folders(), strict=True):
+        same(here, there)
+
+
+def test_a_disk_that_fills_up_fails_cells_one_by_one_and_leaves_no_part(tmp_path: Path, undisturbed: Sweep) -> None:
+    sweep = Sweep(tmp_path)
+    # No file may pass 1 MB, which a checkpoint does and a record does not.
+    said = sweep.run(expect=1, limit=1_000_000)
+    assert "4 of 4 cells are not done" in said
+    for folder in sweep.folders():
+        assert status(folder) == "failed"
+        assert "Could not write" in json.loads((folder / FAILURE).read_text())["error"]
+        assert not list(folder.rglob("*.safetensors"))
+    sweep.run("--retry-failed")
     for here, there in zip(sweep.folders(), undisturbed.folders(), strict=True):
         same(here, there)
 
