@@ -90,7 +90,7 @@ def finish_x(axes: "Axes", axis: Axis, spec: FigureSpec) -> None:
     """Ticks where cells are, if they are not too close to be told apart."""
     from matplotlib.ticker import NullLocator
 
-    axes.set_xlabel(spec.x, fontsize=FONT + 1)
+    axes.set_xlabel(spec.x_label or spec.x, fontsize=FONT + 1)
     if spec.log_x:
         axes.set_xscale("log")
     places = np.log(axis.places) if spec.log_x else np.array(axis.places)

@@ -164,7 +164,7 @@ def _draw_heatmap(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str
     axes.set_yticks(range(len(rows)), [shown(line) for line in rows])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(spec.x, fontsize=FONT + 1)
+    axes.set_xlabel(spec.x_label or spec.x, fontsize=FONT + 1)
     axes.set_ylabel(spec.line, fontsize=FONT + 1)
     axes.set_title(label(spec.y), loc="left", fontsize=FONT + 1)
     return _about(groups, set()), spots
@@ -196,7 +196,7 @@ def _draw_frontier(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: st
         if (frame[spec.x].dropna() <= 0).any():
             raise LabError(f"{what}: {label(spec.x)} is zero or less in some run, which has no place on a log axis.")
         axes.set_xscale("log")
-    axes.set_xlabel(label(spec.x), fontsize=FONT + 1)
+    axes.set_xlabel(spec.x_label or label(spec.x), fontsize=FONT + 1)
     axes.set_ylabel(label(spec.y), fontsize=FONT + 1)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
@@ -248,7 +248,7 @@ def _draw_seeds(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str) 
     for column in range(1, len(values)):
         axes.axvline(column - 0.5, color="0.92", linewidth=0.8)
     name_ticks(axes, range(len(values)), [shown(x) for x in values])
-    axes.set_xlabel(spec.x, fontsize=FONT + 1)
+    axes.set_xlabel(spec.x_label or spec.x, fontsize=FONT + 1)
     axes.set_ylabel(label(spec.y), fontsize=FONT + 1)
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)

@@ -94,6 +94,7 @@ class FigureSpec:
         x: a choice; for a frontier a metric.
         line: the choice that tells lines or markers apart.
         log_x: whether the axis of x is logarithmic.
+        x_label: what is written at it; "" for the name of x.
         where: as a table's.
         choose: as a table's.
     """
@@ -104,6 +105,7 @@ class FigureSpec:
     x: str
     line: str = "arm"
     log_x: bool = False
+    x_label: str = ""
     where: Mapping[str, Any] | None = None
     choose: Choose | None = None
 

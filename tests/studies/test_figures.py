@@ -60,6 +60,15 @@ def test_the_same_records_give_the_same_file(study: Path, tmp_path: Path) -> Non
     assert once.svg == again.svg
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_axis_says_what_it_is(kind: str, study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    x = "kl" if kind == "frontier" else "corruption.rate"
+    plot(load(study), FigureSpec("f", kind, y="pass_rate", x=x, x_label="how far"), tmp_path / "f")
+    plot(load(study), FigureSpec("f", kind, y="pass_rate", x=x), tmp_path / "f")
+    plain = "KL, nats/answer" if kind == "frontier" else "corruption.rate"
+    assert list(dict.fromkeys(figure.axes[0].get_xlabel() for figure in figures)) == ["how far", plain]
+
+
 def test_lines_hold_the_means_and_are_labelled_at_their_ends(
     study: Path, tmp_path: Path, figures: list[Figure]
 ) -> None:
