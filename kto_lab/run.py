@@ -28,6 +28,7 @@ from kto_lab.feedback.table import class_counts, content_hash, fingerprint, flip
 from kto_lab.files import write_json, write_text
 from kto_lab.losses import Feed, FlipRates, Objective
 from kto_lab.losses.noise import inversion_warnings, robust_weights
+from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy, moved, save_policy
 from kto_lab.models.load import Loaded
@@ -167,6 +168,12 @@ def assemble(cfg: DictConfig) -> Parts:
         loggers=instantiate(cfg.logger),
     )
     check_strategy(parts.objective, parts.hardware)
+    objective = parts.objective
+    if objective.compared_to is Completions.SAMPLED and not objective.needs.reference:
+        raise LabError(
+            f"loss.reference_point=sampled compares with the reference, and the loss {objective.name} has none. Use "
+            "reference_point@loss.reference_point=batch loss.reference_point.clamp=false."
+        )
     return parts
 
 

@@ -176,6 +176,12 @@ def test_another_number_format_is_another_run(tmp_path: Path) -> None:
         run(tmp_path, *THREE, "trainer.precision=bf16-mixed")
 
 
+def test_what_has_no_reference_is_not_compared_with_samples_against_it(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="the loss kto_reference_free has none"):
+        run(tmp_path, "loss=kto_reference_free", "reference_point@loss.reference_point=sampled")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
     unfinished(tmp_path)
     rows = thumbs()

@@ -114,10 +114,6 @@ def build(
     ):
         if needed != (given is not None):
             raise LabError(f"The loss {loss.__name__} {'needs' if needed else 'takes no'} loss.{what}.")
-    if not needs.reference and reference_point and reference_point.completions is Completions.SAMPLED:
-        raise LabError(
-            f"The loss {loss.__name__} has no reference, and loss.reference_point=sampled samples against it."
-        )
     scale = reward_beta if reward_beta is not None else beta
     for name, number in (("beta", beta), ("reward_beta", scale)):
         if number is not None and not number > 0:

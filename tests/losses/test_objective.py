@@ -5,7 +5,7 @@ from loss_cases import thumbs
 
 from kto_lab.errors import LabError
 from kto_lab.losses import Controls, Feed, FlipRates, build, kto
-from kto_lab.losses.reference_points import Batch, Completions, Matched, Sampled, Zero
+from kto_lab.losses.reference_points import Batch, Completions, Matched, Zero
 from kto_lab.losses.values import logistic
 from kto_lab.losses.weighting import Fixed
 
@@ -69,7 +69,6 @@ def test_flip_rates_reach_the_loss_and_the_objective() -> None:
         (KTO, {"flip_rates": FlipRates(0.1, 0.1)}, "unexpected.*'flip_rates'"),
         (KTO, {"function": "kto_lab.losses.kto_robust"}, "missing.*'flip_rates'"),
         (DPO, {"function": "kto_lab.losses.rdpo"}, "missing.*'flip_rate'"),
-        (KTO, {"function": "kto_lab.losses.kto_reference_free", "reference_point": Sampled(1, 1)}, "has no reference"),
     ],
     ids=lambda part: part if isinstance(part, str) else "",
 )
