@@ -7,7 +7,7 @@ share its run.
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def sweep(
         planned, ahead = [composer.plan(cell) for cell in cells_of(study, given)], []
         refuse_twins(planned)
         if not dry_run:
-            tell(planned, {})
+            tell(planned)
             making.make(planned, planned)
     if dry_run:
         tell_cost(planned, ahead, due, runs, at_once(config.hydra.launcher))
@@ -198,15 +198,11 @@ def name(cell: Cell) -> str:
     return " ".join(f"{key}={value}" for key, value in cell.choices.items())
 
 
-def tell(planned: Sequence[Planned], times: Mapping[str, str]) -> None:
-    """Say which cells there are, what is done, and for how long each runs where that is known."""
+def tell(planned: Sequence[Planned]) -> None:
+    """Say how many cells there are, and what became of them so far."""
     states = [status(item.folder) for item in planned]
     counts = {state: states.count(state) for state in sorted(set(states))}
     console.say(f"    {len(planned)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
-    width = max(map(len, times.values()), default=0)
-    for item, state in zip(planned, states, strict=True):
-        time = f"{times[item.run_id]:<{width}}  " if times else ""
-        console.say(f"    {state:<10} {time}{item.run_id}  {name(item.cell)}")
 
 
 def tell_cost(
@@ -214,7 +210,11 @@ def tell_cost(
 ) -> None:
     """Say which cells there are, and what those cost that are to be run, as far as finished runs tell."""
     costs = Costs(finished_runs(runs))
-    tell(planned, {item.run_id: told(costs, item.run_id, item.work) for item in planned})
+    tell(planned)
+    times = {item.run_id: told(costs, item.run_id, item.work) for item in planned}
+    width = max(map(len, times.values()), default=0)
+    for item in planned:
+        console.say(f"    {status(item.folder):<10} {times[item.run_id]:<{width}}  {item.run_id}  {name(item.cell)}")
     if ahead:
         console.say(f"    At most {len(ahead)} cells more: which, depends on the results of these.")
     todo = [item for item in planned if status(item.folder) in due]
