@@ -4,23 +4,18 @@ Each command is a Hydra application over `conf/<command>.yaml`. Heavy imports wa
 and mistakes in the configuration come at once.
 """
 
-import difflib
-import errno
 import importlib
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kto_lab import __version__
-from kto_lab.errors import LabError
+from kto_lab.messages import explain
 
 # With one of these, Hydra answers and nothing is run.
 ASKING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
-# What a file system says that a person can mend.
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclass(frozen=True)
@@ -146,58 +141,6 @@ def with_messages(function: Callable[[], object]) -> object:
         Console(stderr=True, highlight=False, soft_wrap=True).print("\nerror:", style="bold red", end=" ")
         print(message, file=sys.stderr)
         sys.exit(1)
-
-
-def explain(error: BaseException) -> str | None:
-    """The message for a person behind an exception, or None where there is none.
-
-    Hydra wraps what a constructor raises; an unknown or missing key reaches it as a TypeError.
-    """
-    from hydra.errors import HydraException, InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
-
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, LabError):
-            return str(cause)
-        cause = cause.__cause__
-    if isinstance(error, InstantiationException):
-        return _unfit(error)
-    if isinstance(error, HydraException):
-        return _not_composed(error)
-    if isinstance(error, OmegaConfBaseException):
-        return f"The configuration does not fit: {error}"
-    if isinstance(error, OSError) and error.errno in REFUSED:
-        return f"Could not write {error.filename}: {error.strerror}. Free some space or choose another folder."
-    return None
-
-
-def _not_composed(error: BaseException) -> str:
-    """What Hydra says of a command line that does not compose, with the nearest key that there is."""
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
-
-    cause = error.__cause__
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
-        near = difflib.get_close_matches(str(cause.key), [str(key) for key in cause.parent_node], n=1)
-        parent = str(cause.full_key).rpartition(".")[0]
-        hint = f" Did you mean {'.'.join(filter(None, [parent, near[0]]))!r}?" if near else ""
-        return f"There is no key {str(cause.full_key)!r} in the configuration.{hint} --cfg job shows all keys."
-    text = str(error).partition("\nConfig search path")[0]
-    return f"The configuration cannot be composed: {text}" + (f"\n{cause}" if cause else "")
-
-
-def _unfit(error: BaseException) -> str:
-    """What is wrong with the node that a constructor refused."""
-    text = str(error)
-    found = re.search(r"full_key: (\S+)", text)
-    node = found[1] if found else ""
-    if unknown := re.search(r"unexpected keyword argument '(\w+)'", text):
-        return f"There is no key '{node}.{unknown[1]}': nothing would read it. --cfg job shows all keys."
-    if "takes no arguments" in text:
-        return f"The configuration node '{node}' takes no keys: nothing would read them."
-    if missing := re.search(r"missing \d+ required [\w-]+ arguments?: (.+?)\"?\)?\n", text):
-        return f"The configuration node '{node}' lacks {missing[1]}."
-    return f"The configuration does not fit: {text}"
 
 
 def _load(dotted: str) -> Callable[..., object]:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from kto_lab import console
+from kto_lab.claim import CONFIG
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side, summarise_answers
@@ -26,7 +27,7 @@ from kto_lab.feedback.table import content_hash, of_split
 from kto_lab.models.adapters import Policy, reference_model
 from kto_lab.models.load import hf
 from kto_lab.models.tokens import Encoder
-from kto_lab.run import CONFIG, assemble, deployed_judge, judge_of, read_feedback
+from kto_lab.run import assemble, deployed_judge, judge_of, read_feedback
 from kto_lab.studies.identity import plain_values
 from kto_lab.studies.record import Record, read_record
 from kto_lab.summary import show_examples, show_metrics, show_single

@@ -6,6 +6,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from datasets import Dataset
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
-from kto_lab import __version__, console
+from kto_lab import console
+from kto_lab.claim import CONFIG, claim, refuse_another_configuration
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side
@@ -25,7 +27,6 @@ from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.corruption import Damaged
 from kto_lab.feedback.table import class_counts, content_hash, fingerprint, flip_rates, of_split
-from kto_lab.files import write_json, write_text
 from kto_lab.losses import Feed, FlipRates, Objective
 from kto_lab.losses.noise import inversion_warnings, robust_weights
 from kto_lab.losses.reference_points import Completions
@@ -35,7 +36,7 @@ from kto_lab.models.load import Loaded
 from kto_lab.models.logps import sharing_is_exact
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.studies import wandb_log
-from kto_lab.studies.identity import identity, node_key, plain_values, run_id
+from kto_lab.studies.identity import node_key, plain_values, run_id
 from kto_lab.studies.job import logs
 from kto_lab.studies.record import RECORD, Record, read_record
 from kto_lab.summary import show_examples, show_metrics
@@ -48,8 +49,6 @@ from kto_lab.training.loggers import MetricsFileOnly, Wandb
 from kto_lab.training.optimization import Optimization
 from kto_lab.warm import COLD, Warm
 
-CONFIG = "config.yaml"
-CLAIM = "run.json"
 # How many base policies a sweep remembers the measurements of: one a seed.
 BASES = 16
 KEYS = (
@@ -102,7 +101,7 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
     if (parts.folder / RECORD).exists():
         console.say(f"{parts.folder} holds a finished run; nothing to do. Choose another run_dir to run again.")
         return parts.folder
-    refuse_another_configuration(parts)
+    refuse_another_configuration(parts.folder, cfg)
     record = Record(folder=parts.folder, run_id="", config=plain_values(cfg), seeds={"seed": parts.seed})
 
     with record.stage("feedback"):
@@ -114,14 +113,12 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
         damaged = damage(cfg.corruption, of_split(table, "train"))
         data = plan(parts, damaged, encoder, record)
         judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation", warm)
-    claim(parts, record)
+    claim(parts.folder, cfg, record.data["fingerprint"])
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         with record.stage("evaluation before"):
             base = measure_base(judge, policy, base_key(cfg), warm)
-    # As a record has it: without the paths of this machine.
-    config = record.as_dict()["config"]
-    loggers = parts.loggers.make(folder=parts.folder, run_id=record.run_id, config=config)
+    loggers = make_loggers(parts, record)
     with record.stage("training"):
         fit(
             policy,
@@ -140,13 +137,8 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
             policy = moved(policy, parts.hardware.device)
             deployed = deployed_judge(parts, judge)
             trained = deployed.measure(policy, "trained")
-            record.metrics = deployed.compare(
-                policy,
-                base,
-                trained,
-                beta=parts.objective.reward_beta,
-                load=lambda: moved(warm.loaded(cfg.model).model, parts.hardware.device),
-            )
+            reference = partial(load_reference, parts, warm)
+            record.metrics = deployed.compare(policy, base, trained, beta=parts.objective.reward_beta, load=reference)
         with record.stage("saving"):
             save_policy(policy, deployed.held_out.encoder.tokenizer, parts.folder / "policy", merge=parts.adapter.merge)
         finish(parts, record, loggers, side_by_side(base.answers, trained.answers))
@@ -307,6 +299,19 @@ def base_key(cfg: DictConfig) -> str:
     return content_hash(nodes, rows, cfg.seed)
 
 
+def load_reference(parts: Parts, warm: Warm) -> PreTrainedModel:
+    """The model as it was before training, on the device to compute on."""
+    model: PreTrainedModel = warm.loaded(parts.cfg.model).model
+    moved(model, parts.hardware.device)
+    return model
+
+
+def make_loggers(parts: Parts, record: Record) -> list[Logger]:
+    """The loggers beside the metrics file. They get the configuration as a record has it: without local paths."""
+    config = record.as_dict()["config"]
+    return parts.loggers.make(folder=parts.folder, run_id=record.run_id, config=config)
+
+
 def measure_base(judge: Judge, policy: Policy, key: str, warm: Warm) -> Measured:
     """What the policy does before training; kept in the run folder, so that a resumed run need not ask again."""
     kept = judge.folder / "base.json"
@@ -340,50 +345,3 @@ def finish(parts: Parts, record: Record, loggers: list[Logger], answers: list[di
     show_examples(answers)
     console.stage("Files", "The record is written last: where it is, the run has finished.")
     console.show_files(record.files)
-
-
-def refuse_another_configuration(parts: Parts) -> None:
-    """See that an unfinished run in the folder has the configuration that is asked for now."""
-    kept = parts.folder / CONFIG
-    if not kept.exists():
-        return
-    unfinished = OmegaConf.create(kept.read_text(encoding="utf-8"))
-    assert isinstance(unfinished, DictConfig)
-    before = _leaves(identity(unfinished))
-    now = _leaves(identity(parts.cfg))
-    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if differing:
-        raise LabError(
-            f"{parts.folder} holds an unfinished run with another {', '.join(differing)}. Give the same settings to "
-            "resume it, or choose another run_dir."
-        )
-
-
-def claim(parts: Parts, record: Record) -> None:
-    """Make the folder this run's, now that its data and its plan stand; a run that fails before leaves it free.
-
-    Raises:
-        LabError: an unfinished run in the folder had other data, or another version of kto-lab.
-    """
-    mine = {"fingerprint": record.data["fingerprint"], "version": __version__}
-    kept = parts.folder / CLAIM
-    if not kept.exists():
-        write_text(parts.folder / CONFIG, OmegaConf.to_yaml(parts.cfg, resolve=True))
-        write_json(kept, mine)
-        return
-    if json.loads(kept.read_text(encoding="utf-8")) != mine:
-        raise LabError(
-            f"{parts.folder} holds an unfinished run on other examples, or of another version of kto-lab. "
-            "Choose another run_dir."
-        )
-
-
-def _leaves(node: Any, key: str = "") -> dict[str, Any]:
-    """Dotted key to value."""
-    if not isinstance(node, dict) or not node:
-        return {key: node}
-    return {
-        name: value
-        for child, inner in node.items()
-        for name, value in _leaves(inner, f"{key}.{child}" if key else str(child)).items()
-    }

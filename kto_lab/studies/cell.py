@@ -9,9 +9,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
-from kto_lab.cli import explain
 from kto_lab.errors import LabError
 from kto_lab.files import write_json
+from kto_lab.messages import explain
 from kto_lab.studies.job import LOG, Job
 from kto_lab.studies.lease import LEASE, held, read_owner
 from kto_lab.studies.record import RECORD, read_record

@@ -1,0 +1,71 @@
+"""Whose a run folder is: an unfinished run goes on with the same settings and examples, and with nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kto_lab import __version__
+from kto_lab.errors import LabError
+from kto_lab.files import write_json, write_text
+from kto_lab.studies.identity import identity
+
+CONFIG = "config.yaml"
+CLAIM = "run.json"
+
+
+def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
+    """See that an unfinished run in the folder has the configuration that is asked for now.
+
+    Raises:
+        LabError: it has another; the message names the keys.
+    """
+    kept = folder / CONFIG
+    if not kept.exists():
+        return
+    unfinished = OmegaConf.create(kept.read_text(encoding="utf-8"))
+    assert isinstance(unfinished, DictConfig)
+    before = _leaves(identity(unfinished))
+    now = _leaves(identity(cfg))
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if differing:
+        raise LabError(
+            f"{folder} holds an unfinished run with another {', '.join(differing)}. Give the same settings to resume "
+            "it, or choose another run_dir."
+        )
+
+
+def claim(folder: Path, cfg: DictConfig, fingerprint: str) -> None:
+    """Make the folder this run's, now that its data and its plan stand; a run that fails before leaves it free.
+
+    Args:
+        folder: the run folder.
+        cfg: the run's configuration, which is kept there.
+        fingerprint: of the table of examples.
+
+    Raises:
+        LabError: an unfinished run in the folder had other data, or another version of kto-lab.
+    """
+    mine = {"fingerprint": fingerprint, "version": __version__}
+    kept = folder / CLAIM
+    if not kept.exists():
+        write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        write_json(kept, mine)
+        return
+    if json.loads(kept.read_text(encoding="utf-8")) != mine:
+        raise LabError(
+            f"{folder} holds an unfinished run on other examples, or of another version of kto-lab. Choose another "
+            "run_dir."
+        )
+
+
+def _leaves(node: Any, key: str = "") -> dict[str, Any]:
+    """Dotted key to value."""
+    if not isinstance(node, dict) or not node:
+        return {key: node}
+    return {
+        name: value
+        for child, inner in node.items()
+        for name, value in _leaves(inner, f"{key}.{child}" if key else str(child)).items()
+    }
