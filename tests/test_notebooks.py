@@ -24,6 +24,8 @@ def shown(cell: nbformat.NotebookNode) -> dict[str, str]:
     """What a cell shows, by kind; of pictures only that there is one."""
     found: dict[str, str] = {}
     for output in cell.get("outputs", ()):
+        if output.output_type == "stream" and output.name == "stderr":
+            continue  # remarks of libraries on this machine
         assert output.output_type in ("execute_result", "display_data"), output
         data = output["data"]
         if "image/png" in data:

@@ -9,7 +9,7 @@ study.figure("pass_rate")
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from kto_lab.studies.tables import build
 class ShownTable:
     """A table that a notebook shows as Markdown."""
 
-    text: str
+    text: str = field(repr=False)
 
     def _repr_markdown_(self) -> str:
         return self.text
@@ -38,7 +38,7 @@ class ShownTable:
 class ShownFigure:
     """A figure that a notebook shows as a picture."""
 
-    png: bytes
+    png: bytes = field(repr=False)
 
     def _repr_png_(self) -> bytes:
         return self.png

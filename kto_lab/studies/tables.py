@@ -17,7 +17,7 @@ import pandas as pd
 from kto_lab.errors import LabError
 from kto_lab.evaluation.statistics import LEVEL
 from kto_lab.studies.comparisons import OVER_PROMPTS, OVER_SEEDS, Difference, difference, holm
-from kto_lab.studies.frame import Group, check_metric, grouped, measured, of_metrics
+from kto_lab.studies.frame import Group, check_metric, grouped, measured, of_metrics, plain
 from kto_lab.studies.selection import search_spec, select
 from kto_lab.studies.specs import FigureSpec, TableSpec, higher_is_better, label, shown
 
@@ -96,8 +96,8 @@ def build(frame: pd.DataFrame, spec: TableSpec, folder: Path | None = None) -> T
         check_metric(selection.frame, metric, what)
     split = [spec.columns] if spec.columns else []
     groups = grouped(of_metrics(selection.frame, spec.metrics), [*spec.rows, *split], what)
-    rows = list(dict.fromkeys(key[: len(spec.rows)] for key in groups))
-    columns = list(dict.fromkeys(key[-1] for key in groups)) if split else [None]
+    rows = _in_order({key[: len(spec.rows)] for key in groups}, frame, spec.rows)
+    columns = [key[0] for key in _in_order({key[-1:] for key in groups}, frame, split)] if split else [None]
     parts = {(key[: len(spec.rows)], key[-1] if split else None): part for key, part in groups.items()}
     entries = {
         (*place, metric): Entry(measured(part, metric, selection.scores, what))
@@ -110,6 +110,12 @@ def build(frame: pd.DataFrame, spec: TableSpec, folder: Path | None = None) -> T
     caption = [*([spec.caption.rstrip()] if spec.caption else []), *selection.notes, selection.listed]
     caption += _about_numbers(spec, filled, decimals)
     return Table(spec, rows, columns, filled, " ".join(filter(None, caption)), decimals)
+
+
+def _in_order(found: set[Key], frame: pd.DataFrame, keys: Sequence[str]) -> list[Key]:
+    """Values of choices in the order of the sweep; what is shown of a search begins with whatever it chose first."""
+    every = dict.fromkeys(tuple(plain(value) for value in row) for row in frame[list(keys)].itertuples(index=False))
+    return [key for key in every if key in found]
 
 
 def build_search(frame: pd.DataFrame, spec: TableSpec | FigureSpec, folder: Path) -> Table:

@@ -11,7 +11,7 @@ from study_folders import PROMPTS, by_rate, draw, fail, grid, write_run, write_s
 from kto_lab.errors import LabError
 from kto_lab.studies import load
 from kto_lab.studies import scores as scores_module
-from kto_lab.studies.specs import TableSpec
+from kto_lab.studies.specs import Choose, TableSpec
 from kto_lab.studies.tables import build, heading, text
 
 RATES = {"dpo": 0.2, "kto": 0.85, "sft": 0.3}
@@ -179,3 +179,17 @@ def test_bold_is_false_in_at_most_one_table_of_twenty(seeds: int, monkeypatch: p
     assert sum(some_bold(0.0) for _ in range(80)) <= 8
     if seeds == 5:
         assert all(some_bold(0.45) for _ in range(5))
+
+
+def test_what_a_search_shows_is_in_the_order_of_the_sweep(tmp_path: Path) -> None:
+    # The first setting is the best at the last rate alone.
+    cells = grid(arm=["kto"], loss__beta=[1, 5], corruption__rate=[0, 0.2, 0.4])
+
+    def run(folder: Path, cell: Mapping[str, Any]) -> None:
+        best = (cell["loss.beta"] == 1) == (cell["corruption.rate"] == 0.4)
+        write_run(folder, cell["seed"], draw(0.9 if best else 0.2, cell["seed"]))
+
+    home = write_study(tmp_path, cells, run)
+    choose = Choose(over=["loss.beta"], by="pass_rate")
+    found = build(load(home), TableSpec("t", ["arm"], ["pass_rate"], columns="corruption.rate", choose=choose), home)
+    assert found.rows == [("kto",)] and found.columns == [0, 0.2, 0.4]
