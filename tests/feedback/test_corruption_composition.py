@@ -28,6 +28,7 @@ NOISE = partial(label_noise, rate=0.2, seed=0)
 SWAPS = partial(pair_swaps, rate=0.1, seed=7)
 # One key of each option, with a value that is not its default.
 OVERRIDES: dict[str, tuple[str, Any]] = {
+    "one_per_prompt": ("seed", 3),
     "imbalance": ("keep_desirable", 0.5),
     "imbalance_ratio": ("desirable_share", 0.25),
     "label_noise": ("rate", 0.2),

@@ -35,6 +35,7 @@ seeds: [0]
 """
 
 
+@pytest.mark.slow
 def test_processes_share_the_cells_and_the_cores(tmp_path: Path) -> None:
     (tmp_path / "own" / "study").mkdir(parents=True)
     (tmp_path / "own" / "study" / "pair.yaml").write_text(STUDY)

@@ -290,6 +290,7 @@ def fresh_hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_hydra")
 def test_a_search_through_the_command_is_resumed_extended_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -174,6 +174,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_p
         same(here, there)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_fails_cells_one_by_one_and_leaves_no_part(tmp_path: Path, undisturbed: Sweep) -> None:
     sweep = Sweep(tmp_path)
     # No file may pass 1 MB, which a checkpoint does and a record does not.

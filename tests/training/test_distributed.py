@@ -183,6 +183,7 @@ def test_before_the_first_step_there_is_nothing_to_keep(pair: Path) -> None:
     assert not list((pair / "at once" / "run").rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_the_command_line_shards_and_evaluates_the_whole_policy(tmp_path: Path) -> None:
     evaluated = (
         "evaluation=quick",
