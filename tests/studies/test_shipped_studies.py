@@ -1,6 +1,9 @@
 """The studies of conf/study: each composes at each size of machine, and its tables and figures fit its cells."""
 
+import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +16,9 @@ from kto_lab.configuration import check_keys
 from kto_lab.run import KEYS
 from kto_lab.studies.specs import FigureSpec, TableSpec, parse
 from kto_lab.studies.study import ARM, Cell, Study, cells_of
-from kto_lab.studies.sweep import study_of
+from kto_lab.studies.sweep import OF_SWEEP, study_of
 
+ROOT = Path(__file__).resolve().parents[2]
 SCALES = options("scale")
 # What tables and figures show at every scale, and what a scale shows in its place.
 METRICS = {"pass_rate", "pair_accuracy", "kl", "answer_length", "sentiment"}
@@ -75,3 +79,20 @@ def test_loss_aversion_covers_seven_ratios_and_every_value_function() -> None:
     assert set(options("value")) == set(shipped.arms)
     ratios = {cell.choices["loss.weighting.target"] for cell in cells_of(shipped, [])}
     assert len(ratios) == 7 and min(ratios) == 0.25 and max(ratios) == 4
+
+
+def commands() -> list[str]:
+    """What the README and the page of studies tell a person to sweep."""
+    pages = [ROOT / "README.md", ROOT / "docs" / "studies.md"]
+    lines = [line.strip() for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    return sorted({line for line in lines if line.startswith("kto-lab sweep study=")})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_pages_composes_in_every_arm(command: str) -> None:
+    words = [word for word in shlex.split(command, comments=True)[2:] if not word.startswith("--")]
+    name = next(word.removeprefix("study=") for word in words if word.startswith("study="))
+    # A search tries values; one of them is enough here.
+    given = [re.sub(r"=tag\(.*\)$", "=1.0", word) for word in words if not word.startswith(OF_SWEEP)]
+    for cell in one_of_each_arm(cells_of(study(name), given)):
+        assert compose("train", list(cell.overrides))
