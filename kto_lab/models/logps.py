@@ -1,96 +1,26 @@
 """Log-probabilities of completions: the one place where policy and reference are run on training data.
 
-`completion_logps` feeds rows as `rows.py` lays them out, runs the language-model head on completion positions only, and
-sums in float32. Policy and reference go through the same function, so that what differs between them is their weights.
+`completion_logps` feeds tokens as `layout.py` lays them out, runs the language-model head on completion positions only,
+and sums in float32. Policy and reference go through the same function, so that what differs between them is their
+weights.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kto_lab.errors import LabError
-from kto_lab.models.rows import Unit, cut_micro_batches, make_rows
+from kto_lab.models.attention import Kept, Segments, Span, packs, set_packing
+from kto_lab.models.head import token_logps
+from kto_lab.models.layout import Layout, continued, packed, padded
+from kto_lab.models.rows import Unit, cut_micro_batches
 from kto_lab.models.tokens import Tokens
-
-HEAD_CHUNK = 1024
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A padded batch of rows and where in it each completion token is predicted.
-
-    Attributes:
-        input_ids: (rows, width) token ids, padded on the right.
-        position_ids: (rows, width) positions; a completion starts where its prompt ends.
-        mask: (rows, width) bool of real tokens, or (rows, 1, width, width) bool of who sees whom in shared rows.
-        predict_at: (tokens,) index into the flattened (rows * width) positions, one for each completion token.
-        targets: (tokens,) the token predicted there.
-        counts: tokens of each completion, in the order of the sequences.
-        real: tokens that are not padding.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    mask: Tensor
-    predict_at: Tensor
-    targets: Tensor
-    counts: list[int]
-    real: int
-
-
-def layout(units: Sequence[Unit], *, pad_id: int, share_prompts: bool) -> Layout:
-    """Lay units out as one padded batch; the sequences of the units, in order, are what `counts` speaks of."""
-    rows = make_rows(units, token_budget=2**62, share_prompts=share_prompts)
-    if not share_prompts and any(len(unit) > 1 for unit in units):
-        raise ValueError("a unit of several completions needs a shared row; pass its sequences one by one instead")
-    width = max(row.length for row in rows)
-    input_ids = torch.full((len(rows), width), pad_id)
-    position_ids = torch.zeros((len(rows), width), dtype=torch.long)
-    segment = torch.full((len(rows), width), -1)  # -1 padding, 0 prompt, 1.. the completions
-    spans: dict[tuple[int, int], list[int]] = {}
-    for number, row in enumerate(rows):
-        prompt = units[row.units[0]][0].prompt
-        at = len(prompt)
-        input_ids[number, :at] = torch.tensor(prompt)
-        position_ids[number, :at] = torch.arange(at)
-        segment[number, :at] = 0
-        members = [(unit, place) for unit in row.units for place in range(len(units[unit]))]
-        for part, (unit, place) in enumerate(members, start=1):
-            fed = units[unit][place].completion[:-1]
-            end = at + len(fed)
-            input_ids[number, at:end] = torch.tensor(fed, dtype=torch.long)
-            position_ids[number, at:end] = torch.arange(len(prompt), len(prompt) + len(fed))
-            segment[number, at:end] = part
-            first = number * width + len(prompt) - 1
-            spans[unit, place] = [first, *range(number * width + at, number * width + end)]
-            at = end
-    order = [(unit, place) for unit in range(len(units)) for place in range(len(units[unit]))]
-    return Layout(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        mask=_shared_mask(segment) if share_prompts else segment >= 0,
-        predict_at=torch.tensor([index for key in order for index in spans[key]]),
-        targets=torch.tensor([token for unit, place in order for token in units[unit][place].completion]),
-        counts=[len(units[unit][place].completion) for unit, place in order],
-        real=int((segment >= 0).sum()),
-    )
-
-
-def _shared_mask(segment: Tensor) -> Tensor:
-    """Who sees whom, (rows, 1, width, width) bool: earlier tokens of the own completion, and the prompt."""
-    width = segment.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    own = segment[:, :, None] == segment[:, None, :]
-    to_prompt = (segment[:, None, :] == 0) & (segment[:, :, None] >= 0)
-    # A padding token sees itself: a row of the softmax without any entry would be NaN.
-    return ((own | to_prompt) & causal)[:, None]
 
 
 @dataclass(frozen=True)
@@ -118,8 +48,30 @@ def completion_logps(
     return completion_token_logps(model, units, pad_id=pad_id, share_prompts=share_prompts).sums
 
 
+@dataclass
+class KeptPrompts:
+    """What a pass over a packed row leaves behind of its prompts, without their graph, for `continuation_logps`.
+
+    Attributes:
+        keys: keys and values of the whole row.
+        spans: where in the row the prompt of each sequence stands.
+        states: (sequences, hidden) hidden states at the prompts' last tokens.
+        width: tokens of the row.
+    """
+
+    keys: Kept = field(default_factory=Kept)
+    spans: list[Span] = field(default_factory=list)
+    states: Tensor = field(default_factory=lambda: torch.empty(0))
+    width: int = 0
+
+
 def completion_token_logps(
-    model: PreTrainedModel | nn.Module, units: Sequence[Unit], *, pad_id: int, share_prompts: bool = False
+    model: PreTrainedModel | nn.Module,
+    units: Sequence[Unit],
+    *,
+    pad_id: int,
+    share_prompts: bool = False,
+    keep: KeptPrompts | None = None,
 ) -> TokenLogps:
     """Log-probabilities of the tokens of each completion, given its prompt and the tokens before.
 
@@ -127,31 +79,70 @@ def completion_token_logps(
         model: a causal language model of transformers, or a peft model around one.
         units: the sequences, in units; (N sequences in all).
         pad_id: any valid token id.
-        share_prompts: run a prompt once for all its completions (see `sharing_is_exact`).
+        share_prompts: run a prompt once for all its completions (see `find_exact_rows`).
+        keep: takes what other continuations of the prompts need; for a model whose rows are packed.
 
     Returns:
         The log-probabilities in the order of the sequences. Differentiable where gradients are on.
     """
     if not share_prompts:
         units = [[sequence] for unit in units for sequence in unit]
-    batch = layout(units, pad_id=pad_id, share_prompts=share_prompts)
     backbone, head = _parts(model)
-    device = next(head.parameters()).device
-    hidden = backbone(
+    if packs_rows(model):
+        batch = packed(units, share_prompts=share_prompts)
+    else:
+        batch = padded(units, pad_id=pad_id, share_prompts=share_prompts)
+    segments = Segments(batch.segments, keep=keep.keys if keep else None)
+    hidden = _hidden_states(backbone, batch, segments, next(head.parameters()).device)
+    if keep is not None:
+        keep.spans, keep.width = batch.prompts, batch.real
+        keep.states = hidden[torch.tensor([span.end - 1 for span in batch.prompts]).to(hidden.device)].detach()
+    device = hidden.device
+    return TokenLogps(token_logps(head, hidden[batch.predict_at.to(device)], batch.targets.to(device)), batch.counts)
+
+
+@torch.no_grad()
+def continuation_logps(
+    model: PreTrainedModel | nn.Module, prompts: KeptPrompts, completions: Sequence[tuple[int, ...]]
+) -> Tensor:
+    """Log-probabilities of other completions of the prompts of an earlier pass, which are not run again.
+
+    Args:
+        model: as it was in that pass.
+        prompts: what the pass left.
+        completions: token ids, one for each of its sequences.
+
+    Returns:
+        (N,) float32, in nats, without a graph.
+    """
+    backbone, head = _parts(model)
+    device = prompts.states.device
+    batch = continued(prompts.spans, completions)
+    states = prompts.states
+    if batch.real:
+        states = torch.cat(
+            [
+                states,
+                _hidden_states(
+                    backbone, batch, Segments(batch.segments, seen=prompts.keys, seen_width=prompts.width), device
+                ),
+            ]
+        )
+    logps = token_logps(head, states[batch.predict_at.to(device)], batch.targets.to(device))
+    return TokenLogps(logps, batch.counts).sums
+
+
+def _hidden_states(backbone: nn.Module, batch: Layout, segments: Segments, device: torch.device) -> Tensor:
+    """(rows * width, hidden) of a forward pass."""
+    more = {"segments": segments} if segments.parts else {}
+    hidden: Tensor = backbone(
         input_ids=batch.input_ids.to(device),
         attention_mask=batch.mask.to(device),
         position_ids=batch.position_ids.to(device),
         use_cache=False,
+        **more,
     ).last_hidden_state
-    states = hidden.flatten(0, 1)[batch.predict_at.to(device)]
-    targets = batch.targets.to(device)
-    token_logps = torch.cat(
-        [
-            -F.cross_entropy(head(part).float(), wanted, reduction="none")
-            for part, wanted in zip(states.split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
-        ]
-    )
-    return TokenLogps(token_logps, batch.counts)
+    return hidden.flatten(0, 1)
 
 
 @torch.no_grad()
@@ -174,7 +165,8 @@ def score(
     if not units:
         return logps
     with evaluating(model):
-        for rows in cut_micro_batches(units, token_budget=token_budget, share_prompts=share_prompts):
+        packing = packs_rows(model)
+        for rows in cut_micro_batches(units, token_budget=token_budget, share_prompts=share_prompts, packed=packing):
             chosen = [units[index] for index in rows]
             logps[rows] = completion_logps(model, chosen, pad_id=pad_id, share_prompts=share_prompts).cpu()
             advance(len(rows))
@@ -183,12 +175,23 @@ def score(
 
 def _parts(model: PreTrainedModel | nn.Module) -> tuple[nn.Module, nn.Module]:
     """The stack that makes hidden states, and the head that makes logits of them."""
-    # Not by an attribute of peft's: it leaves some on the model inside, too.
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(inner, PreTrainedModel)
+    inner = _inner(model)
     head = inner.get_output_embeddings()
     assert isinstance(head, nn.Module)
     return getattr(inner, inner.base_model_prefix), head
+
+
+def _inner(model: PreTrainedModel | nn.Module) -> PreTrainedModel:
+    """The model of transformers."""
+    # Not by an attribute of peft's: it leaves some on the model inside, too.
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(inner, PreTrainedModel)
+    return inner
+
+
+def packs_rows(model: PreTrainedModel | nn.Module) -> bool:
+    """Whether the model's rows are packed, without padding."""
+    return packs(_inner(model))
 
 
 @torch.no_grad()
@@ -209,25 +212,68 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-@torch.no_grad()
-def sharing_is_exact(model: PreTrainedModel) -> bool:
-    """Whether this architecture gives the same log-probabilities when completions share their prompt's row.
+@dataclass(frozen=True)
+class ExactRows:
+    """How rows can be laid out for a model without changing a log-probability beyond rounding.
 
-    Tried on the model itself: an architecture that ignores or rejects the mask of shared rows fails here, and is then
-    run the plain way.
+    Attributes:
+        packed: one after another in one row.
+        shared: completions of a prompt after the prompt.
     """
+
+    packed: bool
+    shared: bool
+
+
+@torch.no_grad()
+def find_exact_rows(model: PreTrainedModel) -> ExactRows:
+    """Try on the model itself, in the number format of the moment, how its rows can be laid out.
+
+    An architecture that ignores or rejects what packed or shared rows ask of it fails here, and is then run the plain
+    way: one sequence a row, with padding.
+    """
+    if getattr(model.config, "sliding_window", None) is not None:
+        # Masks of our own know nothing of a window, which the few tokens of a trial would not reach.
+        return ExactRows(packed=False, shared=False)
+    was = packs(model)
+    try:
+        set_packing(model, False)
+        plain = _try_rows(model, share_prompts=False)
+        assert plain is not None
+        shared = _agree(model, plain, _try_rows(model, share_prompts=True))
+        set_packing(model, True)
+        if packs(model) and _agree(model, plain, _try_rows(model, share_prompts=False)):
+            packed_and_shared = _agree(model, plain, _try_rows(model, share_prompts=True))
+            if packed_and_shared or not shared:
+                return ExactRows(packed=True, shared=packed_and_shared)
+        return ExactRows(packed=False, shared=shared)
+    finally:
+        set_packing(model, was)
+
+
+def _try_rows(model: PreTrainedModel, *, share_prompts: bool) -> Tensor | None:
+    """Log-probabilities of a few sequences, or None where the architecture refuses; packed rows also go on later."""
     size = model.config.vocab_size
     prompt = tuple(i % size for i in range(1, 8))
     sequences = [Tokens(prompt, tuple((7 * i + k) % size for i in range(4 + k))) for k in range(3)]
-    units = [[sequence] for sequence in sequences]
+    keep = KeptPrompts() if packs(model) else None
     try:
         with evaluating(model):
-            plain = completion_logps(model, units, pad_id=0)
-            shared = completion_logps(model, units, pad_id=0, share_prompts=True)
-    except (RuntimeError, ValueError, TypeError):
+            units = [[sequence] for sequence in sequences]
+            logps = completion_token_logps(model, units, pad_id=0, share_prompts=share_prompts, keep=keep).sums
+            if keep is None:
+                return logps
+            again = continuation_logps(model, keep, [sequence.completion for sequence in sequences])
+    except (RuntimeError, ValueError, TypeError, KeyError):
+        return None
+    return logps if _agree(model, logps, again) else None
+
+
+def _agree(model: PreTrainedModel, wanted: Tensor, found: Tensor | None) -> bool:
+    if found is None:
         return False
-    rough = plain.abs().max() * (1e-5 if next(model.parameters()).dtype == torch.float32 else 2e-2)
-    return bool((plain - shared).abs().max() <= rough)
+    exact = next(model.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
+    return bool((wanted - found).abs().max() <= wanted.abs().max() * (1e-5 if exact else 2e-2))
 
 
 @contextmanager

@@ -58,15 +58,16 @@ def make_rows(units: Sequence[Unit], *, token_budget: int, share_prompts: bool) 
 
 
 def cut_micro_batches(
-    units: Sequence[Unit], *, token_budget: int, share_prompts: bool, multiple_of: int = 1
+    units: Sequence[Unit], *, token_budget: int, share_prompts: bool, packed: bool = False, multiple_of: int = 1
 ) -> list[list[int]]:
     """Cut a batch into micro-batches of rows of similar length.
 
     Args:
         units: the units of the batch.
-        token_budget: rows times the longest row's length stays within this, except where one row alone exceeds it,
-            or where `multiple_of` asks for fewer micro-batches.
+        token_budget: tokens stay within this, padding included, except where one row alone exceeds it, or where
+            `multiple_of` asks for fewer micro-batches.
         share_prompts: whether units of one prompt may share a row.
+        packed: whether rows are run one after another without padding.
         multiple_of: the number of micro-batches is a multiple of this (one a process, so that all take as many).
 
     Returns:
@@ -84,7 +85,8 @@ def cut_micro_batches(
     batches: list[list[int]] = []
     members: list[Row] = []
     for row in sorted(rows, key=lambda row: row.length):
-        if members and (len(members) + 1) * row.length > token_budget:
+        fed = sum(member.length for member in members) + row.length if packed else (len(members) + 1) * row.length
+        if members and fed > token_budget:
             batches.append([unit for member in members for unit in member.units])
             members = []
         members.append(row)

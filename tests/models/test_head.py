@@ -1,0 +1,96 @@
+"""Chunked log-probabilities against log_softmax, forward and backward, whatever is kept and however it is cut."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kto_lab.models import head as module
+from kto_lab.models.head import token_logps
+
+T, H, V = 23, 16, 50
+
+
+def made(requires: tuple[bool, bool]) -> tuple[nn.Linear, Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    head = nn.Linear(H, V, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(V, H, generator=draw))
+    head.weight.requires_grad_(requires[1])
+    states = torch.randn(T, H, generator=draw).requires_grad_(requires[0])
+    return head, states, torch.randint(V, (T,), generator=draw), torch.randn(T, generator=draw)
+
+
+def plainly(head: nn.Linear, states: Tensor, targets: Tensor) -> Tensor:
+    return (states.double() @ head.weight.double().T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000], ids=lambda rows: f"{rows} at once")
+@pytest.mark.parametrize("kept", [0, 2**26], ids=["computed again", "kept"])
+@pytest.mark.parametrize("requires", [(True, True), (True, False), (False, True)], ids=["both", "states", "weight"])
+def test_values_and_gradients_are_those_of_log_softmax(
+    monkeypatch: pytest.MonkeyPatch, rows: int, kept: int, requires: tuple[bool, bool]
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", rows * V)
+    monkeypatch.setattr(module, "KEPT", kept)
+    head, states, targets, weights = made(requires)
+    wanted_of = [tensor for tensor in (states, head.weight) if tensor.requires_grad]
+    found = token_logps(head, states, targets)
+    wanted = plainly(head, states, targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    gradients = torch.autograd.grad((found * weights).sum(), wanted_of)
+    for ours, theirs in zip(gradients, torch.autograd.grad((wanted * weights).sum(), wanted_of), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0, 2**26], ids=["computed again", "kept"])
+def test_a_second_backward_gives_the_same(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    monkeypatch.setattr(module, "KEPT", kept)
+    head, states, targets, weights = made((True, True))
+    total = (token_logps(head, states, targets) * weights).sum()
+    first = torch.autograd.grad(total, [states, head.weight], retain_graph=True)
+    again = torch.autograd.grad(total, [states, head.weight])
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_no_tensor_of_all_logits_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the probabilities are too many to keep, only chunks of them exist, in either direction."""
+    monkeypatch.setattr(module, "CHUNK", 4 * V)
+    monkeypatch.setattr(module, "KEPT", 0)
+    sizes: list[int] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+            out = func(*args, **(kwargs or {}))
+            sizes.append(out.numel() if isinstance(out, Tensor) else 0)
+            return out
+
+    head, states, targets, _ = made((True, True))
+    with Watch():
+        token_logps(head, states, targets).sum().backward()
+    assert max(sizes) == V * H < T * V, "the weight's gradient is the largest tensor"
+
+
+def test_a_head_with_a_bias_takes_the_plain_way() -> None:
+    draw = torch.Generator().manual_seed(0)
+    head = nn.Linear(H, V)
+    states, targets = torch.randn(T, H, generator=draw), torch.randint(V, (T,), generator=draw)
+    torch.testing.assert_close(
+        token_logps(head, states, targets), head(states).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    )
+
+
+def test_in_bfloat16_the_logits_are_float32() -> None:
+    """Operands are rounded, sums are not: a logit near 20 rounded to 8 bits would be off by up to 0.06 nats."""
+    head, states, targets, _ = made((True, True))
+    with torch.no_grad():
+        head.weight.mul_(5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_logps(head, states, targets)
+    rounded = nn.Linear(H, V, bias=False)
+    with torch.no_grad():
+        rounded.weight.copy_(head.weight.bfloat16())
+    torch.testing.assert_close(found.double(), plainly(rounded, states.bfloat16(), targets), rtol=1e-5, atol=1e-4)
+    found.sum().backward()
+    assert states.grad is not None and states.grad.dtype == torch.float32
+    assert head.weight.grad is not None and head.weight.grad.dtype == torch.float32
