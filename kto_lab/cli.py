@@ -1,4 +1,4 @@
-"""The command line: `kto-lab train`, `sweep`, `report`, `evaluate`, `feedback collect`, `feedback inspect`.
+"""The command line: `kto-lab train`, `sweep`, `report`, `evaluate`, `feedback collect`, `feedback inspect`, `cache`.
 
 Each command is a Hydra application over `conf/<command>.yaml`. Heavy imports wait until a command runs, so that help
 and mistakes in the configuration come at once.
@@ -10,12 +10,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kto_lab import __version__
 from kto_lab.messages import explain
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 # With one of these, Hydra answers and nothing is run.
-ASKING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
+HELP = {"--help", "-h", "--hydra-help"}
+ASKING = HELP | {"--cfg", "-c", "--info", "-i"}
+# Nodes of a configuration that are made without torch; the trainer, last, asks it for the devices that there are.
+AT_ONCE = ("optimization", "lengths", "evaluation", "trainer")
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ COMMANDS = {
         "kto_lab.feedback.inspect:inspect_feedback",
         "show what is in the thumbs, before and after a corruption",
     ),
+    "cache": Command("cache", "kto_lab.cache:cache", "what lies in the cache folder, and making room there"),
 }
 
 
@@ -87,25 +95,62 @@ def config_dir() -> Path:
 def run(name: str, overrides: list[str]) -> None:
     """Compose a command's configuration with Hydra and call its function."""
     import hydra
-    from omegaconf import DictConfig
 
     command = COMMANDS[name]
     whole = list(sys.argv)
 
-    def task(cfg: DictConfig) -> object:
+    def task(cfg: "DictConfig") -> object:
         # Lightning starts the other processes of a distributed run with the command line it finds here. They must
         # find the same run folder, whose default holds the time.
         folder = [f"run_dir='{cfg.run_dir}'"] if "run_dir" in cfg else []
         sys.argv = [whole[0], *_words_of_job()] if name == "sweep" else [*whole, *folder]
-        return with_messages(lambda: _load(command.function)(cfg))
+
+        def job() -> object:
+            # A sweep's cell has a mistake of its own recorded, and goes on with the next.
+            if name != "sweep":
+                _check_values(cfg)
+            return _load(command.function)(cfg)
+
+        return with_messages(job)
 
     # Hydra's own words for an error advise to add the unknown key; with this set, it leaves the words to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if name == "sweep" and not ASKING.intersection(overrides):
         with_messages(lambda: _sweep(overrides, task))
         return
+    if HELP.intersection(overrides):
+        _list_groups_at_once()
     sys.argv = [whole[0], *overrides]
     with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
+
+
+def _check_values(cfg: "DictConfig") -> None:
+    """Make the nodes that are made without torch, so that a mistyped value shows before the imports of a run."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    # What is not set is said by the command, of all keys together.
+    if not OmegaConf.missing_keys(cfg):
+        for key in AT_ONCE:
+            if key in cfg:
+                instantiate(cfg[key])
+
+
+def _list_groups_at_once() -> None:
+    """Have Hydra list its groups from its sources as they are: by itself it copies them for each, for seconds."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.object_type import ObjectType
+
+    def options(
+        loader: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        return loader.repository.get_group_options(group_name, results_filter)
+
+    ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment, method-assign]
 
 
 def _sweep(words: list[str], task: Callable[..., object]) -> None:

@@ -24,15 +24,18 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side, summarise_answers
 from kto_lab.evaluation.evaluate import HeldOut, Judge
 from kto_lab.feedback.table import content_hash, of_split
-from kto_lab.models.adapters import Policy, reference_model
+from kto_lab.models.adapters import Policy, moved, reference_model
+from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.load import hf
+from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.tokens import Encoder
-from kto_lab.run import assemble, deployed_judge, judge_of, read_feedback
+from kto_lab.run import assemble, deployed_judge, judge_of, load_model, open_shelf, read_feedback
 from kto_lab.studies.identity import plain_values
 from kto_lab.studies.record import Record, read_record
 from kto_lab.summary import show_examples, show_metrics, show_single
+from kto_lab.warm import COLD
 
-KEYS = ("run", "output", "model", "feedback", "evaluation", "trainer")
+KEYS = ("run", "output", "model", "feedback", "reference_store", "evaluation", "trainer")
 AGAIN = Path("evaluation") / "again.json"
 
 
@@ -58,7 +61,7 @@ def evaluate_run(cfg: DictConfig) -> Path:
     """Base and trained policy of a finished run, side by side."""
     folder = Path(cfg.run)
     finished, own = _finished_run(folder)
-    own.evaluation, own.trainer = cfg.evaluation, cfg.trainer
+    own.evaluation, own.trainer, own.reference_store = cfg.evaluation, cfg.trainer, cfg.reference_store
     parts = assemble(own)
     target = folder / AGAIN if cfg.output is None else Path(cfg.output)
     record = Record(
@@ -73,16 +76,21 @@ def evaluate_run(cfg: DictConfig) -> Path:
     if record.data["fingerprint"] != finished["data"]["fingerprint"]:
         raise LabError(f"The feedback is not what {folder} was trained on: it has changed since. Restore it.")
     console.stage("Policies", "The base policy, which is the reference, and the trained one.")
-    loaded = instantiate(own.model)
-    base_model = loaded.model.to(parts.hardware.device)
+    loaded = load_model(parts, COLD)
+    shelf = open_shelf(parts, loaded)
+    base_model = loaded.model
+    moved(base_model, parts.hardware.device)
     policy = load_trained(folder, base_model)
     console.say(f"    {loaded.provenance['name']}; {folder / 'policy'}")
     encoder = Encoder(loaded.tokenizer, parts.lengths)
     judge = judge_of(parts, base_model, encoder, of_split(table, "test"), target.with_suffix(""))
+    set_packing(policy, packs(base_model))
+    if parts.hardware.number_format == "bf16-mixed":
+        add_in_float32(policy)
     with record.stage("evaluation"):
         console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
         with reference_model(policy, lambda: base_model) as reference:
-            base = judge.measure(reference, "base")
+            base = judge.measure(reference, "base", shelf)
         deployed = deployed_judge(parts, judge)
         trained = deployed.measure(policy, "trained")
         record.metrics = deployed.compare(

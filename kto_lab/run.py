@@ -32,8 +32,12 @@ from kto_lab.losses.noise import inversion_warnings, robust_weights
 from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy, moved, save_policy
+from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.load import Loaded
-from kto_lab.models.logps import sharing_is_exact
+from kto_lab.models.logps import find_exact_rows
+from kto_lab.models.number_format import add_in_float32, dither, round_once
+from kto_lab.models.store import NoStore, ReferenceStore, Shelf
+from kto_lab.models.store_scorer import scorer_of
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.studies import wandb_log
 from kto_lab.studies.identity import node_key, plain_values, run_id
@@ -62,6 +66,7 @@ KEYS = (
     "feedback",
     "corruption",
     "loss",
+    "reference_store",
     "evaluation",
     "logger",
     "trainer",
@@ -82,6 +87,7 @@ class Parts:
     lengths: Lengths
     adapter: FullFineTuning | Lora
     loggers: MetricsFileOnly | Wandb
+    store: ReferenceStore | NoStore
 
 
 def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
@@ -107,7 +113,7 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
     with record.stage("feedback"):
         table = read_feedback(cfg.feedback, record, ("train", "test"), warm)
     with record.stage("model"):
-        loaded, policy, encoder = load_policy(parts, record, warm)
+        loaded, shelf, policy, encoder = load_policy(parts, record, warm)
     record.run_id = run_id(cfg)
     with record.stage("plan"):
         damaged = damage(cfg.corruption, of_split(table, "train"))
@@ -117,10 +123,13 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         with record.stage("evaluation before"):
-            base = measure_base(judge, policy, base_key(cfg), warm)
+            base = measure_base(judge, policy, base_key(cfg), warm, shelf)
     loggers = make_loggers(parts, record)
+    bf16 = parts.hardware.number_format == "bf16-mixed"
     with record.stage("training"):
-        fit(
+        if bf16:
+            dither(policy, seed=parts.seed)
+        record.training |= fit(
             policy,
             data,
             parts.objective,
@@ -130,14 +139,18 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
             loggers=loggers,
             share_prompts=judge.share_prompts,
             seed=parts.seed,
+            shelf=shelf,
         )
+        if bf16:
+            # What was trained, in any format that it is judged or used in.
+            round_once(policy)
     if first:
         with record.stage("evaluation after"):
             console.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
             policy = moved(policy, parts.hardware.device)
             deployed = deployed_judge(parts, judge)
             trained = deployed.measure(policy, "trained")
-            reference = partial(load_reference, parts, warm)
+            reference = partial(load_reference, parts, warm, packed=packs(loaded.model))
             record.metrics = deployed.compare(policy, base, trained, beta=parts.objective.reward_beta, load=reference)
         with record.stage("saving"):
             save_policy(policy, deployed.held_out.encoder.tokenizer, parts.folder / "policy", merge=parts.adapter.merge)
@@ -158,6 +171,7 @@ def assemble(cfg: DictConfig) -> Parts:
         lengths=instantiate(cfg.lengths),
         adapter=instantiate(cfg.adapter),
         loggers=instantiate(cfg.logger),
+        store=instantiate(cfg.reference_store),
     )
     check_strategy(parts.objective, parts.hardware)
     objective = parts.objective
@@ -186,12 +200,16 @@ def read_feedback(feedback: DictConfig, record: Record, needed: Sequence[str], w
     return table
 
 
-def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Policy, Encoder]:
-    """The policy, on the device to compute on, and its tokenizer's encoder."""
+def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Shelf | None, Policy, Encoder]:
+    """The model, what is known of it as the reference, the policy on the device to compute on, and its encoder."""
     console.stage("Policy", "The model to align. Before its first step it is its own reference.")
-    loaded = warm.loaded(parts.cfg.model)
+    loaded = load_model(parts, warm)
+    # While the model is as it was loaded: what is done to it for this run is not the reference's.
+    shelf = open_shelf(parts, loaded, warm)
     pl.seed_everything(parts.seed, verbose=False)
     policy = moved(parts.adapter.attach(loaded.model), parts.hardware.device)
+    if parts.hardware.number_format == "bf16-mixed":
+        add_in_float32(policy)
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in policy.parameters())
     record.model = {**loaded.provenance, "parameters": everything, "trainable": trainable}
@@ -201,7 +219,35 @@ def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Polic
         f"{parts.hardware.number_format}"
     )
     made_of = content_hash(node_key(parts.cfg.model), node_key(parts.cfg.lengths))
-    return loaded, policy, warm.get("encoder", made_of, lambda: Encoder(loaded.tokenizer, parts.lengths))
+    return loaded, shelf, policy, warm.get("encoder", made_of, lambda: Encoder(loaded.tokenizer, parts.lengths))
+
+
+def load_model(parts: Parts, warm: Warm) -> Loaded:
+    """The model of the configuration; its weights as the number format of the run reads them."""
+    loaded = warm.loaded(parts.cfg.model)
+    if parts.hardware.number_format == "bf16-mixed":
+        round_once(loaded.model)
+    return loaded
+
+
+def open_shelf(parts: Parts, loaded: Loaded, warm: Warm = COLD) -> Shelf | None:
+    """The reference's log-probabilities that are known, where the reference is a model as it was loaded."""
+    if isinstance(parts.store, NoStore):
+        return None
+    device, name = parts.hardware.device, loaded.provenance["name"]
+    number_format = parts.hardware.number_format + (", compiled" if parts.hardware.compile else "")
+    if number_format.startswith("bf16") and isinstance(parts.adapter, Lora):
+        number_format += ", adapters added in float32"
+    scorer = warm.get(
+        "scorer",
+        content_hash(node_key(parts.cfg.model), number_format, str(device)),
+        lambda: scorer_of(loaded.model, name=name, number_format=number_format, device=device),
+    )
+    return warm.get(
+        "shelf",
+        content_hash(scorer.key, str(parts.store.folder), parts.store.max_bytes),
+        lambda: parts.store.shelf(scorer),
+    )
 
 
 def damage(corruption: DictConfig, train_table: Dataset) -> Damaged:
@@ -273,14 +319,17 @@ def judge_of(
     parts: Parts, model: PreTrainedModel, encoder: Encoder, table_test: Dataset, folder: Path, warm: Warm = COLD
 ) -> Judge:
     """What measures policies as the configuration says, and leaves its files in a folder."""
-    exact = warm.get("sharing", node_key(parts.cfg.model), lambda: sharing_is_exact(model))
+    made_of = content_hash(node_key(parts.cfg.model), parts.hardware.number_format)
+    with parts.hardware.autocast():
+        exact = warm.get("rows", made_of, lambda: find_exact_rows(model))
+    set_packing(model, exact.packed)
     return Judge(
         held_out=HeldOut.of(table_test, encoder, parts.evaluation.reward_examples),
         plain=encoder,
         settings=parts.evaluation,
         folder=folder,
         token_budget=parts.optimization.micro_batch_tokens,
-        share_prompts=parts.optimization.keep_prompts_together and exact,
+        share_prompts=parts.optimization.keep_prompts_together and exact.shared,
         seed=parts.seed,
         autocast=parts.hardware.autocast,
     )
@@ -299,10 +348,11 @@ def base_key(cfg: DictConfig) -> str:
     return content_hash(nodes, rows, cfg.seed)
 
 
-def load_reference(parts: Parts, warm: Warm) -> PreTrainedModel:
-    """The model as it was before training, on the device to compute on."""
-    model: PreTrainedModel = warm.loaded(parts.cfg.model).model
+def load_reference(parts: Parts, warm: Warm, *, packed: bool) -> PreTrainedModel:
+    """The model as it was before training, on the device to compute on, with its rows laid out as the policy's are."""
+    model = load_model(parts, warm).model
     moved(model, parts.hardware.device)
+    set_packing(model, packed)
     return model
 
 
@@ -312,13 +362,13 @@ def make_loggers(parts: Parts, record: Record) -> list[Logger]:
     return parts.loggers.make(folder=parts.folder, run_id=record.run_id, config=config)
 
 
-def measure_base(judge: Judge, policy: Policy, key: str, warm: Warm) -> Measured:
+def measure_base(judge: Judge, policy: Policy, key: str, warm: Warm, shelf: Shelf | None) -> Measured:
     """What the policy does before training; kept in the run folder, so that a resumed run need not ask again."""
     kept = judge.folder / "base.json"
     if kept.exists():
         return Measured.from_dict(json.loads(kept.read_text(encoding="utf-8")))
     console.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
-    base = warm.get("base", key, lambda: judge.measure(policy, "base"), most=BASES)
+    base = warm.get("base", key, lambda: judge.measure(policy, "base", shelf), most=BASES)
     if not kept.exists():
         judge.keep("base", base)
     return base

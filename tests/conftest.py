@@ -1,6 +1,7 @@
 """Shared fixtures: no network, a tiny random policy, and a small table."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -8,8 +9,21 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from kto_lab.files import cache_dir
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.models.tokens import Encoder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own, also for the programs that they start, with the models that the user's has."""
+    folder, users = tmp_path_factory.mktemp("cache"), cache_dir()
+    for large in ("models", "downloads"):
+        if (users / large).is_dir():
+            (folder / large).symlink_to(users / large, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KTO_LAB_CACHE", str(folder))
+        yield
 
 
 @pytest.fixture(scope="session")

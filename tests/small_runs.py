@@ -42,12 +42,13 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def overrides(folder: Path, *more: str) -> list[str]:
-    """The command line of a small run into `folder`/run, on thumbs beside it."""
+    """The command line of a small run into `folder`/run, on thumbs and with a reference store beside it."""
     file = folder / "thumbs.jsonl"
     if not file.exists():
         write_jsonl(file, thumbs())
     own = [f"feedback.path={file}", "feedback.columns.split=split", f"run_dir={folder / 'run'}"]
-    return [*SMALL, *own, *more]
+    store = [f"reference_store.folder={folder / 'store'}"]
+    return [*SMALL, *own, *store, *more]
 
 
 def configuration(folder: Path, *more: str) -> DictConfig:

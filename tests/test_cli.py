@@ -241,3 +241,45 @@ def test_a_loss_of_ones_own(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["training"]["loss"] == "thumb_hinge" and record["config"]["loss"]["margin"] == 2.0
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1].split(",")[1] == "2.0"
+
+
+# What takes seconds to import, and neither help nor a mistake needs.
+HEAVY = ("torch", "transformers", "lightning", "datasets", "pandas", "scipy.stats", "pyarrow", "matplotlib", "wandb")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["sweep", "--help"],
+        ["report", "--help"],
+        ["train", "--cfg", "job"],
+        ["train", "losss=kto"],
+        ["train", "loss=ktoo"],
+        ["train", "loss.betaa=3"],
+        ["train", "optimization.batch_size=abc"],
+        ["train", "lengths.max_length=3"],
+        ["train", "evaluation.prompts=-1"],
+        ["train", "trainer.strategy=x"],
+        ["sweep"],
+        ["sweep", "study=no-such"],
+        ["report", "study=no-such"],
+    ],
+)
+def test_help_and_mistakes_come_before_what_takes_seconds_to_import(words: list[str], tmp_path: Path) -> None:
+    code = [
+        "import sys",
+        "from kto_lab.cli import main",
+        f"sys.argv = ['kto-lab', *{words!r}]",
+        "try:",
+        "    main()",
+        "except SystemExit:",
+        "    pass",
+        f"print('imported', *[name for name in {HEAVY!r} if name in sys.modules])",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == "imported", done.stderr
+    assert ("error: " in done.stderr) == (not {"--help", "--cfg"}.intersection(words))

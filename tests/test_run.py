@@ -55,6 +55,7 @@ def test_the_record_says_what_the_run_stood_on(finished: Path) -> None:
     assert record["model"]["name"].startswith("tiny") and record["model"]["trainable"] > 1e6
     training = record["training"]
     assert (training["steps"], training["examples_seen"], training["pairs_seen"]) == (3, 12, 0)
+    assert training["reference"]["computed"] > 0 == training["reference"]["found"]
     assert training["tokens_seen"] == sum(float(row["tokens"]) for row in metrics(finished))
     assert {"training", "evaluation before", "evaluation after", "feedback", "model"} <= set(record["timings"])
     assert record["peak_memory"]["process"] > 1e8
@@ -166,7 +167,7 @@ def test_another_configuration_is_refused_by_its_keys(tmp_path: Path) -> None:
 
 def test_what_does_not_change_the_result_may_change(tmp_path: Path) -> None:
     unfinished(tmp_path)
-    same = ["trainer=auto", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+    same = ["trainer=auto", "trainer.accelerator=cpu", "trainer.precision=32-true", "reference_store.max_mb=5"]
     assert (run(tmp_path, *THREE, *same) / RECORD).exists()
 
 

@@ -13,7 +13,7 @@ from small_runs import composed, metrics, options
 from transformers import AutoModelForCausalLM
 
 from kto_lab.models.load import smollm2
-from kto_lab.models.logps import sharing_is_exact
+from kto_lab.models.logps import ExactRows, find_exact_rows
 from kto_lab.run import train
 
 FEW = [
@@ -58,4 +58,4 @@ def test_every_loss(tmp_path: Path, loss: str) -> None:
 
 
 def test_prompts_are_shared_exactly() -> None:
-    assert sharing_is_exact(smollm2("registry", "float32", "sdpa").model)
+    assert find_exact_rows(smollm2("registry", "float32", "sdpa").model) == ExactRows(packed=True, shared=True)

@@ -52,9 +52,9 @@ def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     measured: list[str] = []
     measure = Judge.measure
 
-    def counted(judge: Judge, policy: Any, name: str) -> Any:
+    def counted(judge: Judge, policy: Any, name: str, *more: Any) -> Any:
         measured.append(name)
-        return measure(judge, policy, name)
+        return measure(judge, policy, name, *more)
 
     monkeypatch.setattr(Judge, "measure", counted)
     warm = Warm(keeps=True)

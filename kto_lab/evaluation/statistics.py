@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from kto_lab.errors import LabError
 
+# scipy.stats is imported where it is needed: it takes seconds, and reading a record's `Estimate`s needs none of it.
 Floats: TypeAlias = NDArray[np.float64]
 
 LEVEL = 0.95
@@ -52,6 +52,8 @@ def mean_interval(values: ArrayLike) -> Estimate:
 
     No value at all gives None; a single one, or values that are all the same, give no interval.
     """
+    from scipy import stats
+
     data = _floats(values, "a value")
     if data.size == 0:
         return Estimate(None, None, None, 0)
@@ -64,6 +66,8 @@ def mean_interval(values: ArrayLike) -> Estimate:
 
 def proportion_interval(successes: int, n: int) -> Estimate:
     """Share of successes in n independent trials, with Wilson's score interval (Wilson 1927)."""
+    from scipy import stats
+
     if n == 0:
         return Estimate(None, None, None, 0)
     interval = stats.binomtest(successes, n).proportion_ci(confidence_level=LEVEL, method="wilson")
@@ -81,6 +85,8 @@ def paired_difference(base: ArrayLike, trained: ArrayLike, *, seed: int) -> Esti
     Returns:
         The difference. Without prompts None; with one prompt, or when all differences are the same, no interval.
     """
+    from scipy import stats
+
     before, after = _floats(base, "a base value"), _floats(trained, "a trained value")
     if before.shape != after.shape:
         raise ValueError(f"{before.size} base values and {after.size} trained values: they must be the same prompts.")
@@ -115,6 +121,8 @@ def smallest_detectable_difference(n: int, variance: float, power: float = 0.8) 
     Returns:
         (z_0.975 + z_power) sqrt(variance / n), or None where it cannot be known: no prompts, or no variance seen.
     """
+    from scipy import stats
+
     if n == 0 or variance <= 0:
         return None
     return float((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(power)) * np.sqrt(variance / n))

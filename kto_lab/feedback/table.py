@@ -28,25 +28,28 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import numpy as np
-import pyarrow.compute as pc
-from datasets import Dataset, Features, List, Value
+from typing import TYPE_CHECKING, Any
 
 from kto_lab.errors import LabError
-from kto_lab.models.tokens import Prompt
 
-MESSAGES = [{"role": Value("string"), "content": Value("string")}]
+# Imported where they are needed: they take seconds, and a hash of content is asked for before anything is run.
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+    from kto_lab.models.tokens import Prompt
+
 ROLES = ("system", "user", "assistant", "tool")
 
 
-def features(chat: bool, *, ratings: bool = False) -> Features:
+def features(chat: bool, *, ratings: bool = False) -> "Features":
     """The Arrow schema of a table: prompts are chat messages or plain text; all raters' ratings are known or not."""
+    from datasets import Features, List, Value
+
+    messages = [{"role": Value("string"), "content": Value("string")}]
     return Features(
         {
             "example_id": Value("string"),
-            "prompt": MESSAGES if chat else Value("string"),
+            "prompt": messages if chat else Value("string"),
             "prompt_id": Value("string"),
             "completion": Value("string"),
             "finished": Value("bool"),
@@ -64,8 +67,10 @@ def features(chat: bool, *, ratings: bool = False) -> Features:
     )
 
 
-def is_chat(table: Dataset) -> bool:
+def is_chat(table: "Dataset") -> bool:
     """Whether the table's prompts are chat messages (else plain text)."""
+    from datasets import Value
+
     return table.features["prompt"] != Value("string")
 
 
@@ -75,7 +80,7 @@ def content_hash(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def prompt_id(prompt: Prompt) -> str:
+def prompt_id(prompt: "Prompt") -> str:
     """The identity of a prompt."""
     return content_hash("prompt", prompt)
 
@@ -90,7 +95,7 @@ def split_of(identity: str, held_out: float) -> str:
     return "test" if int(content_hash("split", identity)[:8], 16) / 16**8 < held_out else "train"
 
 
-def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: float) -> Dataset:
+def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: float) -> "Dataset":
     """Check rows and make the table of examples.
 
     Args:
@@ -104,6 +109,8 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
     Raises:
         LabError: a row is malformed, a prompt is given both splits, or there is no row.
     """
+    from datasets import Dataset
+
     if not 0 <= held_out < 1:
         raise LabError(f"feedback.held_out is {held_out}: the held-out share must be at least 0 and below 1.")
     records = []
@@ -186,7 +193,7 @@ def _storable(text: str, where: str) -> str:
     return text
 
 
-def check_prompt(prompt: Any, where: str) -> Prompt:
+def check_prompt(prompt: Any, where: str) -> "Prompt":
     """The prompt in canonical form: text, or a list of {role, content} that ends with a turn to answer.
 
     Raises LabError when it is neither, or empty.
@@ -214,12 +221,12 @@ def check_prompt(prompt: Any, where: str) -> Prompt:
     return messages
 
 
-def ratings_of(table: Dataset) -> list[list[float] | None]:
+def ratings_of(table: "Dataset") -> list[list[float] | None]:
     """All raters' ratings of each example, None where they are not known."""
     return table["ratings"][:] if "ratings" in table.column_names else [None] * len(table)
 
 
-def fingerprint(table: Dataset) -> str:
+def fingerprint(table: "Dataset") -> str:
     """A hash of everything in the table that corruption, training or evaluation can see, independent of row order."""
     seen = ["example_id", "finished", "desirable", "desirable_clean", "split", "group", "checks", "score"]
     rows = zip(*(table[name][:] for name in seen), ratings_of(table), strict=True)
@@ -227,7 +234,7 @@ def fingerprint(table: Dataset) -> str:
     return content_hash(sorted(content_hash(*row) for row in rows))
 
 
-def class_counts(table: Dataset) -> dict[str, dict[str, int]]:
+def class_counts(table: "Dataset") -> dict[str, dict[str, int]]:
     """Per split: examples, prompts, desirable, undesirable, and labels that differ from the clean ones."""
     counts: dict[str, dict[str, int]] = {}
     frame = table.select_columns(["split", "prompt_id", "desirable", "desirable_clean"]).to_pandas()
@@ -242,25 +249,30 @@ def class_counts(table: Dataset) -> dict[str, dict[str, int]]:
     return counts
 
 
-def flip_rates(table: Dataset) -> tuple[float, float] | None:
+def flip_rates(table: "Dataset") -> tuple[float, float] | None:
     """How often the label is not the clean one: of truly desirable and of truly undesirable examples.
 
     None where a class has no truly desirable or no truly undesirable example.
     """
+    import numpy as np
+
     label, clean = (np.array(table[name][:], dtype=bool) for name in ("desirable", "desirable_clean"))
     if clean.all() or not clean.any():
         return None
     return float((~label[clean]).mean()), float(label[~clean].mean())
 
 
-def of_split(table: Dataset, split: str) -> Dataset:
+def of_split(table: "Dataset", split: str) -> "Dataset":
     """The rows of one split, in the table's order."""
+    import pyarrow.compute as pc
+    from datasets import Dataset
+
     arrow = table.with_format("arrow")[:]
     # Rows of their own: to read a column through `select`'s list of rows takes ten times as long.
     return Dataset(arrow.filter(pc.equal(arrow["split"], split)), info=table.info)
 
 
-def require_both_classes(table: Dataset) -> None:
+def require_both_classes(table: "Dataset") -> None:
     """LabError unless the table has desirable and undesirable examples: with one class there is nothing to learn."""
     desirable = sum(table["desirable"][:])
     if 0 < desirable < len(table):

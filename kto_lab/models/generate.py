@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from kto_lab.models.adapters import Policy
+from kto_lab.models.kv_cache import make_cache
 from kto_lab.models.logps import evaluating
 from kto_lab.models.tokens import Encoder, Prompt
 
@@ -121,7 +122,7 @@ def sample_tokens(
         mask[row, width - len(prompt) :] = 1
     input_ids, mask = input_ids.to(model.device), mask.to(model.device)
     stop = torch.tensor(list(stop_ids), device=model.device)
-    cache = DynamicCache(config=model.config)
+    cache = make_cache(model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = _last_logits(model, input_ids, mask, positions, cache)
     if samples > 1:

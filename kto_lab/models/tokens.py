@@ -14,11 +14,13 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kto_lab.errors import LabError
+
+# transformers takes seconds to import, and a mistyped length should show before.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Prompt: TypeAlias = str | list[dict[str, str]]
 
@@ -82,7 +84,7 @@ class Encoder:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, lengths: Lengths | None = None, *, control: str = ""
+        self, tokenizer: "PreTrainedTokenizerBase", lengths: Lengths | None = None, *, control: str = ""
     ) -> None:
         """Wrap a tokenizer.
 
@@ -206,7 +208,7 @@ class Encoder:
         return list(self.tokenizer(self._end_of_turn, add_special_tokens=False)["input_ids"])
 
 
-def _controlled(tokenizer: PreTrainedTokenizerBase, control: str) -> PreTrainedTokenizerBase:
+def _controlled(tokenizer: "PreTrainedTokenizerBase", control: str) -> "PreTrainedTokenizerBase":
     """A copy of a tokenizer whose chat template ends its generation prompt with a control text."""
     own = copy.deepcopy(tokenizer)
     if isinstance(own.chat_template, str):

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import traceback
+from functools import lru_cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +15,7 @@ from kto_lab.files import write_json
 from kto_lab.messages import explain
 from kto_lab.studies.job import LOG, Job
 from kto_lab.studies.lease import LEASE, held, read_owner
-from kto_lab.studies.record import RECORD, read_record
+from kto_lab.studies.record import RECORD, find_record
 from kto_lab.warm import Warm
 
 FAILURE = "failure.json"
@@ -25,15 +26,25 @@ WARM = Warm(keeps=True)
 
 def status(folder: Path) -> str:
     """What became of a cell: "done", "failed", "running", "unreadable" (its record is damaged) or "missing"."""
-    if (folder / RECORD).exists():
-        try:
-            read_record(folder)
-        except LabError:
-            return "unreadable"
-        return "done"
+    file = folder / RECORD
+    try:
+        about = file.stat()
+    except OSError:
+        about = None
+    if about is not None:
+        return "done" if _is_whole(file, about.st_mtime_ns, about.st_size) else "unreadable"
     if read_owner(folder / LEASE) is not None:
         return "running"
     return "failed" if (folder / FAILURE).exists() else "missing"
+
+
+# A sweep asks more than once, and of a thousand records each reading counts. A file that was changed is another.
+@lru_cache(maxsize=1 << 14)
+def _is_whole(file: Path, changed: int, size: int) -> bool:
+    try:
+        return find_record(file) is not None
+    except LabError:
+        return False
 
 
 def run_cell(cfg: DictConfig) -> str:

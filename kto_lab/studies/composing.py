@@ -5,19 +5,25 @@ again where nothing has changed that it was made of: the overrides, every file o
 code, and the local files that the configuration names.
 """
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from kto_lab.feedback.table import content_hash
 from kto_lab.files import write_json
 from kto_lab.studies.estimates import Work, work_of
-from kto_lab.studies.identity import code_version, plain_values, run_id, stamp, stamps
+from kto_lab.studies.identity import code_version, identified, plain_values, stamp
 from kto_lab.studies.study import Cell
 
 PLAN = "plan.json"
@@ -60,8 +66,10 @@ class Composer:
         places = [place.path for place in hydra.config_loader.get_search_path().get_path()]
         folders = [Path(place.removeprefix(LOCAL)) for place in places if place.startswith(LOCAL)]
         texts = [file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.rglob("*.yaml"))]
-        searched = bool(OmegaConf.select(config, "hydra.searchpath"))
-        self._keeps = not searched and not any(FROM_ELSEWHERE in text for text in (*texts, *own))
+        self._searched = bool(OmegaConf.select(config, "hydra.searchpath"))
+        self._parsed: dict[str, tuple[Override, bool]] = {}
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._keeps = not self._searched and not any(FROM_ELSEWHERE in text for text in (*texts, *own))
         self._ground = content_hash(texts, list(own), code_version())
         self._before = _read(kept) if self._keeps else {}
         self._now: dict[str, dict[str, Any]] = {}
@@ -74,16 +82,50 @@ class Composer:
         if known is None or {name: self._stamp(name) for name in known["files"]} != known["files"]:
             composed = self.compose(cell)
             work = asdict(work_of(plain_values(composed)))
-            known = {"run_id": run_id(composed), "files": stamps(composed), "work": work}
+            identity, files = identified(composed)
+            known = {"run_id": identity, "files": files, "work": work}
         self._now[key] = known
         return Planned(cell, known["run_id"], self.runs / "cells" / known["run_id"], Work(**known["work"]))
 
     def compose(self, cell: Cell) -> DictConfig:
         """The configuration of a cell's run, as `train` takes it."""
-        composed = self.hydra.config_loader.load_sweep_config(self.config, list(cell.overrides))
-        own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("study", "hydra")])
+        parsed = [self._parse(word) for word in cell.overrides]
+        # Which files are read depends on the options that are chosen; values are put in after that, by Hydra as here.
+        chosen = tuple(word for word, (_, chooses) in zip(cell.overrides, parsed, strict=True) if chooses)
+        if chosen not in self._bases:
+            self._bases[chosen] = self._base(chosen)
+        composed = copy.deepcopy(self._bases[chosen])
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config([one for one, chooses in parsed if not chooses], composed)
+        except OmegaConfBaseException as error:
+            raise ConfigCompositionException() from error
+        # A copy that is open, as a node's constructor is handed one.
+        own = OmegaConf.masked_copy(composed, [str(key) for key in composed])
         assert isinstance(own, DictConfig)
         return own
+
+    def _base(self, chosen: Sequence[str]) -> DictConfig:
+        """The configuration that options make, before values are put in."""
+        composed = self.hydra.config_loader.load_sweep_config(self.config, list(chosen))
+        with open_dict(composed):
+            for key in ("study", "hydra"):
+                composed.pop(key, None)
+        return composed
+
+    def _parse(self, word: str) -> tuple[Override, bool]:
+        """An override, and whether it chooses files. Cells share most of them."""
+        if word not in self._parsed:
+            override = OverridesParser.create().parse_override(word)
+            self._parsed[word] = (override, self._chooses(override))
+        return self._parsed[word]
+
+    def _chooses(self, override: Override) -> bool:
+        """Whether an override chooses files; what is neither that nor a plain value is left to Hydra's whole way."""
+        if self._searched or override.is_sweep_override() or override.key_or_group.startswith("hydra"):
+            return True
+        loader = self.hydra.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        return not isinstance(override.value(), dict) and loader.repository.group_exists(override.key_or_group)
 
     def keep(self) -> None:
         """Keep the identities of the cells that were planned, for the next sweep."""

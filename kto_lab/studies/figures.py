@@ -19,7 +19,7 @@ from kto_lab.studies.comparisons import OVER_PROMPTS
 from kto_lab.studies.figure_hover import Spot, svg
 from kto_lab.studies.figure_parts import FONT, axis_of, finish_x, label_ends, name_ticks, styles
 from kto_lab.studies.frame import DONE, SEED, Group, check_metric, choices, grouped, measured, of_metrics, plain
-from kto_lab.studies.selection import Selection, select
+from kto_lab.studies.selection import Searches, Selection, select
 from kto_lab.studies.specs import FigureSpec, higher_is_better, label, shown
 
 if TYPE_CHECKING:
@@ -42,7 +42,13 @@ class Drawn:
     svg: str
 
 
-def plot(frame: pd.DataFrame, spec: FigureSpec, target: Path, folder: Path | None = None) -> Drawn:
+def plot(
+    frame: pd.DataFrame,
+    spec: FigureSpec,
+    target: Path,
+    folder: Path | None = None,
+    searches: Searches | None = None,
+) -> Drawn:
     """Draw a figure.
 
     Args:
@@ -50,6 +56,7 @@ def plot(frame: pd.DataFrame, spec: FigureSpec, target: Path, folder: Path | Non
         spec: what to show.
         target: where to, without a suffix; one file is written for each of `FORMATS`.
         folder: of the study, which a search needs.
+        searches: as in `select`.
 
     Raises:
         LabError: the specification does not fit the study, or a file cannot be written.
@@ -60,7 +67,7 @@ def plot(frame: pd.DataFrame, spec: FigureSpec, target: Path, folder: Path | Non
     from matplotlib.figure import Figure
 
     what = f"figure {spec.name}"
-    selection = select(frame, spec, folder)
+    selection = select(frame, spec, folder, searches)
     check_metric(selection.frame, spec.y, what)
     if not (selection.frame["status"] == DONE).any():
         raise LabError(f"{what}: no run of the study is done, so there is nothing to draw. Run the sweep first.")
@@ -173,12 +180,13 @@ def _draw_heatmap(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str
 def _draw_frontier(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str) -> tuple[str, list[Spot]]:
     """Metric y against metric x, a point a run, and a line along the best means over seeds."""
     check_metric(frame, spec.x, what)
+    frame = of_metrics(frame, [spec.x, spec.y])
     if spec.line not in choices(frame):
         raise LabError(f"{what}: {spec.line!r} is no choice of this study. Choices are {', '.join(choices(frame))}.")
     names = list(dict.fromkeys(plain(value) for value in frame[spec.line]))
     keys, spots, better = choices(frame), [], higher_is_better(spec.y)
     for name, (colour, dashes, marker) in zip(names, styles(len(names), what), strict=True):
-        cells = frame[[plain(value) == name for value in frame[spec.line]]]
+        cells = frame[[plain(value) == name for value in frame[spec.line].tolist()]]
         mine = cells.dropna(subset=[spec.x, spec.y])
         found = mine[[spec.x, spec.y]].astype(float)
         if found.empty:

@@ -1,7 +1,6 @@
 """The records of a study as one pandas frame: a row a cell, whatever became of it.
 
-A study's folder holds `study.json`: the study (name, question, tables, figures), its cells (choices, run_id, and the
-folder of the run, relative to the study's; a record file will do) and the command that made it. Columns of the frame:
+Columns of the frame:
 
 | column                        | content                                                                             |
 |-------------------------------|-------------------------------------------------------------------------------------|
@@ -23,56 +22,27 @@ Metrics of a group are `groups.<group>.<metric>`, those of lm-eval `<task>.<metr
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
 from kto_lab.evaluation.statistics import Estimate
 from kto_lab.studies.cell import FAILURE, status
 from kto_lab.studies.comparisons import Mean, Outcome, mean_over_seeds
-from kto_lab.studies.record import RECORD, read_record
+from kto_lab.studies.manifest import read_study
+from kto_lab.studies.record import find_record
+from kto_lab.studies.record_columns import Columns, Found
 from kto_lab.studies.scores import Scores
 
-STUDY = "study.json"
 SEED = "seed"
 DONE = "done"
 UNREADABLE = "unreadable"
 BOOKKEEPING = (SEED, "status", "message", "run_id", "folder")
-# Sections of the metrics whose names need no prefix, and sections of a record that have columns of their own.
-PLAIN = ("answers", "rewards", "lm_eval")
-SHORT = ("metrics", "timings", "training", "peak_memory")
-# The last parts of a metric's place, and what they put behind its name.
-ENDS = {"value": "", "trained": ""} | {
-    end: f"_{end}" for end in ("low", "high", "n", "base", "difference", "detectable")
-}
-
-
-@dataclass(frozen=True)
-class StudyFolder:
-    """What `study.json` says.
-
-    Attributes:
-        folder: where it is.
-        name: of the study.
-        question: that it asks.
-        tables: specifications of its tables.
-        figures: specifications of its figures.
-        cells: choices, run_id and folder of each run.
-        command: that made it.
-        scale: option of the group `scale` that it was swept at, if any.
-    """
-
-    folder: Path
-    name: str
-    question: str
-    tables: Sequence[Mapping[str, Any]]
-    figures: Sequence[Mapping[str, Any]]
-    cells: Sequence[Mapping[str, Any]]
-    command: str
-    scale: str | None = None
+# Columns, each with the plain values of some rows.
+Rows: TypeAlias = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -94,35 +64,6 @@ class Group:
     prompts: tuple[int, int] | None
 
 
-def read_study(folder: Path) -> StudyFolder:
-    """Read `study.json` of a study's folder.
-
-    Raises:
-        LabError: there is none, or it is not what a sweep writes.
-    """
-    file = folder / STUDY
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        study = found["study"]
-        return StudyFolder(
-            folder=folder,
-            name=study["name"],
-            question=study.get("question", ""),
-            tables=study.get("tables") or [],
-            figures=study.get("figures") or [],
-            cells=[{key: cell[key] for key in ("choices", "run_id", "folder")} for cell in found["cells"]],
-            command=found.get("command", ""),
-            scale=found.get("scale"),
-        )
-    except FileNotFoundError as error:
-        raise LabError(f"There is no study at {file}. `kto-lab sweep study=<name>` writes it.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise LabError(
-            f"{file} cannot be read as a study: {reason}. Run the sweep again; it keeps the runs."
-        ) from error
-
-
 def load(folder: Path | str) -> pd.DataFrame:
     """The cells of a study, one a row, in the order of the sweep; see the module for the columns.
 
@@ -131,11 +72,20 @@ def load(folder: Path | str) -> pd.DataFrame:
     """
     study = read_study(Path(folder))
     names = list(dict.fromkeys(key for cell in study.cells for key in cell["choices"] if key != SEED))
-    rows = [_row(study.folder, cell, taken={*names, *BOOKKEEPING}) for cell in study.cells]
-    columns = dict.fromkeys([*names, *BOOKKEEPING, *(column for row in rows for column in row)])
+    shapes = Columns({*names, *BOOKKEEPING})
+    rows = [_row(study.folder, cell, shapes) for cell in study.cells]
+    every = dict.fromkeys([*names, *BOOKKEEPING, *(name for shape in shapes.shapes for name in shape)])
+    columns = {name: place for place, name in enumerate(every)}
+    places = [np.array([columns[name] for name in shape]) for shape in shapes.shapes]
+    table = np.full((len(rows), len(columns)), np.nan, dtype=object)
+    for place, (told, found) in enumerate(rows):
+        for name, value in told.items():
+            table[place, columns[name]] = value
+        if found is not None:
+            table[place, places[found.shape]] = found.values
     # Gathered as objects and inferred: a choice that only some arms have must not turn whole numbers into floats.
     # Copied, so that columns of a kind lie together: a part of some hundred columns is then taken at once.
-    return pd.DataFrame(rows, columns=list(columns), dtype=object).infer_objects().copy()
+    return pd.DataFrame(table, columns=list(columns), dtype=object).infer_objects().copy()
 
 
 def choices(frame: pd.DataFrame) -> list[str]:
@@ -143,7 +93,7 @@ def choices(frame: pd.DataFrame) -> list[str]:
     return [str(name) for name in frame.columns[: frame.columns.get_loc(SEED)]]
 
 
-def grouped(frame: pd.DataFrame, keys: Sequence[str], what: str) -> dict[tuple[Any, ...], pd.DataFrame]:
+def grouped(frame: pd.DataFrame, keys: Sequence[str], what: str) -> dict[tuple[Any, ...], Rows]:
     """The cells by their values of some choices, so that those of one group differ by their seed alone.
 
     Args:
@@ -161,14 +111,18 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], what: str) -> dict[tuple[A
     for key in keys:
         if key not in have:
             raise LabError(f"{what}: {key!r} is no choice of this study. Choices are {', '.join(have)}.")
-    values = [tuple(plain(value) for value in row) for row in zip(*(frame[key] for key in keys), strict=True)]
+    values = [tuple(map(plain, row)) for row in zip(*(frame[key].tolist() for key in keys), strict=True)]
     members: dict[tuple[Any, ...], list[int]] = {}
     for place, value in enumerate(values):
         members.setdefault(value, []).append(place)
-    groups = {value: frame.iloc[places] for value, places in members.items()}
+    columns = rows_of(frame)
+    groups: dict[tuple[Any, ...], Rows] = {
+        value: {name: [column[place] for place in places] for name, column in columns.items()}
+        for value, places in members.items()
+    }
     for value, part in groups.items():
-        if part[SEED].duplicated().any():
-            varying = [key for key in have if key not in keys and len({plain(one) for one in part[key]}) > 1]
+        if len(set(part[SEED])) < len(part[SEED]):
+            varying = [key for key in have if key not in keys and len(set(part[key])) > 1]
             named = ", ".join(f"{key}={one}" for key, one in zip(keys, value, strict=True))
             raise LabError(
                 f"{what}: cells with {named} also differ by {', '.join(varying) or 'nothing but their place'}. They "
@@ -177,11 +131,11 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], what: str) -> dict[tuple[A
     return groups
 
 
-def measured(part: pd.DataFrame, metric: str, scores: Scores | None, what: str) -> Group:
+def measured(part: Rows, metric: str, scores: Scores | None, what: str) -> Group:
     """One metric of cells that differ by their seed alone.
 
     Args:
-        part: rows of a frame.
+        part: rows of a frame, from `grouped` or `rows_of`.
         metric: a column.
         scores: of single prompts; None leaves them out.
         what: asks, for messages.
@@ -191,9 +145,9 @@ def measured(part: pd.DataFrame, metric: str, scores: Scores | None, what: str) 
     """
     outcomes: dict[int, Outcome] = {}
     others: dict[str, int] = {}
-    values = part[metric] if metric in part else [None] * len(part)
-    for found, state, seed, run in zip(values, part["status"], part[SEED], part["folder"], strict=True):
-        value = plain(found)
+    planned = len(part[SEED])
+    values = part.get(metric, [None] * planned)
+    for value, state, seed, run in zip(values, part["status"], part[SEED], part["folder"], strict=True):
         if value is None:
             reason = "not measured" if state == DONE else state
             others[reason] = others.get(reason, 0) + 1
@@ -201,16 +155,21 @@ def measured(part: pd.DataFrame, metric: str, scores: Scores | None, what: str) 
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise LabError(f"{what}: {metric} is no metric; it holds {value!r}.")
         outcomes[int(seed)] = Outcome(float(value), scores(run, metric) if scores else None)
-    counts = [int(n) for n in part.get(f"{metric}_n", pd.Series(dtype=float)).dropna()]
+    counts = [int(n) for n in part.get(f"{metric}_n", ()) if n is not None]
     return Group(
         mean=mean_over_seeds(
             [outcome.value for outcome in outcomes.values()], _own(part, metric) if len(outcomes) == 1 else None
         ),
         outcomes=outcomes,
-        planned=len(part),
+        planned=planned,
         others=others,
         prompts=(min(counts), max(counts)) if counts else None,
     )
+
+
+def rows_of(frame: pd.DataFrame) -> Rows:
+    """The rows of a frame as lists of plain values: to take small parts of a frame itself takes long."""
+    return {str(name): list(map(plain, frame[name].tolist())) for name in frame.columns}
 
 
 def of_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -236,6 +195,11 @@ def check_metric(frame: pd.DataFrame, metric: str, what: str) -> None:
 
 def plain(value: Any) -> Any:
     """A value of a frame as Python's own: None for what is missing, a list as text, a whole float as it is."""
+    kind = type(value)
+    if kind is float:
+        return None if value != value else value
+    if kind is str or kind is int or kind is bool:
+        return value
     if isinstance(value, list | dict):
         return json.dumps(value)
     if value is None or pd.isna(value):
@@ -243,76 +207,34 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _row(folder: Path, cell: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
-    """The columns of one cell."""
-    run = folder / cell["folder"]
+def _row(folder: Path, cell: Mapping[str, Any], shapes: Columns) -> tuple[dict[str, Any], Found | None]:
+    """What is told of one cell, and the columns of its record where it has one."""
+    run, found = folder / cell["folder"], None
     row = {**cell["choices"], "run_id": cell["run_id"], "folder": cell["folder"]}
-    # Where there is a record it is read once, and that says whether it is whole.
-    row["status"] = DONE if run.is_file() or (run / RECORD).exists() else status(run)
     try:
-        if row["status"] == DONE:
-            record = read_record(run)
+        # Where there is a record it is read once, and that says whether it is whole.
+        row["status"] = DONE
+        record = find_record(run)
+        if record is not None:
             row.setdefault(SEED, record["seeds"].get("seed"))
-            row |= _columns(record, taken)
-        elif row["status"] == "failed":
-            row["message"] = json.loads((run / FAILURE).read_text(encoding="utf-8"))["error"]
+            found = shapes.of(record)
+        else:
+            row["status"] = status(run)
+            if row["status"] == "failed":
+                row["message"] = json.loads((run / FAILURE).read_text(encoding="utf-8"))["error"]
     except LabError as error:
         row |= {"status": UNREADABLE, "message": str(error)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         row["message"] = f"what became of it cannot be read: {type(error).__name__}: {error}"
         row["status"] = UNREADABLE if row["status"] == DONE else row["status"]
-    return row
+    return row, found
 
 
-def _columns(record: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
-    """All of a record as columns. A short name that is a choice's or another's gives way to the dotted place."""
-    columns: dict[str, Any] = {"seconds": sum(record["timings"].values())}
-    leaves: list[tuple[tuple[str, ...], Any]] = []
-    _gather({key: part for key, part in record.items() if key not in ("status", "run_id")}, (), leaves)
-    for place, value in leaves:
-        name = _name(place)
-        columns[".".join(place) if name in taken or name in columns else name] = value
-    return columns
-
-
-def _gather(node: Any, place: tuple[str, ...], leaves: list[tuple[tuple[str, ...], Any]]) -> None:
-    """Add the place and value of every leaf below a node; an empty section is one."""
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            _gather(value, (*place, key), leaves)
-    else:
-        leaves.append((place, json.dumps(node) if isinstance(node, list | dict) else node))
-
-
-# Records of one study have the same places.
-@lru_cache(maxsize=1 << 14)
-def _name(place: tuple[str, ...]) -> str:
-    """The readable name of a place in a record."""
-    section, *rest = place
-    if section not in SHORT or not rest:
-        return ".".join(place)
-    if section == "timings":
-        return ".".join(["seconds", *rest])
-    if section == "peak_memory":
-        return "peak_memory" if rest == ["process"] else "_".join([section, *rest])
-    if section == "training":
-        return ".".join(rest)
-    names = rest[1:] if rest[0] in PLAIN else rest
-    if rest[0] == "lm_eval" and len(rest) > 2:
-        # lm_eval/base/task/metric/value: which policy it is comes first there, and elsewhere after the metric.
-        names = [*rest[2:-1], rest[1], rest[-1]]
-    ends: list[str] = []
-    while len(names) > 1 and names[-1] in ENDS:
-        ends.insert(0, ENDS[names.pop()])
-    return ".".join(names) + "".join(ends)
-
-
-def _own(part: pd.DataFrame, metric: str) -> Estimate | None:
+def _own(part: Rows, metric: str) -> Estimate | None:
     """The estimate of the one run that has a value."""
     if f"{metric}_low" not in part:
         return None
-    rows = part.dropna(subset=[metric])
-    value, low, high, n = (
-        plain(rows[f"{metric}{end}"].iloc[0]) if len(rows) else None for end in ("", "_low", "_high", "_n")
-    )
+    ends = (part.get(f"{metric}{end}", [None] * len(part[SEED])) for end in ("", "_low", "_high", "_n"))
+    found = next((row for row in zip(*ends, strict=True) if row[0] is not None), (None, None, None, None))
+    value, low, high, n = found
     return Estimate(value, low, high, n or 0)

@@ -23,7 +23,7 @@ from kto_lab.feedback.table import content_hash
 from kto_lab.files import sha256_file
 
 # What can be another without another result. The number format is put back by `identity`.
-FREE_KEYS = ("runs_dir", "run_dir", "logger", "trainer")
+FREE_KEYS = ("runs_dir", "run_dir", "logger", "trainer", "reference_store")
 ROOMS = ("feedback", "losses", "models", "training", "evaluation")
 # Larger files (weights) are known by size and time of change: to read gigabytes for every cell would cost more.
 READ_UP_TO = 64 * 2**20
@@ -44,14 +44,14 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 
 def run_id(cfg: DictConfig) -> str:
     """The identity of a run: sixteen hex digits."""
-    found = {name: seen for name, seen in stamps(cfg).items() if seen}
-    return content_hash(identity(cfg), found, code_version())
+    return identified(cfg)[0]
 
 
-def stamps(cfg: DictConfig) -> dict[str, str]:
-    """Whatever the configuration names for feedback and model that may be a local file or folder, with its stamp."""
+def identified(cfg: DictConfig) -> tuple[str, dict[str, str]]:
+    """The identity of a run; and whatever it names for feedback and model that may be a local file, with its stamp."""
     kept = identity(cfg)
-    return {text: stamp(Path(text)) for text in sorted(set(_texts([kept["feedback"], kept["model"]])))}
+    stamps = {text: stamp(Path(text)) for text in sorted(set(_texts([kept["feedback"], kept["model"]])))}
+    return content_hash(kept, {name: seen for name, seen in stamps.items() if seen}, code_version()), stamps
 
 
 def node_key(node: DictConfig) -> str:

@@ -113,23 +113,38 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         LabError: there is none, it cannot be read, or its schema is another version's.
     """
-    file = path / RECORD if path.is_dir() else path
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise LabError(
-            f"There is no record at {file}. A run writes it last, so this run has not finished; "
-            "run it again to resume it."
-        ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LabError(f"{file} cannot be read as a record: {error}. Remove it and run again.") from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA:
-        raise LabError(
-            f"{file} has schema {schema!r}; this version of kto-lab reads schema {SCHEMA}. "
-            "Read it with the version that wrote it, or run again."
-        )
-    return record
+    if (record := find_record(path)) is not None:
+        return record
+    raise LabError(
+        f"There is no record at {path / RECORD if path.is_dir() else path}. A run writes it last, so this run has not "
+        "finished; run it again to resume it."
+    )
+
+
+def find_record(path: Path) -> dict[str, Any] | None:
+    """The record of a run folder, or of a record file; None where there is none.
+
+    Raises:
+        LabError: it cannot be read, or its schema is another version's.
+    """
+    # Opened rather than looked for first: of ten thousand records each look counts.
+    for file in (path / RECORD, path):
+        try:
+            record = json.loads(file.read_bytes())
+        except NotADirectoryError:
+            continue
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise LabError(f"{file} cannot be read as a record: {error}. Remove it and run again.") from error
+        schema = record.get("schema") if isinstance(record, dict) else None
+        if schema != SCHEMA:
+            raise LabError(
+                f"{file} has schema {schema!r}; this version of kto-lab reads schema {SCHEMA}. "
+                "Read it with the version that wrote it, or run again."
+            )
+        return record
+    return None
 
 
 def _plain(value: Any, key: str, folder: Path) -> Any:

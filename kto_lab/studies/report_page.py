@@ -1,12 +1,14 @@
 """The page of a study's report: one HTML file without anything to fetch, to sort, filter and hover over."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import pandas as pd
 
-from kto_lab.studies.frame import DONE, SEED, StudyFolder, choices, plain
+from kto_lab.studies.frame import DONE, SEED, choices, plain
+from kto_lab.studies.manifest import StudyFolder
 from kto_lab.studies.specs import label, shown
 from kto_lab.studies.table_formats import breakable
 
@@ -117,32 +119,62 @@ def _runs(frame: pd.DataFrame) -> str:
     costs = [name for name in ("seconds", "tokens_seen", "examples_seen", "peak_memory") if name in frame]
     keys = [*choices(frame), SEED]
     heads = [*keys, "status", *map(label, metrics), *map(label, costs), "run"]
-    lines = [_head("runs", heads, len(keys))]
-    for row in frame.to_dict("records"):
-        cells = [_cell(shown(plain(row[key]))) for key in keys]
-        why = escape(str(plain(row["message"]) or ""))
-        state = escape(row["status"])
-        cells.append(f'<td class="{state}"{f""" title="{why}" """ if why else ""}>{state}</td>')
-        for name in (*metrics, *costs):
-            value, low, high = (plain(row.get(name + end)) for end in ("", "_low", "_high"))
-            hover = "" if low is None else f"95 % interval over prompts [{low:.4g}, {high:.4g}]"
-            cells.append(_number(value, hover))
-        folder = escape(str(row["folder"]))
-        cells.append(f'<td><a href="{folder}">{escape(str(row["run_id"]))}</a></td>')
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+    # Column by column, and then a row of each: a frame gives a column at once, and a row of some hundred values slowly.
+    columns = [[_cell(words) for words in _words(frame[key])] for key in keys]
+    columns.append(list(map(_state, frame["status"].tolist(), map(plain, frame["message"].tolist()))))
+    columns += [_measured(frame, name) for name in (*metrics, *costs)]
+    columns.append(
+        [
+            f'<td><a href="{escape(str(folder))}">{escape(str(run))}</a></td>'
+            for folder, run in zip(frame["folder"].tolist(), frame["run_id"].tolist(), strict=True)
+        ]
+    )
+    lines = [_head("runs", heads, len(keys)), *(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))]
     return "\n".join([*lines, "</tbody></table></div>"])
+
+
+def _state(state: str, message: Any) -> str:
+    """What became of a run, and on hovering why."""
+    why = escape(str(message or ""))
+    return f'<td class="{escape(state)}"{f""" title="{why}" """ if why else ""}>{escape(state)}</td>'
+
+
+def _measured(frame: pd.DataFrame, name: str) -> list[str]:
+    """A number of every run, and on hovering its interval."""
+    values, lows, highs = (
+        map(plain, frame[f"{name}{end}"].tolist()) if f"{name}{end}" in frame else [None] * len(frame)
+        for end in ("", "_low", "_high")
+    )
+    return [
+        _number(value, "" if low is None else f"95 % interval over prompts [{low:.4g}, {high:.4g}]")
+        for value, low, high in zip(values, lows, highs, strict=True)
+    ]
+
+
+def _words(column: pd.Series) -> list[str]:
+    """The values of a column for a reader. Most are there many times, and are put into words once."""
+    words: dict[tuple[type, Any], str] = {}
+    found = []
+    for value in column.tolist():
+        # True and 1 are equal, and are not the same words.
+        key = (type(value), value)
+        if (known := words.get(key)) is None:
+            known = words[key] = shown(plain(value))
+        found.append(known)
+    return found
 
 
 def _differences(frame: pd.DataFrame) -> str:
     """Keys of the configuration that are not the same in all finished runs, with the runs of each value."""
     done = frame[frame["status"] == DONE]
+    runs_done = [str(run) for run in done["run_id"].tolist()]
     lines = [_head("differences", ["key", "value", "runs"], 1)]
     for name in frame.columns:
         if not str(name).startswith("config.") or name in NOT_COMPARED:
             continue
         members: dict[str, list[str]] = {}
-        for value, run in zip(done[name], done["run_id"], strict=True):
-            members.setdefault(shown(plain(value)), []).append(str(run))
+        for value, run in zip(_words(done[name]), runs_done, strict=True):
+            members.setdefault(value, []).append(run)
         for value, runs in members.items() if len(members) > 1 else ():
             key = _cell(str(name).removeprefix("config."))
             lines.append(f"<tr>{key}{_cell(value)}{_number(len(runs), ' '.join(runs))}</tr>")
@@ -155,10 +187,7 @@ def _environment(frame: pd.DataFrame) -> str:
     lines = [_head("environment", ["what", "value", "runs"], 1)]
     for name in frame.columns:
         if str(name).startswith("environment."):
-            counts: dict[str, int] = {}
-            for value in done[name]:
-                counts[shown(plain(value))] = counts.get(shown(plain(value)), 0) + 1
-            for value, count in counts.items():
+            for value, count in Counter(_words(done[name])).items():
                 what = _cell(str(name).removeprefix("environment."))
                 lines.append(f"<tr>{what}{_cell(value)}{_number(count, '')}</tr>")
     return "\n".join([*lines, "</tbody></table></div>"]) if len(lines) > 1 else ""

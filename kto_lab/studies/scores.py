@@ -7,12 +7,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kto_lab.feedback.table import content_hash
 from kto_lab.files import atomic_path
 
 # Of a study that is published: the scores of all its runs, in the place of their answers.
 PUBLISHED = "scores.parquet"
 ANSWERS = Path("evaluation") / "trained.json"
 VALIDATION, TEST = "validation", "test"
+# Columns of the published file, beside the score.
+NAMES = ("run", "prompt", "metric")
 # Metrics of which every prompt has a score, as `evaluation.answers.ScoredAnswer.outcomes` has them.
 SCORED = ("pass_rate", "sentiment", "answer_length", "finished")
 # The scores of a run, as its folder stands in a frame, by prompt; None where it keeps none of this metric.
@@ -27,12 +33,13 @@ def scores_in(folder: Path, half: str | None = None) -> Scores:
         half: `VALIDATION` or `TEST`; None for all prompts.
     """
 
+    published = folder / PUBLISHED
+    kept = _read_published(published, published.stat().st_mtime_ns) if published.exists() else None
+
     def scores(run: str, metric: str) -> Mapping[str, float] | None:
-        found: Mapping[str, float] | None
-        if (published := folder / PUBLISHED).exists():
-            found = _read_published(published, published.stat().st_mtime_ns).get(Path(run).name, {}).get(metric)
-        else:
-            found = prompt_scores(folder / run, metric)
+        if kept is not None:
+            return kept.of(Path(run).name, metric, half)
+        found = prompt_scores(folder / run, metric)
         if half is None or found is None:
             return found
         return {prompt: score for prompt, score in found.items() if half_of(prompt) == half} or None
@@ -72,7 +79,7 @@ def write_scores(folder: Path, runs: Mapping[str, Path]) -> None:
         for metric in SCORED
         for prompt, score in (prompt_scores(where, metric) or {}).items()
     ]
-    columns = dict(zip(("run", "prompt", "metric", "score"), zip(*rows, strict=True), strict=False))
+    columns = dict(zip((*NAMES, "score"), zip(*rows, strict=True), strict=False))
     with atomic_path(folder / PUBLISHED) as partial:
         pq.write_table(
             pa.table({name: pa.array(values) for name, values in columns.items()}), partial, compression="zstd"
@@ -82,9 +89,6 @@ def write_scores(folder: Path, runs: Mapping[str, Path]) -> None:
 @lru_cache(maxsize=1 << 16)
 def half_of(prompt_id: str) -> str:
     """The half of the held-out prompts that a prompt is in: its hash says, so it is the same in every run."""
-    # Imported here, since the table of examples takes a second and only a search asks.
-    from kto_lab.feedback.table import content_hash
-
     return (VALIDATION, TEST)[int(content_hash("validation", prompt_id), 16) % 2]
 
 
@@ -109,13 +113,51 @@ def _outcomes(answer: Mapping[str, Any]) -> dict[str, float]:
     return {metric: float(score) for metric, score in found.items() if metric is not None and score is not None}
 
 
-@lru_cache(maxsize=8)
-def _read_published(file: Path, changed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Run, metric and prompt to score."""
-    import pyarrow.parquet as pq
+class _Published:
+    """The scores of a published study as they lie in its file; those of one run are put together when asked for."""
 
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    table = pq.read_table(file)
-    for run, prompt, metric, score in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
-        found.setdefault(run, {}).setdefault(metric, {})[sys.intern(prompt)] = score
-    return found
+    def __init__(self, file: Path) -> None:
+        """Read the file."""
+        # Imported here: pyarrow takes a while, and runs read no scores.
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(file, read_dictionary=list(NAMES)).unify_dictionaries().combine_chunks()
+        self._spans: dict[tuple[str, str], tuple[int, int]] = {}
+        if not table.num_rows:
+            return
+        columns = {name: table[name].chunk(0) for name in NAMES}
+        run, prompt, metric = (columns[name].indices.to_numpy() for name in NAMES)
+        runs, prompts, metrics = (columns[name].dictionary.to_pylist() for name in NAMES)
+        scores = table["score"].to_numpy()
+        # Those of a run and metric stand together where we have written the file; where they do not, they are put so.
+        starts = _changes(run, metric)
+        if len({(run[start], metric[start]) for start in starts}) < len(starts):
+            order = np.lexsort((metric, run))
+            run, prompt, metric, scores = run[order], prompt[order], metric[order], scores[order]
+            starts = _changes(run, metric)
+        for start, stop in zip(starts, [*starts[1:], len(run)], strict=True):
+            self._spans[runs[run[start]], metrics[metric[start]]] = (start, stop)
+        self._prompts, self._scores = prompt, scores
+        self._names = np.array(prompts, dtype=object)
+        self._halves = np.array([half_of(name) for name in prompts], dtype=object)
+
+    def of(self, run: str, metric: str, half: str | None) -> Mapping[str, float] | None:
+        """Prompt to score, of the prompts of a half or of all; None where there is none."""
+        if (span := self._spans.get((run, metric))) is None:
+            return None
+        prompts, scores = self._prompts[slice(*span)], self._scores[slice(*span)]
+        if half is not None:
+            mine = self._halves[prompts] == half
+            prompts, scores = prompts[mine], scores[mine]
+        return dict(zip(self._names[prompts].tolist(), scores.tolist(), strict=True)) or None
+
+
+def _changes(run: NDArray[np.int32], metric: NDArray[np.int32]) -> list[int]:
+    """Where rows of another run or metric begin."""
+    other = (run[1:] != run[:-1]) | (metric[1:] != metric[:-1])
+    return [0, *(np.flatnonzero(other) + 1).tolist()]
+
+
+@lru_cache(maxsize=8)
+def _read_published(file: Path, changed: int) -> _Published:
+    return _Published(file)

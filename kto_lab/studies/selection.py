@@ -13,11 +13,12 @@ value 0.00; where seeds move a run's pass rate by 0.05 (standard deviation), the
 seeds.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -71,6 +72,10 @@ class Search:
     prompts: tuple[int, int]
 
 
+# The searches of one frame, by what they choose and among which cells.
+Searches: TypeAlias = dict[str, Search]
+
+
 @dataclass(frozen=True)
 class Selection:
     """The cells that a table or figure shows.
@@ -90,13 +95,16 @@ class Selection:
     search: Search | None = None
 
 
-def select(frame: pd.DataFrame, spec: TableSpec | FigureSpec, folder: Path | None) -> Selection:
+def select(
+    frame: pd.DataFrame, spec: TableSpec | FigureSpec, folder: Path | None, searches: Searches | None = None
+) -> Selection:
     """The cells that a specification asks for.
 
     Args:
         frame: from `kto_lab.studies.load`.
         spec: of a table or figure.
         folder: of the study, to read the scores of single prompts from; a search needs it.
+        searches: those that were made of this frame, to which this one is added: tables and figures share theirs.
 
     Raises:
         LabError: the specification names what the study does not have, or nothing can be chosen.
@@ -112,7 +120,10 @@ def select(frame: pd.DataFrame, spec: TableSpec | FigureSpec, folder: Path | Non
     if folder is None:
         raise LabError(f"{what}: a search is chosen by the scores of single prompts, so the study's folder is needed.")
     test = scores_in(folder, TEST)
-    found = search(kept, spec.choose, scores_in(folder, VALIDATION), test, what)
+    searches = {} if searches is None else searches
+    key = json.dumps([asdict(spec.choose), spec.where])
+    if (found := searches.get(key)) is None:
+        found = searches[key] = search(kept, spec.choose, scores_in(folder, VALIDATION), test, what)
     metrics = spec.metrics if isinstance(spec, TableSpec) else [spec.y, *([spec.x] if spec.kind == "frontier" else [])]
     return Selection(found.shown, test, notes + _notes(found, spec.choose, metrics), _list(found, spec), found)
 
@@ -244,8 +255,7 @@ def _estimate(scores: Mapping[str, float] | None) -> Estimate:
     if not scores:
         return Estimate(None, None, None, 0)
     values = list(scores.values())
-    is_share = all(value in (0, 1) for value in values)
-    return _share(int(sum(values)), len(values)) if is_share else mean_interval(values)
+    return _share(int(sum(values)), len(values)) if {0.0, 1.0}.issuperset(values) else mean_interval(values)
 
 
 # Of many runs few shares are different, and each takes a search for its ends.

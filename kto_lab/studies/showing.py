@@ -18,7 +18,8 @@ import pandas as pd
 
 from kto_lab.errors import LabError
 from kto_lab.studies.figures import FORMATS, plot
-from kto_lab.studies.frame import StudyFolder, load, read_study
+from kto_lab.studies.frame import load
+from kto_lab.studies.manifest import StudyFolder, read_study
 from kto_lab.studies.specs import FigureSpec, TableSpec, parse
 from kto_lab.studies.table_formats import markdown
 from kto_lab.studies.tables import build

@@ -25,10 +25,10 @@ from kto_lab.files import write_json
 from kto_lab.studies.cell import FAILURE, status
 from kto_lab.studies.composing import PLAN, Composer, Planned
 from kto_lab.studies.estimates import Costs, at_once, finished_runs, told, totals
-from kto_lab.studies.frame import STUDY
 from kto_lab.studies.launching import Launcher
 from kto_lab.studies.lease import LEASE, Watch, read_owner
 from kto_lab.studies.live import LOOK_SECONDS, Live
+from kto_lab.studies.manifest import STUDY
 from kto_lab.studies.search import is_asked, search, with_defaults
 from kto_lab.studies.study import Cell, Study, cells_of, scale_of, shown_at
 from kto_lab.studies.wandb_study import log_study, naming

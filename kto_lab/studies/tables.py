@@ -18,7 +18,7 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.statistics import LEVEL
 from kto_lab.studies.comparisons import OVER_PROMPTS, OVER_SEEDS, Difference, difference, holm
 from kto_lab.studies.frame import Group, check_metric, grouped, measured, of_metrics, plain
-from kto_lab.studies.selection import search_spec, select
+from kto_lab.studies.selection import Searches, search_spec, select
 from kto_lab.studies.specs import FigureSpec, TableSpec, higher_is_better, label, shown
 
 Key = tuple[Any, ...]
@@ -79,19 +79,20 @@ class Text:
     bold: bool
 
 
-def build(frame: pd.DataFrame, spec: TableSpec, folder: Path | None = None) -> Table:
+def build(frame: pd.DataFrame, spec: TableSpec, folder: Path | None = None, searches: Searches | None = None) -> Table:
     """Make a table of a study.
 
     Args:
         frame: from `kto_lab.studies.load`.
         spec: what to show.
         folder: of the study, to pair by prompt with the scores that its runs keep; None pairs by seed alone.
+        searches: as in `select`.
 
     Raises:
         LabError: the specification does not fit the study; the message says where.
     """
     what = f"table {spec.name}"
-    selection = select(frame, spec, folder)
+    selection = select(frame, spec, folder, searches)
     for metric in spec.metrics:
         check_metric(selection.frame, metric, what)
     split = [spec.columns] if spec.columns else []
@@ -118,18 +119,21 @@ def _in_order(found: set[Key], frame: pd.DataFrame, keys: Sequence[str]) -> list
     return [key for key in every if key in found]
 
 
-def build_search(frame: pd.DataFrame, spec: TableSpec | FigureSpec, folder: Path) -> Table:
+def build_search(
+    frame: pd.DataFrame, spec: TableSpec | FigureSpec, folder: Path, searches: Searches | None = None
+) -> Table:
     """Make the table of every setting that a search tried, with its value on both halves of the prompts.
 
     Args:
         frame: from `kto_lab.studies.load`.
         spec: of a table or figure with `choose`.
         folder: of the study.
+        searches: as in `select`.
 
     Raises:
         LabError: as in `build`.
     """
-    found = select(frame, spec, folder).search
+    found = select(frame, spec, folder, searches).search
     assert found is not None
     return build(found.halves, search_spec(spec, found))
 

@@ -8,18 +8,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from kto_lab.feedback.table import content_hash
-from kto_lab.studies.frame import SEED, StudyFolder, choices, load, plain, read_study
 from kto_lab.studies.identity import code_version
-from kto_lab.studies.report import report
-from kto_lab.studies.selection import CHOSEN
-from kto_lab.studies.study import ARM, Cell
+from kto_lab.studies.manifest import StudyFolder, read_study
+from kto_lab.studies.study import ARM, SEED, Cell
+
+# Reports are imported where they are made: pandas and the rest take seconds, and most sweeps do without.
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Compared as text: to import the logger takes seconds, and most sweeps do without.
 WANDB = "kto_lab.training.loggers.Wandb"
@@ -58,6 +59,8 @@ def log_study(logger: DictConfig, home: Path) -> None:
     """
     if logger.get("_target_") != WANDB:
         return
+    from kto_lab.studies.frame import load
+    from kto_lab.studies.report import report
     from kto_lab.training.loggers import LONGEST_TAG
 
     report(home)
@@ -79,10 +82,13 @@ def log_study(logger: DictConfig, home: Path) -> None:
         run.summary.update({f"cells/{state}": states.count(state) for state in STATES})
 
 
-def _media(study: StudyFolder, cells: pd.DataFrame) -> dict[str, Any]:
+def _media(study: StudyFolder, cells: "pd.DataFrame") -> dict[str, Any]:
     """The study's cells, tables and figures as W&B takes them. Messages of failures stay here: they may name paths."""
+    import pandas as pd
     import wandb
 
+    from kto_lab.studies.frame import choices
+    from kto_lab.studies.selection import CHOSEN
     from kto_lab.studies.wandb_log import table
 
     media: dict[str, Any] = {"cells": table(_rows(cells[[*choices(cells), SEED, "status", "run_id"]]))}
@@ -97,8 +103,10 @@ def _media(study: StudyFolder, cells: pd.DataFrame) -> dict[str, Any]:
     return media
 
 
-def _rows(frame: pd.DataFrame) -> list[Mapping[str, Any]]:
+def _rows(frame: "pd.DataFrame") -> list[Mapping[str, Any]]:
     """The rows of a frame as plain values; None where there is nothing."""
+    from kto_lab.studies.frame import plain
+
     return [{str(key): plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
 
 

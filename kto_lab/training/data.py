@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -50,6 +49,7 @@ class Step:
         units: units of the step over all processes.
         micro_batches: this process's share.
         mismatched: this process's share of the mismatched pairs; empty where none are needed.
+        at_once: the share is one micro-batch in a packed row, and the mismatched pairs are those of its places.
         desirable: (units,) bool of the whole step, for thumbs.
         prompts: token ids of the whole step's prompts, one a unit.
         normaliser: what the sum of the losses is divided by: units, or completion tokens, of the whole step.
@@ -60,6 +60,7 @@ class Step:
     units: int
     micro_batches: list[MicroBatch]
     mismatched: list[MicroBatch]
+    at_once: bool
     desirable: Tensor
     prompts: list[tuple[int, ...]]
     normaliser: int
@@ -72,6 +73,7 @@ class TrainingData:
 
     Attributes:
         tokens: one entry a training example.
+        example_ids: likewise, for messages.
         desirable: the thumbs that the loss sees.
         plan: which example when.
         reference: (examples,) log pi_ref(y|x), nats; filled by `fill_reference`.
@@ -84,6 +86,7 @@ class TrainingData:
     """
 
     tokens: list[Tokens]
+    example_ids: list[str]
     desirable: list[bool]
     plan: Plan
     reference: Tensor
@@ -142,6 +145,7 @@ def prepare(
     )
     return TrainingData(
         tokens=encoded.tokens,
+        example_ids=kept["example_id"][:],
         desirable=desirable,
         plan=plan,
         reference=torch.zeros(len(desirable)),
@@ -194,8 +198,7 @@ def reference_sequences(data: TrainingData) -> list[Tokens]:
 
 def fill_reference(data: TrainingData, logps: dict[Tokens, float]) -> None:
     """Put the reference's log-probabilities where the steps read them."""
-    for example, tokens in enumerate(data.tokens):
-        data.reference[example] = logps.get(tokens, 0.0)
+    data.reference[:] = torch.tensor([logps.get(tokens, 0.0) for tokens in data.tokens])
     if data.plan.mismatched is not None:
         for step in range(len(data.plan.steps)):
             data.reference_mismatched[step] = torch.tensor([logps[pair] for pair in data.mismatched_tokens(step)])
@@ -234,14 +237,21 @@ class AlignmentData(pl.LightningDataModule):
     """Cuts each planned step into micro-batches, and deals them to the processes."""
 
     def __init__(
-        self, data: TrainingData, objective: Objective, optimization: Optimization, *, share_prompts: bool
+        self,
+        data: TrainingData,
+        objective: Objective,
+        optimization: Optimization,
+        *,
+        share_prompts: bool,
+        packed: bool = False,
     ) -> None:
-        """`share_prompts`: completions of one prompt share its row (see `models.logps`)."""
+        """`share_prompts` and `packed` say how rows are laid out (see `models.logps.ExactRows`)."""
         super().__init__()
         self.data = data
         self.objective = objective
         self.optimization = optimization
         self.share_prompts = share_prompts
+        self.packed = packed
 
     def train_dataloader(self) -> StepLoader:
         """The steps of this process."""
@@ -252,7 +262,16 @@ class AlignmentData(pl.LightningDataModule):
     def make_step(self, number: int) -> Step:
         """Step `number` as this process sees it."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return make_step(self.data, self.objective, self.optimization, number, self.share_prompts, rank, world)
+        return make_step(
+            self.data,
+            self.objective,
+            self.optimization,
+            number,
+            share_prompts=self.share_prompts,
+            packed=self.packed,
+            rank=rank,
+            world=world,
+        )
 
 
 def make_step(
@@ -260,49 +279,56 @@ def make_step(
     objective: Objective,
     optimization: Optimization,
     number: int,
+    *,
     share_prompts: bool,
+    packed: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> Step:
     """Step `number` as process `rank` of `world` sees it."""
     members = [data.plan.units[unit] for unit in data.plan.steps[number]]
+    units = [[data.tokens[example] for example in unit] for unit in members]
 
-    def cut(
-        units: list[list[Tokens]], reference: Callable[[int], list[Any]], desirable: Callable[[int], list[bool]]
-    ) -> list[MicroBatch]:
-        parts = cut_micro_batches(
-            units, token_budget=optimization.micro_batch_tokens, share_prompts=share_prompts, multiple_of=world
+    def cut(units: list[list[Tokens]]) -> list[list[int]]:
+        return cut_micro_batches(
+            units,
+            token_budget=optimization.micro_batch_tokens,
+            share_prompts=share_prompts,
+            packed=packed,
+            multiple_of=world,
         )
-        return [
+
+    parts = cut(units)
+    at_once = packed and len(parts) == world
+    micro_batches = [
+        MicroBatch(
+            places=part,
+            units=[units[place] for place in part],
+            reference=torch.tensor([data.reference[example].item() for place in part for example in members[place]]),
+            desirable=torch.tensor([data.desirable[example] for place in part for example in members[place]]),
+        )
+        for part in parts[rank::world]
+    ]
+    mismatched: list[MicroBatch] = []
+    if data.plan.mismatched is not None:
+        pairs = [[pair] for pair in data.mismatched_tokens(number)]
+        mismatched = [
             MicroBatch(
                 places=part,
-                units=[units[place] for place in part],
-                reference=torch.tensor([value for place in part for value in reference(place)]),
-                desirable=torch.tensor([value for place in part for value in desirable(place)]),
+                units=[pairs[place] for place in part],
+                reference=data.reference_mismatched[number][part],
+                desirable=torch.zeros(len(part), dtype=torch.bool),
             )
-            for part in parts[rank::world]
+            # Where all is run at once, the pairs follow the prompts of the same pass.
+            for part in (parts if at_once else cut(pairs))[rank::world]
         ]
-
-    units = [[data.tokens[example] for example in unit] for unit in members]
-    micro_batches = cut(
-        units,
-        lambda place: [data.reference[example].item() for example in members[place]],
-        lambda place: [data.desirable[example] for example in members[place]],
-    )
-    mismatched = []
-    if data.plan.mismatched is not None:
-        row = data.reference_mismatched[number]
-        mismatched = cut(
-            [[pair] for pair in data.mismatched_tokens(number)],
-            lambda place: [row[place].item()],
-            lambda place: [False],
-        )
     completion_tokens = sum(len(sequence.completion) for unit in units for sequence in unit)
     return Step(
         number=number,
         units=len(units),
         micro_batches=micro_batches,
         mismatched=mismatched,
+        at_once=at_once,
         desirable=torch.tensor([data.desirable[unit[0]] for unit in members]),
         prompts=[data.tokens[unit[0]].prompt for unit in members],
         normaliser=completion_tokens if objective.needs.mean_over is MeanOver.TOKENS else len(units),

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
@@ -15,8 +16,12 @@ from kto_lab.errors import LabError
 from kto_lab.losses import Objective
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import Policy
+from kto_lab.models.logps import packs_rows
+from kto_lab.models.store import Shelf
+from kto_lab.training.autocast import precision_plugin
 from kto_lab.training.callbacks import StepMetrics, TrainingProgress
 from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
+from kto_lab.training.compiling import compiled
 from kto_lab.training.data import AlignmentData, TrainingData, class_weights
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
@@ -48,7 +53,8 @@ def fit(
     loggers: list[Logger],
     share_prompts: bool,
     seed: int,
-) -> None:
+    shelf: Shelf | None = None,
+) -> dict[str, Any]:
     """Train the policy in place, from the last checkpoint in `folder` where there is one.
 
     Under fsdp the trained policy is whole again on the first process only.
@@ -63,12 +69,16 @@ def fit(
         loggers: Lightning's.
         share_prompts: completions of one prompt share its row.
         seed: of dropout, where an adapter has it.
+        shelf: the reference's log-probabilities that are known, and where new ones are kept; None for neither.
+
+    Returns:
+        What a record says of it: `reference`, see `ReferenceUse`, and `compile`, see `Compilation`.
 
     Raises:
         LabError: the loss or the gradient is not finite, or the disk refuses; the last good state is kept as a
             checkpoint where it can be.
     """
-    console.stage("Training", "The reference is scored once, ahead of all steps; then one step a batch.")
+    console.stage("Training", "The reference's log-probs are known ahead of all steps; then one step a batch.")
     module = AlignmentModule(
         policy,
         objective,
@@ -81,19 +91,24 @@ def fit(
     )
     if optimization.gradient_checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    with _quiet_lightning():
-        trainer = _trainer(hardware, _callbacks(data, optimization, hardware, folder), folder, loggers)
-        steps = AlignmentData(data, objective, optimization, share_prompts=share_prompts)
+        # transformers recomputes in train mode alone, and a model is loaded in eval mode.
+        policy.train()
+    samples = objective.compared_to is Completions.SAMPLED
+    with _quiet_lightning(), compiled(policy, hardware, share_prompts=share_prompts, samples=samples) as compilation:
+        reference = ReferencePass(data, hardware, shelf)
+        trainer = _trainer(hardware, _callbacks(reference, optimization, folder), folder, loggers)
+        steps = AlignmentData(data, objective, optimization, share_prompts=share_prompts, packed=packs_rows(policy))
         trainer.fit(module, steps, ckpt_path=last_checkpoint(folder / CHECKPOINTS), weights_only=True)
     if hardware.strategy == "fsdp":
         returned(module.policy, policy, first=trainer.is_global_zero)
+    return {"reference": reference.use.as_dict(), "compile": compilation.as_dict()}
 
 
-def _callbacks(data: TrainingData, optimization: Optimization, hardware: Hardware, folder: Path) -> list[pl.Callback]:
+def _callbacks(reference: ReferencePass, optimization: Optimization, folder: Path) -> list[pl.Callback]:
     """What happens beside the steps, in this order."""
     checkpoints = folder / CHECKPOINTS
     return [
-        ReferencePass(data, hardware),
+        reference,
         StepMetrics(folder),
         TrainingProgress(),
         StopWhenAsked(checkpoints / "stopped.ckpt"),
@@ -115,12 +130,11 @@ def _trainer(hardware: Hardware, callbacks: list[pl.Callback], folder: Path, log
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
         strategy=strategy,
-        precision=hardware.number_format,
         deterministic=hardware.deterministic,
         max_epochs=1,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicFiles(), *slurm()],
+        plugins=[AtomicFiles(), precision_plugin(hardware), *slurm()],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

@@ -2,12 +2,13 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from lightning.pytorch.utilities import rank_zero_only
+from typing import TYPE_CHECKING, Literal
 
 from kto_lab.errors import LabError
+
+# torch and Lightning are imported where they are needed: they take seconds, and a mistyped value should show before.
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Hardware:
         precision: "auto" (bf16-mixed on a GPU, else 32-true), "32-true", or "bf16-mixed": float32 weights, matrix
             products in bfloat16.
         deterministic: refuse operations whose result can differ from run to run (on a GPU, at some cost).
+        compile: compile the policy's blocks with torch.compile for the training; see `compiling.py`.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"]
@@ -31,6 +33,7 @@ class Hardware:
     strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
     deterministic: bool
+    compile: bool
 
     def __post_init__(self) -> None:
         """Refuse what this machine, or the lab, cannot do."""
@@ -47,6 +50,13 @@ class Hardware:
                 "trainer.strategy is 'fsdp', which gives each process a shard of the policy, but there is one process. "
                 "Set trainer.devices to 2 or more, or use trainer=auto."
             )
+        import torch
+
+        if self.compile and self.strategy == "fsdp":
+            raise LabError(
+                "trainer.compile needs a whole policy, and fsdp gives each process a shard of it. Use trainer=ddp, or "
+                "trainer.compile=false."
+            )
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise LabError(
                 "trainer.accelerator is 'gpu', but no CUDA device is visible. Use trainer=auto or trainer=cpu."
@@ -58,8 +68,11 @@ class Hardware:
             )
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Where this process runs what is outside of training; of the GPUs of its node, its own."""
+        import torch
+        from lightning.pytorch.utilities import rank_zero_only
+
         if self.accelerator == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
         # None before Lightning knows of other processes.
@@ -77,4 +90,6 @@ class Hardware:
         """The number format of training, for what runs outside it: policy and reference must see the same numerics."""
         if self.number_format == "32-true":
             return nullcontext()
+        import torch
+
         return torch.autocast(self.device.type, dtype=torch.bfloat16)

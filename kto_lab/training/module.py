@@ -4,11 +4,15 @@ A step first makes its reference point, without gradient, from completions of th
 processes (see `reference_point.py`); then it runs the micro-batches with gradient, each contributing the sum of its
 losses divided by what the whole step is the mean over. So the gradient is the same, to rounding, for every micro-batch
 size and every number of processes.
+
+A step that is one micro-batch is run ahead instead (`RunAhead`): its forward pass comes first, and the mismatched
+completions go on from the keys and values that it computed for their prompts.
 """
 
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,10 +23,10 @@ from torch.distributed.tensor import DTensor
 
 from kto_lab.errors import LabError
 from kto_lab.losses import Feed, Objective, Pairs, Thumbs
-from kto_lab.losses.reference_points import ReferencePoint, State
+from kto_lab.losses.reference_points import Completions, ReferencePoint, State
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import Policy
-from kto_lab.models.logps import TokenLogps, completion_token_logps
+from kto_lab.models.logps import KeptPrompts, TokenLogps, completion_token_logps, continuation_logps
 from kto_lab.training.data import MicroBatch, Step
 from kto_lab.training.optimization import Optimization, make_optimizer
 from kto_lab.training.reference_point import PolicySamples, estimate
@@ -33,6 +37,19 @@ SATURATED = 0.05
 
 class NotFiniteError(LabError):
     """The loss or the gradient of a step is not finite. Every process of a run raises it at the same step."""
+
+
+@dataclass(frozen=True)
+class RunAhead:
+    """The forward pass of a step that is one micro-batch, before its reference point is known.
+
+    Attributes:
+        logps: of its completions, with their graph.
+        prompts: what the mismatched completions go on from.
+    """
+
+    logps: TokenLogps
+    prompts: KeptPrompts
 
 
 class AlignmentModule(pl.LightningModule):
@@ -105,11 +122,12 @@ class AlignmentModule(pl.LightningModule):
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
         # Dropout, where there is any, depends on the step alone, so that a resumed run repeats it.
         torch.manual_seed(self.seed * 1_000_003 + batch.number)
-        point = self.reference_point(batch)
+        ahead = self.run_ahead(batch)
+        point = self.reference_point(batch, ahead)
         tally = Tally()
         last = len(batch.micro_batches) - 1
         for number, micro_batch in enumerate(batch.micro_batches):
-            logps = self.token_logps(micro_batch)
+            logps = ahead.logps if ahead else self.token_logps(micro_batch)
             z0 = point.z0[micro_batch.places] if point.z0.ndim else point.z0
             loss = self.losses(logps, micro_batch, z0).sum() / batch.normaliser
             tally.add(
@@ -149,19 +167,30 @@ class AlignmentModule(pl.LightningModule):
         }
         return {f"train/{name}": value for name, value in metrics.items()}
 
-    def forward(self, micro_batch: MicroBatch) -> Tensor:
-        """(tokens,) log pi of each completion token of a micro-batch, nats.
+    def forward(self, micro_batch: MicroBatch, keep: KeptPrompts | None = None) -> Tensor:
+        """(tokens,) log pi of each completion token of a micro-batch, nats; `keep` as in `completion_token_logps`.
 
         Call the module, not this: what is sharded is gathered by the call.
         """
         return completion_token_logps(
-            self.policy, micro_batch.units, pad_id=self.pad_id, share_prompts=self.share_prompts
+            self.policy, micro_batch.units, pad_id=self.pad_id, share_prompts=self.share_prompts, keep=keep
         ).values
 
-    def token_logps(self, micro_batch: MicroBatch) -> TokenLogps:
+    def token_logps(self, micro_batch: MicroBatch, keep: KeptPrompts | None = None) -> TokenLogps:
         """log pi of each completion token of a micro-batch, and which completion it belongs to."""
         lengths = [len(sequence.completion) for unit in micro_batch.units for sequence in unit]
-        return TokenLogps(self(micro_batch), lengths)
+        return TokenLogps(self(micro_batch, keep), lengths)
+
+    def run_ahead(self, batch: Step) -> RunAhead | None:
+        """The forward pass of a step that can be run before its reference point is known, and gains by it."""
+        estimator = self.objective.reference_point
+        if estimator is None or estimator.completions not in (Completions.MATCHED, Completions.MISMATCHED):
+            return None
+        # The reference point is of the policy without dropout; and shards are gathered for one forward pass at a time.
+        if not batch.at_once or drops_out(self.policy) or self.device_mesh is not None:
+            return None
+        keep = KeptPrompts()
+        return RunAhead(self.token_logps(batch.micro_batches[0], keep), keep)
 
     def losses(self, logps: TokenLogps, micro_batch: MicroBatch, z0: Tensor) -> Tensor:
         """(units,) losses of a micro-batch.
@@ -191,17 +220,27 @@ class AlignmentModule(pl.LightningModule):
             )
         )
 
-    def reference_point(self, batch: Step) -> ReferencePoint:
-        """z0 of a step, the same on every process."""
+    def reference_point(self, batch: Step, ahead: RunAhead | None = None) -> ReferencePoint:
+        """z0 of a step, the same on every process; from what was run ahead, if anything was."""
         estimator = self.objective.reference_point
         if estimator is None:
             return ReferencePoint(z0=torch.zeros((), device=self.device))
+
+        def logps(micro_batch: MicroBatch) -> Tensor:
+            if ahead is None:
+                return self.token_logps(micro_batch).sums
+            if estimator.completions is Completions.MATCHED:
+                # Not `ahead.logps.sums`: without gradient here, it would be kept without a graph.
+                return TokenLogps(ahead.logps.values.detach(), ahead.logps.lengths).sums
+            completions = [sequence.completion for unit in micro_batch.units for sequence in unit]
+            return continuation_logps(self.policy, ahead.prompts, completions)
+
         return estimate(
             estimator,
             batch,
             self.reference_point_state,
             policy=self.policy,
-            logps=lambda micro_batch: self.token_logps(micro_batch).sums,
+            logps=logps,
             uses_reference=self.objective.needs.reference,
             samples=self.samples,
             sum_over_processes=self._sum_over_processes,
@@ -236,6 +275,12 @@ class AlignmentModule(pl.LightningModule):
     def _without_sync(self) -> Any:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return block() if block is not None and self.trainer.world_size > 1 else nullcontext()
+
+
+def drops_out(policy: Policy) -> bool:
+    """Whether the policy in training mode differs from that in eval mode."""
+    inside = any(isinstance(module, nn.Dropout) and module.p > 0 for module in policy.modules())
+    return inside or bool(getattr(policy.config, "attention_dropout", 0.0))
 
 
 class Tally:

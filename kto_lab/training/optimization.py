@@ -3,13 +3,15 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
-
-from torch.nn import Parameter
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from typing import TYPE_CHECKING, Literal
 
 from kto_lab.errors import LabError
+
+# torch is imported where it is needed: it takes seconds, and a mistyped value should show before.
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Optimization:
         warmup: share of the steps over which the learning rate rises.
         weight_decay: AdamW's.
         clip_norm: the gradient's global norm is clipped to this.
-        micro_batch_tokens: padded tokens a micro-batch may hold; a matter of memory and speed, not of the result.
+        micro_batch_tokens: tokens that are run at once; a matter of memory and speed, not of the result. A step within
+            it is the fastest: its mismatched completions go on from the prompts of its own pass.
         keep_prompts_together: all completions of a prompt follow one another, so that their prompt is run once.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         checkpoint_every: steps between checkpoints to resume from.
@@ -65,9 +68,12 @@ class Optimization:
 
 
 def make_optimizer(
-    settings: Optimization, parameters: Iterable[Parameter], *, steps: int
-) -> tuple[Optimizer, LambdaLR]:
+    settings: Optimization, parameters: "Iterable[Parameter]", *, steps: int
+) -> "tuple[Optimizer, LambdaLR]":
     """AdamW over the parameters, and its learning-rate schedule over `steps` optimiser steps."""
+    from torch.optim import AdamW
+    from torch.optim.lr_scheduler import LambdaLR
+
     optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = round(settings.warmup * steps)
     cosine = settings.schedule == "cosine"

@@ -1,43 +1,76 @@
-"""The reference's log-probabilities, computed once before the first step.
+"""The reference's log-probabilities, known before the first step.
 
-They depend on nothing that training changes, so they are made in large batches of similar length, and the reference is
-then not needed in memory. Before its first step the policy is the reference (an adapter starts as the identity), so no
-second model is loaded either.
+They depend on nothing that training changes. So they are looked up in the reference store, and what it lacks is
+computed in large batches of similar length and kept there; the reference is then not needed in memory. Before its first
+step the policy is the reference (an adapter starts as the identity), so no second model is loaded either.
 """
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import Tensor
 
 from kto_lab import console
+from kto_lab.errors import LabError
 from kto_lab.losses.reference_points import Completions
-from kto_lab.models.adapters import moved
-from kto_lab.models.logps import score
+from kto_lab.models.adapters import Policy, moved
+from kto_lab.models.store import Shelf
+from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep
+from kto_lab.models.tokens import Tokens
 from kto_lab.training.data import TrainingData, fill_reference, reference_sequences
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.reference_point import PolicySamples
 
 
+@dataclass(frozen=True)
+class ReferenceUse:
+    """What the reference's log-probabilities cost a run.
+
+    Attributes:
+        found: log-probabilities that were in the store.
+        computed: those that were not.
+        lookup_seconds: for the look-up.
+        compute_seconds: for the rest, processes waiting for one another included.
+    """
+
+    found: int
+    computed: int
+    lookup_seconds: float
+    compute_seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as a record holds them."""
+        return {key: round(value, 3) for key, value in asdict(self).items()}
+
+
 class ReferencePass(pl.Callback):
     """Fills in `TrainingData.reference` while the policy still has its first weights.
 
     Lightning calls `setup` when the processes can talk to one another and before a checkpoint is restored: on a resumed
-    run, too, the policy still is the reference then. Each process scores its share.
+    run, too, the policy still is the reference then. The first process looks up; each scores its share of what is
+    missing. Afterwards `use` says what was done.
     """
 
-    def __init__(self, data: TrainingData, hardware: Hardware) -> None:
-        """Fill in `data`, in the precision of `hardware`."""
+    def __init__(self, data: TrainingData, hardware: Hardware, shelf: Shelf | None) -> None:
+        """Fill in `data`, in the precision of `hardware`, by way of a shelf of the store where there is one."""
         self.data = data
         self.hardware = hardware
+        self.shelf = shelf
+        self.use = ReferenceUse(0, 0, 0.0, 0.0)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Score every completion and mismatched pair of the run under the reference.
+        """Find the log-probability of every completion and mismatched pair of the run under the reference.
 
         Losses without a reference get it all the same, so that their implicit rewards can be compared.
+
+        Raises:
+            LabError: one of them is not finite; the message names the example.
         """
         assert isinstance(pl_module, AlignmentModule)
-        sequences = reference_sequences(self.data)
-        mine = sequences[trainer.global_rank :: trainer.world_size]
         policy = moved(pl_module.policy, trainer.strategy.root_device)
         if pl_module.objective.compared_to is Completions.SAMPLED:
             pl_module.samples = PolicySamples(
@@ -47,17 +80,66 @@ class ReferencePass(pl.Callback):
                 token_budget=pl_module.optimization.micro_batch_tokens,
                 seed=pl_module.seed,
             )
+        sequences = reference_sequences(self.data)
+        begun = time.perf_counter()
+        logps = self._known(trainer, sequences)
+        missing = not_finite(logps)
+        looked_up = time.perf_counter()
+        if len(missing):
+            logps[missing] = self._computed(trainer, pl_module, policy, [sequences[index] for index in missing])
+        if self.shelf is not None and trainer.is_global_zero:
+            self.shelf.settle()
+        for index in not_finite(logps)[:1]:
+            raise LabError(
+                f"The reference's log-probability of {_where(self.data, sequences[index])} is {logps[index].item()}. "
+                "Look at that example, and at the model's weights and number format (trainer.precision)."
+            )
+        fill_reference(self.data, dict(zip(sequences, logps.tolist(), strict=True)))
+        self.use = ReferenceUse(
+            found=len(sequences) - len(missing),
+            computed=len(missing),
+            lookup_seconds=looked_up - begun,
+            compute_seconds=time.perf_counter() - looked_up,
+        )
+        from_store = f", {self.use.found:,} from the store" if self.shelf is not None else ""
+        console.say(f"    reference: {len(sequences):,} log-probs{from_store}")
+
+    def _known(self, trainer: pl.Trainer, sequences: list[Tokens]) -> Tensor:
+        """(N,) what the store has, NaN where it has nothing; the same on every process, whatever each could see."""
+        found = known(self.shelf, sequences) if trainer.is_global_zero else torch.empty(0)
+        return trainer.strategy.broadcast(found) if trainer.world_size > 1 else found
+
+    def _computed(
+        self, trainer: pl.Trainer, module: AlignmentModule, policy: Policy, sequences: list[Tokens]
+    ) -> Tensor:
+        """(N,) log-probabilities that all processes compute together, on the CPU."""
+        dealt = prompt_groups(sequences)[trainer.global_rank :: trainer.world_size]
+        mine = [index for group in dealt for index in group]
         with console.progress("reference", len(mine)) as advance, self.hardware.autocast():
-            found = score(
+            own = score_and_keep(
                 policy,
-                mine,
-                pad_id=pl_module.pad_id,
-                token_budget=pl_module.optimization.micro_batch_tokens,
-                share_prompts=pl_module.share_prompts,
+                [sequences[index] for index in mine],
+                self.shelf,
+                pad_id=module.pad_id,
+                token_budget=module.optimization.micro_batch_tokens,
+                share_prompts=module.share_prompts,
                 advance=advance,
             )
         logps = torch.zeros(len(sequences), device=trainer.strategy.root_device)
-        logps[trainer.global_rank :: trainer.world_size] = found.to(logps.device)
+        logps[mine] = own.to(logps.device)
         if trainer.world_size > 1:
             logps = trainer.strategy.reduce(logps, reduce_op="sum")
-        fill_reference(self.data, dict(zip(sequences, logps.tolist(), strict=True)))
+            # The others may have written to disks of their own: the first keeps all, for it is the one that looks up.
+            if self.shelf is not None and trainer.is_global_zero:
+                self.shelf.put(sequences, logps.cpu().numpy())
+        return logps.cpu()
+
+
+def _where(data: TrainingData, sequence: Tokens) -> str:
+    """A sequence by its example, or by the two that a mismatched pair is made of."""
+    if sequence in data.tokens:
+        return f"example {data.example_ids[data.tokens.index(sequence)]}"
+    prompt = next(i for i, tokens in enumerate(data.tokens) if tokens.prompt == sequence.prompt)
+    completion = next(i for i, tokens in enumerate(data.tokens) if tokens.completion == sequence.completion)
+    ids = data.example_ids
+    return f"the prompt of example {ids[prompt]} with the completion of example {ids[completion]}"

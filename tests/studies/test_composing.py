@@ -10,12 +10,16 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from small_runs import SMALL, thumbs, write_jsonl
 
 from kto_lab.cli import config_dir
+from kto_lab.messages import explain
 from kto_lab.studies.composing import Composer
-from kto_lab.studies.study import Cell
+from kto_lab.studies.study import Cell, cells_of
+from kto_lab.studies.sweep import study_of
 
 OWN = ["runs_dir=runs"]
 
@@ -105,3 +109,32 @@ def test_damage_to_what_is_kept_costs_time_alone(ground: Ground, monkeypatch: py
     before, _ = planned(ground, monkeypatch)
     (ground.folder / "plan.json").write_text(text)
     assert planned(ground, monkeypatch) == (before, 2)
+
+
+@pytest.mark.parametrize("study", sorted(file.stem for file in (config_dir() / "study").glob("*.yaml")))
+def test_a_cell_is_composed_as_by_hydra_alone(study: str, tmp_path: Path) -> None:
+    GlobalHydra.instance().clear()
+    hydra = Hydra.create_main_hydra2("kto-lab", create_config_search_path(str(config_dir())))
+    own = [f"study={study}", *OWN]
+    config = hydra.compose_config("train", own, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    composer = Composer(hydra, config, own=own, runs=Path("runs"), kept=tmp_path / "plan.json")
+    cells = cells_of(study_of(config.study), ["+evaluation.extra={a: 1}", "~lengths.overlong_prompt"])
+    # The first two share their options; the last has others.
+    for cell in (cells[0], cells[1], cells[-1]):
+        whole = hydra.config_loader.load_sweep_config(config, list(cell.overrides))
+        alone = OmegaConf.masked_copy(whole, [str(key) for key in whole if key not in ("study", "hydra")])
+        found = composer.compose(cell)
+        assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(alone)
+        assert OmegaConf.to_yaml(found, resolve=True) == OmegaConf.to_yaml(alone, resolve=True)
+    GlobalHydra.instance().clear()
+
+
+def test_a_mistake_is_said_as_by_hydra_alone(ground: Ground) -> None:
+    composer = ground.composer()
+    for word in ("loss.betta=1", "losss=kto", "loss=ktoo", "seed@x=1", "~qqq", "lengths.max_length.x=1"):
+        cell = Cell({}, (*ground.cells[0].overrides, word))
+        with pytest.raises(HydraException) as alone:
+            composer.hydra.config_loader.load_sweep_config(composer.config, list(cell.overrides))
+        with pytest.raises(type(alone.value)) as found:
+            composer.compose(cell)
+        assert explain(found.value) == explain(alone.value)

@@ -13,7 +13,7 @@ from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.studies import load
 from kto_lab.studies.comparisons import OVER_PROMPTS, OVER_SEEDS
-from kto_lab.studies.frame import choices, grouped, measured, plain
+from kto_lab.studies.frame import choices, grouped, measured, plain, rows_of
 from kto_lab.studies.scores import prompt_scores, scores_in
 
 RATES = {"kto": 0.7, "dpo": 0.5}
@@ -134,7 +134,7 @@ def test_nothing_is_averaged_over_but_seeds(study: Path) -> None:
         grouped(frame, ["lambda"], "table t")
     parts = grouped(frame, ["corruption.rate", "arm"], "table t")
     assert list(parts) == [(0.0, "kto"), (0.2, "kto"), (0.0, "dpo"), (0.2, "dpo")]
-    assert all(part["seed"].tolist() == list(SEEDS) for part in parts.values())
+    assert all(part["seed"] == list(SEEDS) for part in parts.values())
 
 
 def test_a_group_has_its_mean_its_scores_and_what_is_lacking(tmp_path: Path) -> None:
@@ -142,16 +142,16 @@ def test_a_group_has_its_mean_its_scores_and_what_is_lacking(tmp_path: Path) -> 
         write_run(folder, cell["seed"], draw(0.5, cell["seed"])) if cell["seed"] < 2 else fail(folder)
 
     home = write_study(tmp_path, grid(range(4), arm=["kto"]), run)
-    group = measured(load(home), "pass_rate", scores_in(home), "x")
+    group = measured(rows_of(load(home)), "pass_rate", scores_in(home), "x")
     assert (group.planned, group.others, group.prompts) == (4, {"failed": 2}, (PROMPTS, PROMPTS))
     assert group.mean.interval == OVER_SEEDS
     scores = group.outcomes[1].scores
     assert scores is not None
     assert list(scores.values()) == draw(0.5, 1)
-    assert measured(load(home).iloc[[0, 3]], "pass_rate", None, "x").mean.interval == OVER_PROMPTS
-    assert measured(load(home), "no_such", None, "x").others == {"not measured": 2, "failed": 2}
+    assert measured(rows_of(load(home).iloc[[0, 3]]), "pass_rate", None, "x").mean.interval == OVER_PROMPTS
+    assert measured(rows_of(load(home)), "no_such", None, "x").others == {"not measured": 2, "failed": 2}
     with pytest.raises(LabError, match=r"config\.loss\.function is no metric"):
-        measured(load(home), "config.loss.function", None, "x")
+        measured(rows_of(load(home)), "config.loss.function", None, "x")
 
 
 def test_values_of_a_frame_are_pythons_own() -> None:

@@ -23,7 +23,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.table import content_hash
 from kto_lab.studies.composing import Planned
 from kto_lab.studies.estimates import Work
-from kto_lab.studies.frame import STUDY
+from kto_lab.studies.manifest import STUDY
 from kto_lab.studies.record import RECORD
 from kto_lab.studies.report import report
 from kto_lab.studies.scores import VALIDATION, half_of

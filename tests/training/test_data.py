@@ -130,7 +130,9 @@ def test_the_reference_is_asked_for_what_the_steps_read_and_for_no_more(encoder:
 def test_every_unit_of_a_step_is_seen_by_one_process_once(encoder: Encoder, world: int, budget: int, loss: str) -> None:
     data = prepared(encoder, loss)
     objective, optimization = settings(loss, micro_batch_tokens=budget)
-    shares = [make_step(data, objective, optimization, 0, True, rank, world) for rank in range(world)]
+    shares = [
+        make_step(data, objective, optimization, 0, share_prompts=True, rank=rank, world=world) for rank in range(world)
+    ]
     places = [place for share in shares for part in share.micro_batches for place in part.places]
     assert sorted(places) == [0, 1, 2, 3]
     assert len({len(share.micro_batches) for share in shares}) == 1

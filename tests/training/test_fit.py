@@ -33,10 +33,10 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Any = StopError) ->
     """Stop in the middle of a step (from 1): after its forward and backward passes, before the weights change."""
     whole = AlignmentModule.reference_point
 
-    def stopping(self: AlignmentModule, batch: Any) -> Any:
+    def stopping(self: AlignmentModule, batch: Any, ahead: Any = None) -> Any:
         if batch.number + 1 == step:
             raise how
-        return whole(self, batch)
+        return whole(self, batch, ahead)
 
     monkeypatch.setattr(AlignmentModule, "reference_point", stopping)
 

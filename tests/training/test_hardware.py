@@ -12,6 +12,7 @@ GOOD = {
     "strategy": "auto",
     "precision": "auto",
     "deterministic": False,
+    "compile": False,
 }
 
 
@@ -63,6 +64,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     [
         ({"strategy": "deepspeed"}, r"trainer\.strategy is 'deepspeed'"),
         ({"strategy": "fsdp"}, r"there is one process\. Set trainer\.devices to 2"),
+        ({"strategy": "fsdp", "devices": 2, "compile": True}, r"trainer\.compile needs a whole policy, and fsdp"),
         ({"accelerator": "tpu"}, r"trainer\.accelerator is 'tpu'"),
         ({"precision": "16-mixed"}, r"trainer\.precision is '16-mixed'"),
         ({"devices": 0}, r"trainer\.devices"),

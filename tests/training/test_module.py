@@ -19,6 +19,7 @@ from kto_lab.feedback.corruption import unchanged
 from kto_lab.feedback.table import build_table
 from kto_lab.losses import Objective
 from kto_lab.losses.weighting import Weights
+from kto_lab.models.attention import set_packing
 from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.training.data import AlignmentData, TrainingData, fill_reference, prepare, reference_sequences
 from kto_lab.training.module import AlignmentModule, NotFiniteError
@@ -69,9 +70,10 @@ def reference_of(data: TrainingData) -> dict[Tokens, float]:
 
 
 def one_step(
-    model: LlamaForCausalLM, data: TrainingData, loss: tuple[Objective, Optimization], share: bool
+    model: LlamaForCausalLM, data: TrainingData, loss: tuple[Objective, Optimization], share: bool, packed: bool = False
 ) -> tuple[Spy, AlignmentModule]:
     objective, optimization = loss
+    set_packing(model, packed)
     spy = Spy()
     module = AlignmentModule(
         copy.deepcopy(model), objective, optimization, weights=WEIGHTS, steps=1, pad_id=2, share_prompts=share, seed=0
@@ -85,7 +87,7 @@ def one_step(
         enable_model_summary=False,
         callbacks=[spy],
     )
-    trainer.fit(module, AlignmentData(data, objective, optimization, share_prompts=share))
+    trainer.fit(module, AlignmentData(data, objective, optimization, share_prompts=share, packed=packed))
     return spy, module
 
 
@@ -129,10 +131,11 @@ def by_hand(model: LlamaForCausalLM, data: TrainingData, loss: str) -> tuple[dic
     return gradients, total.item(), raw
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("share", [False, True], ids=["apart", "shared"])
 @pytest.mark.parametrize("loss", ["kto", "dpo", "sft"])
 def test_the_gradient_is_that_of_the_formula_however_the_batch_is_cut(
-    model: LlamaForCausalLM, encoder: Encoder, loss: str, share: bool
+    model: LlamaForCausalLM, encoder: Encoder, loss: str, share: bool, packed: bool
 ) -> None:
     sizes_seen = []
     data = prepare(unchanged(table()), encoder, *settings(loss, ROW), seed=0)
@@ -141,9 +144,10 @@ def test_the_gradient_is_that_of_the_formula_however_the_batch_is_cut(
     rows = 2 if loss == "dpo" and not share else 1
     for size in (1, 2, 4, 8):
         objective, optimization = settings(loss, size * ROW * rows)
-        steps = AlignmentData(data, objective, optimization, share_prompts=share)
-        sizes_seen.append([len(part.places) for part in steps.make_step(0).micro_batches])
-        spy, _ = one_step(model, data, (objective, optimization), share)
+        step = AlignmentData(data, objective, optimization, share_prompts=share, packed=packed).make_step(0)
+        sizes_seen.append([len(part.places) for part in step.micro_batches])
+        assert step.at_once == (packed and len(step.micro_batches) == 1)
+        spy, _ = one_step(model, data, (objective, optimization), share, packed)
         assert spy.gradients.keys() == wanted.keys()
         for name, gradient in spy.gradients.items():
             torch.testing.assert_close(

@@ -65,7 +65,7 @@ def test_it_does_not_depend_on_how_the_step_is_cut(model: LlamaForCausalLM, enco
     for budget in (1, 60, 9999):
         objective, optimization = settings(option, budget)
         data = prepared(encoder, objective, optimization)
-        step = make_step(data, objective, optimization, 0, False)
+        step = make_step(data, objective, optimization, 0, share_prompts=False)
         points.append(module_of(model, encoder, objective, optimization).reference_point(step))
     assert points[0].stderr > 0
     for point in points[1:]:
@@ -81,7 +81,7 @@ def test_matched_is_the_mean_of_the_steps_own_logratios(model: LlamaForCausalLM,
     with torch.no_grad():
         r = completion_logps(model, [[tokens] for tokens in data.tokens], pad_id=2) - data.reference
     point = module_of(model, encoder, objective, optimization).reference_point(
-        make_step(data, objective, optimization, 0, False)
+        make_step(data, objective, optimization, 0, share_prompts=False)
     )
     assert point.z0.item() == pytest.approx(r.mean().item(), rel=1e-5)
 
@@ -94,7 +94,7 @@ def test_without_a_reference_it_is_the_mean_log_probability_of_mismatched_pairs(
     data = prepared(encoder, objective, optimization)
     with torch.no_grad():
         under_policy = completion_logps(model, [[pair] for pair in data.mismatched_tokens(0)], pad_id=2)
-    step = make_step(data, objective, optimization, 0, False)
+    step = make_step(data, objective, optimization, 0, share_prompts=False)
     module = module_of(model, encoder, objective, optimization)
     point = module.reference_point(step)
     assert point.z0.item() == pytest.approx(under_policy.mean().item(), rel=1e-5) and point.clamped == 0
@@ -111,7 +111,7 @@ def test_each_group_has_its_own(model: LlamaForCausalLM, encoder: Encoder) -> No
         under_policy = completion_logps(model, [[pair] for pair in data.mismatched_tokens(0)], pad_id=2)
     raw = (under_policy - data.reference_mismatched[0]).reshape(2, 4).mean(1)
     point = module_of(model, encoder, objective, optimization).reference_point(
-        make_step(data, objective, optimization, 0, False)
+        make_step(data, objective, optimization, 0, share_prompts=False)
     )
     wanted = raw.clamp(min=0).repeat_interleave(4)
     torch.testing.assert_close(point.z0, wanted, rtol=1e-5, atol=1e-5)
@@ -124,7 +124,7 @@ def test_samples_of_the_reference_itself_are_at_zero_and_of_another_policy_above
 ) -> None:
     objective, optimization = settings("sampled", 999)
     data = prepared(encoder, objective, optimization)
-    step = make_step(data, objective, optimization, 0, False)
+    step = make_step(data, objective, optimization, 0, share_prompts=False)
     torch.manual_seed(0)
     policy: Policy = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear")) if lora else model
     module = module_of(policy, encoder, objective, optimization, samples=True)
@@ -144,7 +144,7 @@ def test_sampled_prompts_are_those_of_the_step_and_repeat_where_there_are_too_fe
     model: LlamaForCausalLM, encoder: Encoder
 ) -> None:
     objective, optimization = settings("sampled", 999)
-    step = make_step(prepared(encoder, objective, optimization), objective, optimization, 0, False)
+    step = make_step(prepared(encoder, objective, optimization), objective, optimization, 0, share_prompts=False)
     samples = PolicySamples(model, pad_id=2, stop_ids=encoder.stop_ids(False), token_budget=999, seed=0)
     assert samples.logratios(model, step, Sampled(samples=11, max_new_tokens=2)).shape == (11,)
 
@@ -157,5 +157,5 @@ def test_what_it_remembers_is_in_the_checkpoint(model: LlamaForCausalLM, encoder
     module.on_save_checkpoint(checkpoint)
     other = module_of(copy.deepcopy(model), encoder, objective, optimization)
     other.on_load_checkpoint(checkpoint)
-    step = make_step(prepared(encoder, objective, optimization), objective, optimization, 0, False)
+    step = make_step(prepared(encoder, objective, optimization), objective, optimization, 0, share_prompts=False)
     assert other.reference_point(step) == module.reference_point(step)

@@ -1,0 +1,69 @@
+"""Keys and values of generation in tensors with room for the next tokens.
+
+transformers' own cache makes each layer's tensors anew for every token, so that a long answer copies all that came
+before it again and again. With room at their end a token is written in place; the values are the same.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+# Tokens of room. A cache is copied once in so many, and each time an answer leaves, room and all.
+ROOM = 16
+
+
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values, (rows, heads, tokens, width) views of tensors that are longer."""
+
+    def __init__(self) -> None:
+        """Empty; the first call of `update` settles everything."""
+        super().__init__()
+        self.rooms: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values, (rows, heads, new tokens, width), and return all there are."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[-2]
+        if not self.rooms or after > self.rooms[0].shape[-2]:
+            states = ((self.keys, key_states), (self.values, value_states))
+            self.rooms = [_with_room(old, new, before) for old, new in states]
+        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
+            room[..., before:after, :] = new
+        return self._show(after)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row so often."""
+        if self.rooms:
+            room = self.rooms[0]
+            self.batch_select_indices(torch.arange(len(room), device=room.device).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows."""
+        if self.rooms:
+            self.rooms = [room[indices] for room in self.rooms]
+            self._show(self.get_seq_length())
+
+    def _show(self, tokens: int) -> tuple[Tensor, Tensor]:
+        keys, values = (room[..., :tokens, :] for room in self.rooms)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def make_cache(config: PretrainedConfig) -> DynamicCache:
+    """An empty cache for a model; layers other than plain attention (sliding windows, states) are transformers' own."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _with_room(old: Tensor | None, new: Tensor, before: int) -> Tensor:
+    """A tensor for the `before` tokens there are, those that come now, and some room; it starts with the old ones."""
+    room = new.new_empty((*new.shape[:-2], before + new.shape[-2] + ROOM, new.shape[-1]))
+    if before and old is not None:
+        room[..., :before, :] = old
+    return room

@@ -1,0 +1,151 @@
+"""The folder of the reference store as files: what is there, what leaves first, and how it is removed.
+
+    reference/<scorer>/scorer.json         what the log-probabilities are of, in words; its time is that of the last use
+    reference/<scorer>/<checksum>.logps    shards
+
+Only files that the store itself has written are ever removed. Nothing here reads a shard.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kto_lab.models.store_shards import SUFFIX, entries_in
+
+ABOUT = "scorer.json"
+DAMAGED = ".damaged"
+# What was written so shortly before the newest shard may be another job's that has only begun.
+JUST_WRITTEN_SECONDS = 3600
+# A writer's scratch folder that is this much older than the newest file belongs to a job that was killed.
+LEFT_BEHIND_SECONDS = 24 * 3600
+_SCORER = re.compile(r"[0-9a-f]{16}")
+_SHARD = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}({re.escape(DAMAGED)})?")
+_SCRATCH = re.compile(rf"\.([0-9a-f]{{32}}{re.escape(SUFFIX)}|{re.escape(ABOUT)})\..+")
+
+
+@dataclass(frozen=True)
+class File:
+    """A shard on disk.
+
+    Attributes:
+        path: where.
+        size: bytes.
+        time: when it was written, seconds by the file system's clock.
+    """
+
+    path: Path
+    size: int
+    time: float
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it was set aside."""
+        return self.path.name.endswith(DAMAGED)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What the store holds of one scorer.
+
+    Attributes:
+        path: the scorer's folder; its name is the scorer's key.
+        about: the scorer in words; empty where the file that says so is missing.
+        files: its shards, those set aside included.
+        last_used: when a run last looked something up, or wrote; seconds by the file system's clock.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    files: list[File]
+    last_used: float
+
+    @property
+    def entries(self) -> int:
+        """Log-probabilities, those that two shards have counted twice."""
+        return sum(entries_in(file.size) for file in self.files if not file.is_damaged)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(file.size for file in self.files)
+
+
+def holdings(root: Path) -> list[Holding]:
+    """What there is in a store's folder, the scorer that was used last first; empty where there is no such folder."""
+    try:
+        folders = [path for path in root.iterdir() if _SCORER.fullmatch(path.name) and not path.is_symlink()]
+    except OSError:
+        return []
+    found = [_holding(folder) for folder in folders if folder.is_dir()]
+    return sorted(found, key=lambda holding: holding.last_used, reverse=True)
+
+
+def shards_in(folder: Path) -> list[File]:
+    """The shards of a scorer's folder by name, those set aside included; empty where it cannot be read."""
+    found = []
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            with suppress(OSError):  # removed by another job since it was listed
+                if _SHARD.fullmatch(path.name):
+                    about = path.stat()
+                    found.append(File(path, about.st_size, about.st_mtime))
+    return found
+
+
+def _holding(folder: Path) -> Holding:
+    about, files, times = {}, shards_in(folder), [0.0]
+    with suppress(OSError, ValueError):
+        times.append((folder / ABOUT).stat().st_mtime)
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    return Holding(folder, about if isinstance(about, dict) else {}, files, max(times + [file.time for file in files]))
+
+
+def too_many(found: Sequence[Holding], max_bytes: int) -> list[File]:
+    """What must leave so that the rest fits: what was set aside, then the oldest of what was used longest ago.
+
+    What was just written stays, even where it alone does not fit.
+    """
+    newest = max((file.time for holding in found for file in holding.files), default=0.0)
+    order = [file for holding in found for file in holding.files if file.is_damaged]
+    for holding in sorted(found, key=lambda holding: holding.last_used):
+        order += sorted((file for file in holding.files if not file.is_damaged), key=lambda file: file.time)
+    over = sum(holding.size for holding in found) - max_bytes
+    leaving = []
+    for file in order:
+        if over <= 0:
+            break
+        if file.is_damaged or file.time < newest - JUST_WRITTEN_SECONDS:
+            leaving.append(file)
+            over -= file.size
+    return leaving
+
+
+def remove(files: Sequence[File]) -> int:
+    """Remove shards, and the folder of a scorer that has none left; return the bytes that were freed."""
+    freed = 0
+    for file in files:
+        with suppress(OSError):  # a disk that is read-only, or another job was faster
+            file.path.unlink()
+            freed += file.size
+    for folder in {file.path.parent for file in files}:
+        if not shards_in(folder):
+            with suppress(OSError):  # likewise
+                (folder / ABOUT).unlink(missing_ok=True)
+                folder.rmdir()
+    return freed
+
+
+def remove_left_behind(found: Sequence[Holding]) -> None:
+    """Remove what writers that were killed have left."""
+    newest = max((holding.last_used for holding in found), default=0.0)
+    for holding in found:
+        with suppress(OSError):
+            for path in list(holding.path.iterdir()):
+                old = path.stat().st_mtime < newest - LEFT_BEHIND_SECONDS
+                if old and _SCRATCH.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)

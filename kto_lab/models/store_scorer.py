@@ -1,0 +1,161 @@
+"""Scoring with the reference by way of its store: who the scorer is, and what is computed where nothing is known."""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+import xxhash
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kto_lab.models.adapters import Policy
+from kto_lab.models.logps import score
+from kto_lab.models.store import Scorer, Shelf
+from kto_lab.models.tokens import Tokens
+
+# The modules that a log-probability comes from, with what they import of this room.
+SCORING = ("kto_lab.models.logps", "kto_lab.models.number_format")
+# Of a configuration, what says where a model was found and not what it is.
+FREE_OF_CONFIG = ("_name_or_path", "_commit_hash", "transformers_version")
+# Micro-batches that are computed before what they gave is kept: a killed job loses no more than those.
+BATCHES_A_PART = 32
+
+
+def scorer_of(model: PreTrainedModel, *, name: str, number_format: str, device: torch.device) -> Scorer:
+    """Who scores, where the reference is a model as it was loaded: before an adapter or a step has changed it.
+
+    Args:
+        model: the reference.
+        name: of the model, for people.
+        number_format: Lightning's name of it, and whether its blocks are compiled.
+        device: what it will compute on.
+    """
+    config = {key: value for key, value in model.config.to_dict().items() if key not in FREE_OF_CONFIG}
+    config["attention"] = model.config._attn_implementation
+    return Scorer(
+        model=name,
+        weights=weights_hash(model),
+        config=hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16).hexdigest(),
+        number_format=number_format,
+        device=_kind(device),
+        software=f"torch {torch.__version__}, transformers {transformers.__version__}",
+        code=scoring_code(),
+    )
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """128 bits of the names, shapes, formats and bytes of all parameters (tied ones once) and buffers."""
+    whole = xxhash.xxh3_128()
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        whole.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data)
+    return whole.hexdigest()
+
+
+@functools.cache
+def scoring_code() -> str:
+    """A hash of the code behind `score`; comments and layout are not in it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tree in sorted(_modules(SCORING).items()):
+        digest.update(f"{name} {ast.dump(tree)}\n".encode())
+    return digest.hexdigest()
+
+
+def _modules(names: Sequence[str]) -> dict[str, ast.Module]:
+    """Modules by name, with all that they import of their own room."""
+    found: dict[str, ast.Module] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None
+        found[name] = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        imports = (node.module or "" for node in ast.walk(found[name]) if isinstance(node, ast.ImportFrom))
+        waiting += [module for module in imports if module.startswith("kto_lab.models.")]
+    return found
+
+
+def _kind(device: torch.device) -> str:
+    """What computes alike: the GPU's model, or the CPU's instruction set."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def known(shelf: Shelf | None, sequences: Sequence[Tokens]) -> Tensor:
+    """(N,) float32 log-probabilities in nats on the CPU, NaN where the store has none."""
+    if shelf is None:
+        return torch.full((len(sequences),), torch.nan)
+    return torch.from_numpy(shelf.lookup(sequences))
+
+
+def prompt_groups(sequences: Sequence[Tokens]) -> list[list[int]]:
+    """Indices of the sequences of each prompt, prompts with short sequences first."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        groups.setdefault(sequence.prompt, []).append(index)
+    return sorted(groups.values(), key=lambda group: max(len(sequences[index]) for index in group))
+
+
+def score_and_keep(
+    model: Policy,
+    sequences: Sequence[Tokens],
+    shelf: Shelf | None,
+    *,
+    pad_id: int,
+    token_budget: int,
+    share_prompts: bool,
+    advance: Callable[[int], None],
+) -> Tensor:
+    """Score sequences, and keep what was found part by part.
+
+    Args:
+        model: the reference.
+        sequences: what to score; most gain where prompts and lengths are alike.
+        shelf: where it is kept; None where nothing is kept.
+        pad_id: any valid token id.
+        token_budget: tokens a micro-batch.
+        share_prompts: completions of one prompt share its row.
+        advance: told how many more are done.
+
+    Returns:
+        (N,) float32 log-probabilities in nats, on the CPU, in the order of `sequences`.
+    """
+    logps = torch.empty(len(sequences))
+    for part in _parts(sequences, BATCHES_A_PART * token_budget):
+        chosen = [sequences[index] for index in part]
+        logps[part] = score(
+            model, chosen, pad_id=pad_id, token_budget=token_budget, share_prompts=share_prompts, advance=advance
+        )
+        if shelf is not None:
+            shelf.put(chosen, logps[part].numpy())
+    return logps
+
+
+def _parts(sequences: Sequence[Tokens], most_tokens: int) -> Iterator[list[int]]:
+    """Indices cut into parts of about so many tokens, of whole prompts and similar lengths."""
+    part: list[int] = []
+    tokens = 0
+    for group in prompt_groups(sequences):
+        part += group
+        tokens += sum(len(sequences[index]) for index in group)
+        if tokens >= most_tokens:
+            yield part
+            part, tokens = [], 0
+    if part:
+        yield part
+
+
+def not_finite(logps: Tensor) -> np.ndarray:
+    """Indices of log-probabilities that are no number or infinite."""
+    return (~torch.isfinite(logps)).nonzero()[:, 0].numpy()

@@ -1,0 +1,69 @@
+"""What a study's folder says of itself.
+
+It holds `study.json`: the study (name, question, tables, figures), its cells (choices, run_id, and the folder of the
+run, relative to the study's; a record file will do) and the command that made it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kto_lab.errors import LabError
+
+STUDY = "study.json"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """What `study.json` says.
+
+    Attributes:
+        folder: where it is.
+        name: of the study.
+        question: that it asks.
+        tables: specifications of its tables.
+        figures: specifications of its figures.
+        cells: choices, run_id and folder of each run.
+        command: that made it.
+        scale: option of the group `scale` that it was swept at, if any.
+    """
+
+    folder: Path
+    name: str
+    question: str
+    tables: Sequence[Mapping[str, Any]]
+    figures: Sequence[Mapping[str, Any]]
+    cells: Sequence[Mapping[str, Any]]
+    command: str
+    scale: str | None = None
+
+
+def read_study(folder: Path) -> StudyFolder:
+    """Read `study.json` of a study's folder.
+
+    Raises:
+        LabError: there is none, or it is not what a sweep writes.
+    """
+    file = folder / STUDY
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        study = found["study"]
+        return StudyFolder(
+            folder=folder,
+            name=study["name"],
+            question=study.get("question", ""),
+            tables=study.get("tables") or [],
+            figures=study.get("figures") or [],
+            cells=[{key: cell[key] for key in ("choices", "run_id", "folder")} for cell in found["cells"]],
+            command=found.get("command", ""),
+            scale=found.get("scale"),
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"There is no study at {file}. `kto-lab sweep study=<name>` writes it.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise LabError(
+            f"{file} cannot be read as a study: {reason}. Run the sweep again; it keeps the runs."
+        ) from error

@@ -1,0 +1,28 @@
+"""Lightning's number formats, with one change: in bf16-mixed a trained weight is converted once a step."""
+
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+
+from kto_lab.training.hardware import Hardware
+
+
+class OnceAStep(MixedPrecision):
+    """bf16-mixed where every pass of a step reads the same converted weights.
+
+    A step is one autocast region and changes no weight before its end, so what autocast remembers of it stays right.
+    Lightning's own plugin makes it forget: each micro-batch then converts every weight, in the pass for the reference
+    point, too. Autocast remembers weights with a gradient only; a base under an adapter is converted at each use.
+    """
+
+    def __init__(self, device: str) -> None:
+        """`device`: "cpu" or "cuda"."""
+        super().__init__("bf16-mixed", device)
+
+    def autocast_context_manager(self) -> torch.autocast:
+        """What Lightning opens around a step."""
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+
+def precision_plugin(hardware: Hardware) -> Precision:
+    """What Lightning's Trainer is told of the number format."""
+    return OnceAStep(hardware.device.type) if hardware.number_format == "bf16-mixed" else Precision()
