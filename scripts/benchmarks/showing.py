@@ -1,0 +1,76 @@
+"""The tables that the benchmark prints."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.jobs import FLOOR, OURS
+
+
+def show_steps(result: dict[str, Any]) -> None:
+    """Print what `steps.measure` found."""
+    settings, contestants = result["settings"], result["contestants"]
+    table = Table(title=title(settings))
+    for column in ("", "s a step", "tokens/s", "over the floor", "over kto-lab", "peak GiB", "padding", "1st step, s"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, found in contestants.items():
+        table.add_row(
+            name,
+            ranged(found["seconds"]),
+            f"{found['tokens_per_second']:.0f}",
+            ranged(found["over"].get(FLOOR, {})),
+            ranged(found["over"].get(OURS, {})),
+            f"{found['peak_memory'] / 2**30:.2f}",
+            f"{found['padding']:.0%}",
+            f"{found['start_seconds'] + found['first_step_seconds']:.1f}",
+        )
+    screen = Console(width=120)
+    screen.print(table)
+    if FLOOR in contestants:
+        screen.print(f"The floor: {contestants[FLOOR]['way']}. Ratios: median of rounds, and their range.")
+
+
+def show_sweep(result: dict[str, Any]) -> None:
+    """Print what `sweeps.measure` found."""
+    table = Table(title=f"{result['cells']} cells of {result['steps']} steps, {result['model']}")
+    for column in ("", "seconds", "peak GiB", "over kto-lab"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, found in result["ways"].items():
+        ratio = found["seconds"] / result["ways"][OURS]["seconds"]
+        table.add_row(name, f"{found['seconds']:.1f}", f"{found['peak_memory'] / 2**30:.2f}", f"{ratio:.2f}")
+    Console(width=120).print(table)
+
+
+def show_growth(result: dict[str, Any]) -> None:
+    """Print what `growth.main` found."""
+    screen = Console(width=120)
+    for name, rows in result["growth"].items():
+        table = Table(title=name)
+        for column in rows[0]:
+            table.add_column(column, justify="right")
+        for row in rows:
+            table.add_row(*map(number, row.values()))
+        screen.print(table)
+
+
+def title(settings: dict[str, Any]) -> str:
+    """What was measured, in a line."""
+    what = {"none": "full fine-tuning", "lora": "LoRA"}[settings["adapter"]]
+    prompts = {"distinct": "a completion a prompt", "shared": "four completions a prompt"}[settings["dataset"]]
+    if settings["loss"] == "dpo":
+        prompts = "pairs"
+    return (
+        f"{settings['loss'].upper()}, {what}, {settings['precision']}, {settings['model']}, {prompts}, "
+        f"{settings['batch']} sequences a step, threads: {settings['threads']}"
+    )
+
+
+def ranged(found: dict[str, Any]) -> str:
+    """Median and range, as text."""
+    return f"{found['median']:.3g} [{found['low']:.3g}, {found['high']:.3g}]" if found else ""
+
+
+def number(value: float) -> str:
+    """A number as text: counts whole, measurements to four digits."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
