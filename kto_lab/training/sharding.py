@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from kto_lab.errors import LabError
 from kto_lab.models.adapters import Policy
+from kto_lab.training.compiling import blocks
 
 
 def lent(policy: Policy) -> Policy:
@@ -67,16 +68,15 @@ def shard(root: nn.Module, policy: Policy, mesh: DeviceMesh, *, number_format: s
         LabError: the architecture does not say what its blocks are.
     """
     inner = policy.get_base_model() if isinstance(policy, PeftModel) else policy
-    names = set(getattr(inner, "_no_split_modules", None) or ())
-    blocks = [module for module in policy.modules() if type(module).__name__ in names]
-    if not blocks:
+    whole = blocks(policy)
+    if not whole:
         raise LabError(
             f"{type(inner).__name__} does not say what its blocks are (transformers' _no_split_modules), so fsdp has "
             "nothing to shard. Use trainer=ddp, or another architecture."
         )
     narrow = number_format == "bf16-mixed"
     half = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in blocks:
+    for block in whole:
         if narrow:
             for part in block.modules():
                 own = list(part.parameters(recurse=False))
