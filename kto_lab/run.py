@@ -35,7 +35,7 @@ from kto_lab.models.adapters import FullFineTuning, Lora, Policy, moved, save_po
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
-from kto_lab.models.number_format import add_in_float32, dither, round_once
+from kto_lab.models.number_format import add_in_float32, masters, round_once
 from kto_lab.models.store import NoStore, ReferenceStore, Shelf
 from kto_lab.models.store_scorer import scorer_of
 from kto_lab.models.tokens import Encoder, Lengths
@@ -125,10 +125,7 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
         with record.stage("evaluation before"):
             base = measure_base(judge, policy, base_key(cfg), warm, shelf)
     loggers = make_loggers(parts, record)
-    bf16 = parts.hardware.number_format == "bf16-mixed"
-    with record.stage("training"):
-        if bf16:
-            dither(policy, seed=parts.seed)
+    with record.stage("training"), masters(policy, number_format=parts.hardware.number_format, seed=parts.seed):
         record.training |= fit(
             policy,
             data,
@@ -141,9 +138,6 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
             seed=parts.seed,
             shelf=shelf,
         )
-        if bf16:
-            # What was trained, in any format that it is judged or used in.
-            round_once(policy)
     if first:
         with record.stage("evaluation after"):
             console.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")

@@ -7,6 +7,7 @@ python scripts/benchmark.py growth                    # cost against examples, l
 python scripts/benchmark.py noise                     # what bf16 does to log-ratios and to z0
 python scripts/benchmark.py page                      # the page on what was measured
 python scripts/benchmark.py all                       # all of these: hours; with --model tiny, minutes
+python scripts/benchmark.py rounding --model smollm2-135m --learning-rate 5e-5    # docs/number_formats.md
 
 TRL is whichever can be imported (put another release on PYTHONPATH); its version is recorded.
 """
@@ -125,6 +126,23 @@ def noise(arguments: argparse.Namespace) -> None:
     print(file)
 
 
+def rounding(arguments: argparse.Namespace) -> None:
+    """Measure one update in each number format."""
+    import torch
+    from benchmarks.rounding import Settings, main
+
+    torch.set_num_threads(arguments.threads)
+    settings = Settings(
+        model=arguments.model,
+        adapter=arguments.adapter,
+        learning_rate=arguments.learning_rate,
+        batch=arguments.batch,
+        steps=arguments.steps,
+        seed=arguments.seed,
+    )
+    print(main(settings, arguments.out))
+
+
 def page(arguments: argparse.Namespace) -> None:
     """Write the page."""
     from benchmarks.page import main
@@ -204,9 +222,19 @@ def parser() -> argparse.ArgumentParser:
     bf16.add_argument("--steps", type=int, default=8, help="of a run in bf16 and of one in float32")
     bf16.set_defaults(run=noise)
 
+    update = commands.add_parser("rounding", parents=[out], help="one update in each number format")
+    update.add_argument("--model", choices=["smollm2-135m", "tiny"], default="smollm2-135m")
+    update.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    update.add_argument("--adapter", choices=["none", "lora"], default="none")
+    update.add_argument("--learning-rate", type=float, default=5e-5)
+    update.add_argument("--batch", type=int, default=8, help="examples a step")
+    update.add_argument("--steps", type=int, default=1, help="of float32, before formats are compared")
+    update.add_argument("--seed", type=int, default=0, help="of the data, the adapters and the places in cells")
+    update.set_defaults(run=rounding)
+
     written = commands.add_parser("page", parents=[out], help="the page on what was measured")
     written.set_defaults(run=page)
-    commands.add_parser("all", parents=[shared], help="all of these").set_defaults(run=everything)
+    commands.add_parser("all", parents=[shared], help="all of these but rounding").set_defaults(run=everything)
     return whole
 
 

@@ -18,6 +18,7 @@ Under an adapter no weight of the base moves; there it is the adapter's output t
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -47,6 +48,24 @@ def round_once(model: nn.Module) -> None:
     """Round, in place, what products read to the nearest bfloat16; it stays in its own format (float32)."""
     for parameter in matrices(model):
         parameter.copy_(parameter.bfloat16())
+
+
+@contextmanager
+def masters(policy: nn.Module, *, number_format: str, seed: int) -> Iterator[None]:
+    """Train masters for a `with` block, where the number format has such; what it leaves is rounded once more.
+
+    Args:
+        policy: before its first step; see `dither`.
+        number_format: Lightning's name of it.
+        seed: of the places of masters.
+    """
+    if number_format != "bf16-mixed":
+        yield
+        return
+    dither(policy, seed=seed)
+    yield
+    # What was trained, in any format that it is judged or used in.
+    round_once(policy)
 
 
 @torch.no_grad()

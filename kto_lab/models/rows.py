@@ -57,6 +57,18 @@ def make_rows(units: Sequence[Unit], *, token_budget: int, share_prompts: bool) 
     return rows
 
 
+def padding(micro_batches: Sequence[Sequence[Unit]], *, share_prompts: bool, packed: bool) -> float:
+    """The share of what is fed that is padding, over some micro-batches; see `cut_micro_batches`."""
+    if packed:
+        return 0.0
+    real = fed = 0
+    for units in micro_batches:
+        lengths = [row.length for row in make_rows(units, token_budget=2**62, share_prompts=share_prompts)]
+        real += sum(lengths)
+        fed += len(lengths) * max(lengths)
+    return 1 - real / fed
+
+
 def cut_micro_batches(
     units: Sequence[Unit], *, token_budget: int, share_prompts: bool, packed: bool = False, multiple_of: int = 1
 ) -> list[list[int]]:

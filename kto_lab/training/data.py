@@ -17,7 +17,7 @@ from kto_lab.losses import Feed, MeanOver, Objective
 from kto_lab.losses.noise import clean_counts
 from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
-from kto_lab.models.rows import cut_micro_batches
+from kto_lab.models.rows import cut_micro_batches, padding
 from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.plan import Plan, Unit, make_plan
@@ -54,6 +54,7 @@ class Step:
         prompts: token ids of the whole step's prompts, one a unit.
         normaliser: what the sum of the losses is divided by: units, or completion tokens, of the whole step.
         tokens: real tokens of the whole step that the policy's gradient pass is about (prompts once an example).
+        padding: share of what that pass is fed over all processes that is padding.
     """
 
     number: int
@@ -65,6 +66,7 @@ class Step:
     prompts: list[tuple[int, ...]]
     normaliser: int
     tokens: int
+    padding: float
 
 
 @dataclass
@@ -333,4 +335,14 @@ def make_step(
         prompts=[data.tokens[unit[0]].prompt for unit in members],
         normaliser=completion_tokens if objective.needs.mean_over is MeanOver.TOKENS else len(units),
         tokens=sum(len(sequence) for unit in units for sequence in unit),
+        padding=padding(
+            [_apart([units[place] for place in part], share_prompts) for part in parts],
+            share_prompts=share_prompts,
+            packed=packed,
+        ),
     )
+
+
+def _apart(units: list[list[Tokens]], share_prompts: bool) -> list[list[Tokens]]:
+    """The units as rows are made of them: sequence by sequence, where prompts are not shared."""
+    return units if share_prompts else [[sequence] for unit in units for sequence in unit]

@@ -163,6 +163,7 @@ class AlignmentModule(pl.LightningModule):
             "grad_norm": norm,
             "learning_rate": rate,
             "tokens": float(batch.tokens),
+            "padding": batch.padding,
             "examples": float(batch.units * (2 if self.objective.needs.feed is Feed.PAIRS else 1)),
         }
         return {f"train/{name}": value for name, value in metrics.items()}

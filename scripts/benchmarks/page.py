@@ -12,6 +12,10 @@ from kto_lab.files import atomic_path, write_text
 
 PAGE, FIGURE = "README.md", "steps.svg"
 COLOURS = {FLOOR: "#999999", OURS: "#0072b2", TRL: "#d55e00", TRL_DEFAULT: "#e69f00", TRL_PRECOMPUTED: "#cc79a7"}
+FLAGS = ("model", "loss", "adapter", "precision", "dataset", "batch", "rounds", "warmup")
+OTHER_TRL = """\
+TRL is whichever can be imported. The tests are pinned to an older one; for the one named above:
+`pip install --no-deps --target FOLDER trl==VERSION`, and `PYTHONPATH=FOLDER` before a command."""
 HOW = """\
 Every contestant is a process of its own; they take turns, one step each, on the same examples in the same order, and
 wait while another works. Every ratio is of two steps of one round; the median over the rounds is given, and in brackets
@@ -50,6 +54,8 @@ def main(folder: Path) -> Path:
             "## How a step is measured",
             "",
             HOW,
+            "",
+            OTHER_TRL,
             "",
             *(f"- **{name}**: {ABOUT[name]}" for name in CONTESTANTS),
             "",
@@ -137,8 +143,8 @@ def why(measured: Sequence[dict[str, Any]]) -> list[str]:
         f"Why: over the measurements (medians), TRL feeds {fed[TRL]:.1f} token positions for each real token of a "
         f"step, kto-lab {fed[OURS]:.1f}; of what is fed, {padding[TRL]:.0%} and {padding[OURS]:.0%} is padding. The "
         "rest is the head, which on a CPU TRL runs on every position, and the way of execution. Where kto-lab is above "
-        "the floor, that is the KL estimate of KTO (a forward pass without gradient over the mismatched pairs), the "
-        "optimiser, and the loop around them.",
+        "the floor, that is the KL estimate of KTO (a forward pass without gradient over the mismatched completions), "
+        "the optimiser, and the loop around them.",
         "",
     ]
 
@@ -179,9 +185,16 @@ def steps_table(result: dict[str, Any]) -> list[str]:
     if empty := result["empty_store"]:
         whole = empty["start_seconds"] + empty["first_step_seconds"]
         lines += [f"kto-lab's first step ended after {whole:.1f} s when its store was empty."]
+    lines += [f"Measured by `{command(result)}`."]
     if settings["overrides"]:
         lines += ["kto-lab with " + " ".join(f"`{word}`" for word in settings["overrides"]) + "."]
     return [*lines, ""]
+
+
+def command(result: dict[str, Any]) -> str:
+    """What measured it."""
+    flags = {key: result["settings"][key] for key in FLAGS} | {"contestants": ",".join(result["contestants"])}
+    return "python scripts/benchmark.py steps " + " ".join(f"--{key} {value}" for key, value in flags.items())
 
 
 def noise_table(result: dict[str, Any]) -> list[str]:

@@ -6,8 +6,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from kto_lab.errors import LabError
+from kto_lab.models.layout import padded
 from kto_lab.models.logps import check_head, completion_logps, find_exact_rows, score
-from kto_lab.models.rows import cut_micro_batches, make_rows
+from kto_lab.models.rows import cut_micro_batches, make_rows, padding
 from kto_lab.models.tokens import Encoder, Tokens
 
 SEQUENCES = [
@@ -118,6 +119,16 @@ def test_every_unit_is_in_one_micro_batch(budget: int, multiple: int, share: boo
     batches = cut_micro_batches(UNITS, token_budget=budget, share_prompts=share, multiple_of=multiple)
     assert sorted(unit for batch in batches for unit in batch) == list(range(len(UNITS)))
     assert len(batches) % multiple == 0 and all(batches)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_the_share_of_padding_is_that_of_the_layout(share: bool) -> None:
+    parts = [UNITS[:2], UNITS[2:]]
+    batches = [padded(units, pad_id=2, share_prompts=share) for units in parts]
+    fed, real = sum(batch.input_ids.numel() for batch in batches), sum(batch.real for batch in batches)
+    assert padding(parts, share_prompts=share, packed=False) == pytest.approx(1 - real / fed)
+    assert padding(parts, share_prompts=share, packed=True) == 0
+    assert fed > real
 
 
 def test_a_batch_smaller_than_the_processes_is_refused() -> None:
