@@ -190,8 +190,11 @@ def by_segment(
         raise ValueError(f"a packed row has no {', '.join(odd) or 'batch'}")
     if segments.keep is not None:
         segments.keep.states[module] = key.detach(), value.detach()
-    if query.is_cuda and query.dtype != torch.float32 and not dropout:
-        return _at_once(module, query, key, value, scaling, segments), None
+    # Under autocast rotary embeddings hand over float32, which SDPA's kernels would round, too.
+    autocast = torch.is_autocast_enabled(query.device.type)
+    number_format = torch.get_autocast_dtype(query.device.type) if autocast else query.dtype
+    if query.is_cuda and number_format.itemsize == 2 and not dropout:
+        return _at_once(module, query, key, value, scaling, segments, number_format), None
     return _in_groups(module, query, key, value, dropout, scaling, segments), None
 
 
@@ -230,7 +233,13 @@ def _in_groups(
 
 
 def _at_once(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, segments: Segments
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    segments: Segments,
+    number_format: torch.dtype,
 ) -> Tensor:
     """(1, width, heads, size): all segments in one kernel, which exists on CUDA and for 16-bit formats."""
     # Flash attention lines the last query up with the last key: what a completion after its prompt needs.
@@ -242,9 +251,9 @@ def _at_once(
         keys, values = keys[segments.key_places.to(key.device)], values[segments.key_places.to(key.device)]
     own, most = [part.queries for part in segments.parts], [part.keys for part in segments.parts]
     found = varlen_attn(
-        query[0].transpose(0, 1).contiguous(),
-        keys.contiguous(),
-        values.contiguous(),
+        query[0].transpose(0, 1).to(number_format).contiguous(),
+        keys.to(number_format).contiguous(),
+        values.to(number_format).contiguous(),
         _starts(own, key.device),
         _starts(most, key.device),
         max(own),

@@ -170,7 +170,7 @@ def test_one_kernel_for_all_segments_gets_their_keys(monkeypatch: pytest.MonkeyP
     kept = Kept({module: (old_key, old_value)}) if seen else None
     segments = Segments(PARTS, seen=kept, seen_width=13 if seen else 0)
     torch.testing.assert_close(
-        attention._at_once(module, query, key, value, 0.3, segments),
+        attention._at_once(module, query, key, value, 0.3, segments, torch.float32),
         attention._in_groups(module, query, key, value, 0.0, 0.3, segments),
         rtol=1e-5,
         atol=1e-6,
