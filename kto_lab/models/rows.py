@@ -62,7 +62,9 @@ def padding(micro_batches: Sequence[Sequence[Unit]], *, share_prompts: bool, pac
     if packed:
         return 0.0
     real = fed = 0
-    for units in micro_batches:
+    for batch in micro_batches:
+        # As they are fed: sequence by sequence, where prompts are not shared.
+        units: Sequence[Unit] = batch if share_prompts else [[sequence] for unit in batch for sequence in unit]
         lengths = [row.length for row in make_rows(units, token_budget=2**62, share_prompts=share_prompts)]
         real += sum(lengths)
         fed += len(lengths) * max(lengths)

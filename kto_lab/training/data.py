@@ -311,19 +311,18 @@ def make_step(
         )
         for part in parts[rank::world]
     ]
-    mismatched: list[MicroBatch] = []
-    if data.plan.mismatched is not None:
-        pairs = [[pair] for pair in data.mismatched_tokens(number)]
-        mismatched = [
-            MicroBatch(
-                places=part,
-                units=[pairs[place] for place in part],
-                reference=data.reference_mismatched[number][part],
-                desirable=torch.zeros(len(part), dtype=torch.bool),
-            )
-            # Where all is run at once, the pairs follow the prompts of the same pass.
-            for part in (parts if at_once else cut(pairs))[rank::world]
-        ]
+    pairs = [[pair] for pair in data.mismatched_tokens(number)] if data.plan.mismatched is not None else []
+    # Where all is run at once, the pairs follow the prompts of the same pass.
+    pair_parts = (parts if at_once else cut(pairs)) if pairs else []
+    mismatched = [
+        MicroBatch(
+            places=part,
+            units=[pairs[place] for place in part],
+            reference=data.reference_mismatched[number][part],
+            desirable=torch.zeros(len(part), dtype=torch.bool),
+        )
+        for part in pair_parts[rank::world]
+    ]
     completion_tokens = sum(len(sequence.completion) for unit in units for sequence in unit)
     return Step(
         number=number,
@@ -336,13 +335,6 @@ def make_step(
         normaliser=completion_tokens if objective.needs.mean_over is MeanOver.TOKENS else len(units),
         tokens=sum(len(sequence) for unit in units for sequence in unit),
         padding=padding(
-            [_apart([units[place] for place in part], share_prompts) for part in parts],
-            share_prompts=share_prompts,
-            packed=packed,
+            [[units[place] for place in part] for part in parts], share_prompts=share_prompts, packed=packed
         ),
     )
-
-
-def _apart(units: list[list[Tokens]], share_prompts: bool) -> list[list[Tokens]]:
-    """The units as rows are made of them: sequence by sequence, where prompts are not shared."""
-    return units if share_prompts else [[sequence] for unit in units for sequence in unit]
