@@ -8,8 +8,10 @@ how much they might, and a bootstrap of them has width zero. They get a value an
 Wilson's.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kto_lab.errors import LabError
 
-# scipy.stats is imported where it is needed: it takes seconds, and reading a record's `Estimate`s needs none of it.
+# scipy is imported where it is needed: reading a record's `Estimate`s needs none of it, and scipy.stats takes seconds.
 Floats: TypeAlias = NDArray[np.float64]
 
 LEVEL = 0.95
@@ -52,26 +54,37 @@ def mean_interval(values: ArrayLike) -> Estimate:
 
     No value at all gives None; a single one, or values that are all the same, give no interval.
     """
-    from scipy import stats
-
     data = _floats(values, "a value")
     if data.size == 0:
         return Estimate(None, None, None, 0)
     mean = float(data.mean())
     if _constant(data):
         return Estimate(mean, None, None, data.size)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, data.size - 1) * data.std(ddof=1) / np.sqrt(data.size))
+    half = t_quantile(data.size - 1) * float(data.std(ddof=1) / np.sqrt(data.size))
     return Estimate(mean, mean - half, mean + half, data.size)
+
+
+# Asked for once a number, of samples of a few sizes.
+@lru_cache(maxsize=1 << 12)
+def t_quantile(df: float) -> float:
+    """The quantile of Student's t that a two-sided 95 % interval reaches to, with `df` degrees of freedom."""
+    from scipy import special
+
+    return float(special.stdtrit(df, (1 + LEVEL) / 2))
 
 
 def proportion_interval(successes: int, n: int) -> Estimate:
     """Share of successes in n independent trials, with Wilson's score interval (Wilson 1927)."""
-    from scipy import stats
+    from scipy import special
 
     if n == 0:
         return Estimate(None, None, None, 0)
-    interval = stats.binomtest(successes, n).proportion_ci(confidence_level=LEVEL, method="wilson")
-    return Estimate(successes / n, float(interval.low), float(interval.high), n)
+    z, share = float(special.ndtri((1 + LEVEL) / 2)), successes / n
+    middle = (2 * successes + z**2) / (2 * (n + z**2))
+    half = z * math.sqrt(z**2 + 4 * successes * (1 - share)) / (2 * (n + z**2))
+    # At the ends the bound is the end itself, but for rounding.
+    low, high = (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
+    return Estimate(share, low, high, n)
 
 
 def paired_difference(base: ArrayLike, trained: ArrayLike, *, seed: int) -> Estimate:
@@ -121,11 +134,11 @@ def smallest_detectable_difference(n: int, variance: float, power: float = 0.8) 
     Returns:
         (z_0.975 + z_power) sqrt(variance / n), or None where it cannot be known: no prompts, or no variance seen.
     """
-    from scipy import stats
+    from scipy import special
 
     if n == 0 or variance <= 0:
         return None
-    return float((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(power)) * np.sqrt(variance / n))
+    return float((special.ndtri((1 + LEVEL) / 2) + special.ndtri(power)) * np.sqrt(variance / n))
 
 
 def auc_interval(scores: ArrayLike, labels: ArrayLike, clusters: Sequence[Hashable] | None, *, seed: int) -> Estimate:

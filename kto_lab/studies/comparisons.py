@@ -27,9 +27,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import special
 
-from kto_lab.evaluation.statistics import LEVEL, Estimate, mean_interval, paired_difference
+from kto_lab.evaluation.statistics import Estimate, mean_interval, paired_difference, t_quantile
 
 POWER = 0.8
 OVER_SEEDS = "seeds"
@@ -130,7 +130,7 @@ def difference_by_seed(baseline: ArrayLike, method: ArrayLike) -> Difference:
     value, seeds = float(found.mean()), found.size
     if seeds == 1 or _no_spread(found):
         return Difference(Estimate(value, None, None, seeds), None, None, None, None)
-    return _difference([_Test(value, float(stats.sem(found)), seeds - 1)], seeds, BY_SEED, None)
+    return _difference([_Test(value, _standard_error(found), seeds - 1)], seeds, BY_SEED, None)
 
 
 def difference_by_seed_and_prompt(baseline: ArrayLike, method: ArrayLike) -> Difference:
@@ -144,7 +144,7 @@ def difference_by_seed_and_prompt(baseline: ArrayLike, method: ArrayLike) -> Dif
         return Difference(Estimate(float(found.mean()), None, None, seeds), None, None, None, prompts)
     tests, means = [_crossed(found)], found.mean(axis=1)
     if not _no_spread(means):
-        tests.append(_Test(float(found.mean()), float(stats.sem(means)), seeds - 1))
+        tests.append(_Test(float(found.mean()), _standard_error(means), seeds - 1))
     return _difference(tests, seeds, BY_SEED_AND_PROMPT, prompts)
 
 
@@ -171,14 +171,8 @@ def detectable_difference(stderr: float, df: float, power: float = POWER) -> flo
     Returns:
         The non-centrality at which the non-central t has that power, times `stderr`.
     """
-    critical = stats.t.ppf((1 + LEVEL) / 2, df)
-
-    def missing(shift: float) -> float:
-        # The other tail, significant in the wrong direction, adds less than 1e-5 there.
-        return float(stats.nct.sf(critical, df, shift)) - power
-
-    # With one degree of freedom the answer is 16; with more it falls to 2.8.
-    return float(optimize.brentq(missing, 0.0, 2 * critical + 4)) * stderr
+    # The other tail, significant in the wrong direction, adds less than 1e-5 there.
+    return float(special.nctdtrinc(df, 1 - power, t_quantile(df))) * stderr
 
 
 @dataclass(frozen=True)
@@ -192,12 +186,12 @@ class _Test:
     @property
     def half(self) -> float:
         """Half the width of the 95 % interval."""
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.df)) * self.stderr
+        return t_quantile(self.df) * self.stderr
 
     @property
     def p(self) -> float:
         """Two-sided."""
-        return float(2 * stats.t.sf(abs(self.value) / self.stderr, self.df))
+        return float(2 * special.stdtr(self.df, -abs(self.value) / self.stderr))
 
 
 def _difference(tests: Sequence[_Test], seeds: int, paired_by: str, prompts: int | None) -> Difference:
@@ -238,6 +232,11 @@ def _common_prompts(outcomes: Sequence[Outcome]) -> list[str]:
 def _row(outcome: Outcome, prompts: Sequence[str]) -> list[float]:
     assert outcome.scores is not None
     return [outcome.scores[prompt] for prompt in prompts]
+
+
+def _standard_error(found: NDArray[np.float64]) -> float:
+    """Of the mean of independent values."""
+    return float(found.std(ddof=1) / np.sqrt(found.size))
 
 
 def _no_spread(found: NDArray[np.float64]) -> bool:

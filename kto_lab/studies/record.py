@@ -19,7 +19,7 @@
 Paths are relative to the run folder, or start with "~" in the home folder. Numbers are finite.
 """
 
-import json
+
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from kto_lab.errors import LabError
 from kto_lab.evaluation.statistics import Estimate
@@ -130,7 +131,7 @@ def find_record(path: Path) -> dict[str, Any] | None:
     # Opened rather than looked for first: of ten thousand records each look counts.
     for file in (path / RECORD, path):
         try:
-            record = json.loads(file.read_bytes())
+            record = orjson.loads(file.read_bytes())
         except NotADirectoryError:
             continue
         except FileNotFoundError:

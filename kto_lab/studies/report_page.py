@@ -153,15 +153,11 @@ def _measured(frame: pd.DataFrame, name: str) -> list[str]:
 
 def _words(column: pd.Series) -> list[str]:
     """The values of a column for a reader. Most are there many times, and are put into words once."""
-    words: dict[tuple[type, Any], str] = {}
-    found = []
-    for value in column.tolist():
-        # True and 1 are equal, and are not the same words.
-        key = (type(value), value)
-        if (known := words.get(key)) is None:
-            known = words[key] = shown(plain(value))
-        found.append(known)
-    return found
+    values = column.tolist()
+    # True and 1 are equal, and are not the same words.
+    keys = list(zip(map(type, values), values, strict=True))
+    words = {key: shown(plain(key[1])) for key in dict.fromkeys(keys)}
+    return list(map(words.__getitem__, keys))
 
 
 def _differences(frame: pd.DataFrame) -> str:
@@ -172,10 +168,13 @@ def _differences(frame: pd.DataFrame) -> str:
     for name in frame.columns:
         if not str(name).startswith("config.") or name in NOT_COMPARED:
             continue
+        words = _words(done[name])
+        if len(set(words)) < 2:
+            continue
         members: dict[str, list[str]] = {}
-        for value, run in zip(_words(done[name]), runs_done, strict=True):
+        for value, run in zip(words, runs_done, strict=True):
             members.setdefault(value, []).append(run)
-        for value, runs in members.items() if len(members) > 1 else ():
+        for value, runs in members.items():
             key = _cell(str(name).removeprefix("config."))
             lines.append(f"<tr>{key}{_cell(value)}{_number(len(runs), ' '.join(runs))}</tr>")
     return "\n".join([*lines, "</tbody></table></div>"]) if len(lines) > 1 else "<p>Nothing but the seed.</p>"

@@ -38,7 +38,7 @@ def scores_in(folder: Path, half: str | None = None) -> Scores:
 
     def scores(run: str, metric: str) -> Mapping[str, float] | None:
         if kept is not None:
-            return kept.of(Path(run).name, metric, half)
+            return kept.of(run.rpartition("/")[2], metric, half)
         found = prompt_scores(folder / run, metric)
         if half is None or found is None:
             return found
@@ -131,25 +131,30 @@ class _Published:
         scores = table["score"].to_numpy()
         # Those of a run and metric stand together where we have written the file; where they do not, they are put so.
         starts = _changes(run, metric)
-        if len({(run[start], metric[start]) for start in starts}) < len(starts):
+        if len(set(zip(run[starts].tolist(), metric[starts].tolist(), strict=True))) < len(starts):
             order = np.lexsort((metric, run))
             run, prompt, metric, scores = run[order], prompt[order], metric[order], scores[order]
             starts = _changes(run, metric)
-        for start, stop in zip(starts, [*starts[1:], len(run)], strict=True):
-            self._spans[runs[run[start]], metrics[metric[start]]] = (start, stop)
-        self._prompts, self._scores = prompt, scores
-        self._names = np.array(prompts, dtype=object)
-        self._halves = np.array([half_of(name) for name in prompts], dtype=object)
+        keys = zip(run[starts].tolist(), metric[starts].tolist(), strict=True)
+        for (one, other), start, stop in zip(keys, starts, [*starts[1:], len(run)], strict=True):
+            self._spans[runs[one], metrics[other]] = (start, stop)
+        self._prompts, self._scores, self._names = prompt, scores, prompts
+        halves = np.array([half_of(name) for name in prompts], dtype=object)
+        self._in_half = {half: halves == half for half in (VALIDATION, TEST)}
+        # Runs answer the same prompts in the same order: what is said of these is said once.
+        self._asked: dict[tuple[bytes, str | None], tuple[list[str], NDArray[np.intp]]] = {}
 
     def of(self, run: str, metric: str, half: str | None) -> Mapping[str, float] | None:
         """Prompt to score, of the prompts of a half or of all; None where there is none."""
         if (span := self._spans.get((run, metric))) is None:
             return None
         prompts, scores = self._prompts[slice(*span)], self._scores[slice(*span)]
-        if half is not None:
-            mine = self._halves[prompts] == half
-            prompts, scores = prompts[mine], scores[mine]
-        return dict(zip(self._names[prompts].tolist(), scores.tolist(), strict=True)) or None
+        key = (prompts.tobytes(), half)
+        if (asked := self._asked.get(key)) is None:
+            mine = np.arange(len(prompts)) if half is None else np.flatnonzero(self._in_half[half][prompts])
+            asked = self._asked[key] = ([self._names[place] for place in prompts[mine].tolist()], mine)
+        names, mine = asked
+        return dict(zip(names, scores[mine].tolist(), strict=True)) or None
 
 
 def _changes(run: NDArray[np.int32], metric: NDArray[np.int32]) -> list[int]:
