@@ -19,7 +19,6 @@
 Paths are relative to the run folder, or start with "~" in the home folder. Numbers are finite.
 """
 
-
 import math
 import time
 from collections.abc import Iterator, Mapping
