@@ -31,7 +31,9 @@ OPTIONS = [
 ]
 OF_LOSS = ("value", "reference_point", "weighting")
 # What instantiating these would need: a network, or a file of one's own.
-NOT_MADE = {"model", "feedback", "prompts", "trainer"}
+NOT_MADE = {"model", "feedback", "prompts", "trainer", "answers", "export", "labeler"}
+# The command that has a group, where it is not train.
+COMMAND_OF = {"prompts": "collect", "answers": "label", "labeler": "label", "export": "import"}
 
 
 def relative(path: Path) -> str:
@@ -71,8 +73,7 @@ def wanted(group: str, option: str) -> list[str]:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=str)
 def test_every_option_composes_and_fits_what_it_names(group: str, option: str) -> None:
-    command = "collect" if group == "prompts" else "train"
-    cfg = composed(wanted(group, option), name=command)
+    cfg = composed(wanted(group, option), name=COMMAND_OF.get(group, "train"))
     if group == "scale":
         check_keys(cfg, KEYS)
         return

@@ -21,7 +21,7 @@ from kto_lab.studies.sweep import OF_SWEEP, study_of
 ROOT = Path(__file__).resolve().parents[2]
 SCALES = options("scale")
 # What tables and figures show at every scale, and what a scale shows in its place.
-METRICS = {"pass_rate", "pair_accuracy", "kl", "answer_length", "sentiment"}
+METRICS = {"pass_rate", "pair_accuracy", "reward_auc", "reward_accuracy", "kl", "answer_length", "sentiment"}
 
 
 @pytest.fixture(scope="module", autouse=True)
