@@ -16,13 +16,13 @@ from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Damaged, swapped
-from kto_lab.feedback.inspect_numbers import Description, advise, describe, lengths_by_class, pairs_of
+from kto_lab.feedback.inspect_numbers import Balance, Description, advise, describe, lengths_by_class, pairs_of
 from kto_lab.feedback.inspect_plots import plot_inspection
 from kto_lab.feedback.inspect_tables import show_advice, show_changes, show_tables
 from kto_lab.feedback.table import fingerprint, of_split
 from kto_lab.files import write_json
 
-KEYS = ("feedback", "corruption", "output")
+KEYS = ("feedback", "corruption", "deployment_ratio", "output")
 NUMBERS, PICTURE = "inspect.json", "inspect.png"
 
 
@@ -47,7 +47,7 @@ def inspect_feedback(cfg: DictConfig) -> Path:
     before_view = describe(train)
     after_view = before_view if after is train else describe(after)
     test_view = describe(test) if len(test) else None
-    advice = advise(after_view.classes)
+    balance = balance_of(cfg.deployment_ratio, before_view, after_view)
 
     training = {"train": after_view} if after is train else {"train before": before_view, "train after": after_view}
     views: Mapping[str, Description] = training if test_view is None else {**training, "test": test_view}
@@ -63,16 +63,31 @@ def inspect_feedback(cfg: DictConfig) -> Path:
         "pair_swaps": swaps,
         "after": asdict(after_view),
         "test": asdict(test_view) if test_view else None,
-        "weights": [asdict(item) for item in advice],
+        "weights": asdict(balance) if balance else None,
     }
     write_json(folder / NUMBERS, numbers)
     console.stage("Table", "The training split as the loss sees it, and the held-out prompts.")
     show_tables(views, training)
     console.stage("Weights", "lambda_D n_D / (lambda_U n_U) from 1 to 3/2 (Ethayarajh et al. 2024, eq. 8).")
-    show_advice(advice)
+    show_advice(balance)
     console.stage("Files", "All of it in numbers, and as a picture.")
     console.show_files({"numbers": folder / NUMBERS, "picture": folder / PICTURE})
     return folder
+
+
+def balance_of(deployment_share: float | None, before: Description, after: Description) -> Balance | None:
+    """What the classes of the damaged training split should weigh.
+
+    Without a share, deployment is taken to see the thumbs as they came, before any corruption. Where those are of one
+    class it is taken to see the damaged ones.
+
+    Raises:
+        LabError: the share is none.
+    """
+    if deployment_share is None:
+        came = before.classes.share
+        deployment_share = came if 0 < came < 1 else after.classes.share
+    return advise(after.classes, deployment_share)
 
 
 def corrupt(corruption: DictConfig, train: Dataset) -> tuple[Damaged, dict[str, int] | None]:

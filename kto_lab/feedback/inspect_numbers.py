@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.pairs import make_pairs
-from kto_lab.losses.weighting import Balanced
+from kto_lab.losses.weighting import Balanced, Deployment, Weights
 
 COLUMNS = ["prompt_id", "completion", "group", "desirable", "desirable_clean"]
-# lambda_D n_D / (lambda_U n_U): no preference, the default of conf/weighting/balanced.yaml, and the paper's upper end.
+# lambda_D n_D / (lambda_U n_U): the ends of the paper's range, and between them the target that a run has by default.
 TARGETS = (1.0, 1.25, 1.5)
+LOWEST, USUAL, HIGHEST = TARGETS
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,29 @@ class Advice:
     override: str
 
 
+@dataclass(frozen=True)
+class Balance:
+    """What the classes should weigh, by the counts that are trained on and by the ratio that deployment will see.
+
+    Attributes:
+        unweighted: n_D / n_U, what equal weights leave.
+        range: the paper's, of lambda_D n_D / (lambda_U n_U).
+        training: weights at each of TARGETS.
+        recommended: those of `training` in the middle of the range.
+        deployment_share: share of thumbs up that deployment will see.
+        importance: importance weights, which make the training data stand for deployment.
+        recommended_for_deployment: `importance` where it lies within the range, else weights at the nearer end.
+    """
+
+    unweighted: float
+    range: tuple[float, float]
+    training: list[Advice]
+    recommended: Advice
+    deployment_share: float
+    importance: Advice
+    recommended_for_deployment: Advice
+
+
 def describe(table: Dataset) -> Description:
     """A table in numbers; it has at least one example."""
     frame = table.select_columns(COLUMNS).to_pandas()
@@ -160,22 +184,52 @@ def pairs_of(table: Dataset) -> NDArray[np.int64]:
         return np.empty((0, 2), dtype=np.int64)
 
 
-def advise(classes: Classes) -> list[Advice]:
-    """Weights for these counts, at each of TARGETS; none where a class is missing.
+def advise(classes: Classes, deployment_share: float) -> Balance | None:
+    """Weights for these counts; None where a class is missing.
 
-    Source of the range: Ethayarajh et al. 2024, arXiv 2402.01306, equation 8: 1 to 4/3, in the later version to 3/2.
+    The sum of its weights is what a class pulls with. The paper has the classes pull alike, or the desirable one up
+    to half as much more. Source: Ethayarajh et al. 2024, arXiv 2402.01306, equation 8: 1 to 4/3, in the later version
+    to 3/2. For deployment: importance weights, see `kto_lab.losses.weighting.Deployment`. Their lambda_D n_D /
+    (lambda_U n_U) is deployment's own ratio, which may lie outside the range: then the rarer class hardly pulls.
+
+    Args:
+        classes: the counts that are trained on.
+        deployment_share: share of thumbs up in deployment, in (0, 1).
+
+    Raises:
+        LabError: the share is 0 or 1, or no share.
     """
     if not classes.desirable or not classes.undesirable:
-        return []
-    found = []
-    for target in TARGETS:
-        weights = Balanced(target).weights(classes.desirable, classes.undesirable)
-        override = (
-            f"weighting@loss.weighting=fixed loss.weighting.lambda_desirable={weights.desirable:.4g} "
-            f"loss.weighting.lambda_undesirable={weights.undesirable:.4g}"
+        return None
+    if not isinstance(deployment_share, int | float) or not 0 < deployment_share < 1:
+        raise LabError(
+            f"deployment_ratio is {deployment_share}; it is the share of thumbs up that deployment will see and must "
+            "be above 0 and below 1, such as 0.8."
         )
-        found.append(Advice(target, weights.desirable, weights.undesirable, override))
-    return found
+
+    def at(target: float) -> Advice:
+        return _advice(target, Balanced(target).weights(classes.desirable, classes.undesirable))
+
+    ratio = deployment_share / (1 - deployment_share)
+    importance = _advice(ratio, Deployment(deployment_share).weights(classes.desirable, classes.undesirable))
+    nearest = min(max(ratio, LOWEST), HIGHEST)
+    return Balance(
+        unweighted=classes.desirable / classes.undesirable,
+        range=(LOWEST, HIGHEST),
+        training=[at(target) for target in TARGETS],
+        recommended=at(USUAL),
+        deployment_share=deployment_share,
+        importance=importance,
+        recommended_for_deployment=importance if nearest == ratio else at(nearest),
+    )
+
+
+def _advice(target: float, weights: Weights) -> Advice:
+    override = (
+        f"weighting@loss.weighting=fixed loss.weighting.lambda_desirable={weights.desirable:.4g} "
+        f"loss.weighting.lambda_undesirable={weights.undesirable:.4g}"
+    )
+    return Advice(target, weights.desirable, weights.undesirable, override)
 
 
 def _classes(desirable: "pd.Series[bool]") -> Classes:

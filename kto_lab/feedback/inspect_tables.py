@@ -6,7 +6,7 @@ from rich.table import Table
 
 from kto_lab import console
 from kto_lab.feedback.corruption import Change
-from kto_lab.feedback.inspect_numbers import Advice, Classes, Description
+from kto_lab.feedback.inspect_numbers import Advice, Balance, Classes, Description
 
 # Of groups, the largest.
 GROUPS_SHOWN = 12
@@ -46,19 +46,33 @@ def show_changes(changes: Sequence[Change]) -> None:
             console.say(f"       hash of the examples touched: {change.touched}")
 
 
-def show_advice(advice: Sequence[Advice]) -> None:
-    """The weights for each target, with the override to paste."""
-    if not advice:
+def show_advice(balance: Balance | None) -> None:
+    """The weights for the training ratio and for deployment's, each with the override to paste, and the reason."""
+    if balance is None:
         console.say("    There is one class only: no weights can balance it.")
         return
-    for item in advice:
-        console.say(
-            f"    to {item.target:<4g}  lambda_D {item.lambda_desirable:.4g}, lambda_U {item.lambda_undesirable:.4g}"
-        )
-        console.say(f"             {item.override}")
-    console.say(
-        "    weighting@loss.weighting=balanced loss.weighting.target=... takes them from the counts of each run itself."
-    )
+    low, high = balance.range
+    console.say(f"    By the training counts; equal weights would leave {balance.unweighted:.4g} : 1.")
+    for item in balance.training:
+        note = "recommended: what a run sets by itself" if item == balance.recommended else "an end of the range"
+        _show_weights(item, note)
+    share, wanted = balance.deployment_share, balance.importance
+    console.say(f"    By deployment_ratio, what deployment will see: {share:.3g} up, {wanted.target:.4g} : 1.")
+    chosen = balance.recommended_for_deployment
+    inside = chosen == wanted
+    _show_weights(wanted, f"importance weights, {'recommended: within' if inside else 'outside'} the range")
+    if not inside:
+        _show_weights(chosen, "recommended: the nearer end of the range")
+    console.say("    Why: a class pulls with the sum of its weights. Left to the counts alone, the")
+    console.say("    rarer one is drowned. The paper lets both pull alike, or the desirable one up to")
+    console.say(f"    {high / low:g} times as much (4/3 in its first version). Its experiment on rare thumbs held")
+    console.say("    the ratio at 4/3 and tried no other: take this as the place to start a sweep.")
+
+
+def _show_weights(item: Advice, note: str) -> None:
+    weights = f"lambda_D {item.lambda_desirable:.4g}, lambda_U {item.lambda_undesirable:.4g}"
+    console.say(f"    to {item.target:<5.4g} {weights}   ({note})")
+    console.say(f"             {item.override}")
 
 
 def _table(title: str, caption: str, first: str, headings: Sequence[str]) -> Table:

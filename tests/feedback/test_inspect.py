@@ -50,7 +50,9 @@ def test_the_command_writes_shows_and_names_its_files(
     numbers = json.loads((tmp_path / "here" / "inspect.json").read_text())
     assert "here/inspect.json" in said and "here/inspect.png" in said
     assert numbers["changes"][0]["touched"] in said
-    assert all(item["override"] in said for item in numbers["weights"])
+    advice = [*numbers["weights"]["training"], numbers["weights"]["importance"]]
+    assert len(advice) == 4 and all(item["override"] in said for item in advice)
+    assert max(map(len, said.partition("Why:")[2].partition("==> Files")[0].splitlines())) <= 85
     tables = said.partition("==> Table")[2].partition("==> Weights")[0]
     assert max(map(len, tables.splitlines())) <= 80
 
@@ -83,7 +85,9 @@ def test_removed_examples_are_gone_from_the_table_after(tmp_path: Path, capsys: 
     assert found["before"]["classes"]["desirable"] == 10 and found["after"]["classes"]["desirable"] == 5
     assert found["before"]["pairs"] == 10 and found["after"]["pairs"] == 5
     assert found["after"]["prompts"]["only_undesirable"] == 5
-    assert found["weights"][0]["lambda_desirable"] == 4.0, "of the counts after corruption"
+    assert found["weights"]["training"][0]["lambda_desirable"] == 4.0, "of the counts after corruption"
+    assert found["weights"]["deployment_share"] == 1 / 3, "of the counts before it"
+    assert found["weights"]["importance"]["target"] == pytest.approx(0.5)
     assert "30 -> 25 examples, 10 -> 5 desirable" in capsys.readouterr().out
 
 
@@ -117,9 +121,22 @@ def test_without_held_out_prompts_the_training_split_is_shown(tmp_path: Path) ->
 
 def test_one_class_has_no_weights_and_no_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = inspect(tmp_path, rows=[row for row in thumbs() if row["label"]])
-    assert found["weights"] == [] and found["after"]["pairs"] == 0
+    assert found["weights"] is None and found["after"]["pairs"] == 0
     assert found["after"]["lengths"]["undesirable"] is None and found["after"]["classes"]["ratio"] is None
     assert "one class only" in capsys.readouterr().out
+
+
+def test_deployments_ratio_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = inspect(tmp_path, "deployment_ratio=0.9")
+    assert found["weights"]["importance"]["target"] == pytest.approx(9)
+    assert found["weights"]["recommended_for_deployment"] == found["weights"]["training"][-1]
+    assert "outside the range" in capsys.readouterr().out
+
+
+def test_flips_of_one_class_leave_a_ratio_for_deployment(tmp_path: Path) -> None:
+    rows = [row for row in thumbs() if row["label"]]
+    found = inspect(tmp_path, "corruption=label_noise", "corruption.rate=0.2", rows=rows)
+    assert found["weights"]["deployment_share"] == 0.8
 
 
 def test_an_inspection_is_not_overwritten(tmp_path: Path) -> None:
@@ -136,6 +153,8 @@ def test_an_inspection_is_not_overwritten(tmp_path: Path) -> None:
         (["+corruption.foo=1"], "There is no key 'corruption.foo'"),
         (["+model=tiny"], "Nothing reads the configuration's model"),
         (["output=???"], "Not set: output"),
+        (["deployment_ratio=1"], "deployment_ratio is 1; it is the share"),
+        (["deployment_ratio=4:1"], "deployment_ratio is 4:1; it is the share"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_said(tmp_path: Path, words: list[str], message: str) -> None:

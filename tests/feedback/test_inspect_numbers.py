@@ -2,8 +2,12 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from hydra.utils import instantiate
+from small_runs import composed
 
+from kto_lab.errors import LabError
 from kto_lab.feedback.inspect_numbers import (
+    Advice,
     Classes,
     Flips,
     Lengths,
@@ -90,24 +94,72 @@ def test_flips_are_read_against_the_clean_labels() -> None:
     assert describe(table(*rows[:4])).flips == Flips(3, 1, 0, 0, rate_down=0.25, rate_up=None)
 
 
+def counts(desirable: int, undesirable: int) -> Classes:
+    return Classes(desirable + undesirable, desirable, undesirable, share=0, ratio=0)
+
+
+def reached(advice: Advice, desirable: int, undesirable: int) -> float:
+    return advice.lambda_desirable * desirable / (advice.lambda_undesirable * undesirable)
+
+
 @pytest.mark.parametrize(("desirable", "undesirable"), [(10, 30), (30, 10), (7, 7)])
 def test_advised_weights_reach_their_targets(desirable: int, undesirable: int) -> None:
-    advice = advise(Classes(desirable + undesirable, desirable, undesirable, share=0, ratio=0))
-    assert [item.target for item in advice] == [1.0, 1.25, 1.5]
-    for item in advice:
-        reached = item.lambda_desirable * desirable / (item.lambda_undesirable * undesirable)
-        assert reached == pytest.approx(item.target)
+    found = advise(counts(desirable, undesirable), 0.5)
+    assert found is not None and found.unweighted == desirable / undesirable
+    assert [item.target for item in found.training] == [1.0, 1.25, 1.5]
+    for item in found.training:
+        assert reached(item, desirable, undesirable) == pytest.approx(item.target)
         assert min(item.lambda_desirable, item.lambda_undesirable) == 1
+    assert found.recommended == found.training[1]
 
 
-def test_the_override_sets_the_weights() -> None:
-    from hydra.utils import instantiate
-    from small_runs import composed
+def test_what_is_recommended_is_what_a_run_has_by_default() -> None:
+    found = advise(counts(10, 30), 0.5)
+    weights = instantiate(composed([]).loss.weighting).weights(10, 30)
+    assert found is not None
+    assert (found.recommended.lambda_desirable, found.recommended.lambda_undesirable) == (
+        weights.desirable,
+        weights.undesirable,
+    )
 
-    (advice, *_) = advise(Classes(4, 1, 3, share=0.25, ratio=1 / 3))
-    weights = instantiate(composed(advice.override.split()).loss.weighting).weights(1, 3)
-    assert (weights.desirable, weights.undesirable) == (advice.lambda_desirable, advice.lambda_undesirable) == (3, 1)
+
+@pytest.mark.parametrize(
+    ("share", "target"),
+    [(0.55, 0.55 / 0.45), (0.8, 1.5), (0.2, 1.0)],
+    ids=["within the range", "above it", "below it"],
+)
+def test_weights_for_deployment_stay_in_the_papers_range(share: float, target: float) -> None:
+    found = advise(counts(10, 30), share)
+    assert found is not None
+    assert reached(found.importance, 10, 30) == pytest.approx(share / (1 - share)), "stands for deployment"
+    total = 10 * found.importance.lambda_desirable + 30 * found.importance.lambda_undesirable
+    assert total == pytest.approx(40), "importance weights average to 1"
+    assert reached(found.recommended_for_deployment, 10, 30) == pytest.approx(target)
+    assert (found.recommended_for_deployment == found.importance) == (share == 0.55)
+
+
+def test_the_overrides_set_the_weights() -> None:
+    found = advise(counts(1, 3), 0.9)
+    assert found is not None
+    for advice in (*found.training, found.importance):
+        weights = instantiate(composed(advice.override.split()).loss.weighting).weights(5, 5)
+        expected = (advice.lambda_desirable, advice.lambda_undesirable)
+        assert (weights.desirable, weights.undesirable) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["kto_robust", "bco", "apo_zero_unpaired"])
+def test_an_override_fits_other_losses_with_weights(loss: str) -> None:
+    found = advise(counts(1, 3), 0.5)
+    assert found is not None
+    weights = instantiate(composed([f"loss={loss}", *found.recommended.override.split()]).loss.weighting).weights(5, 5)
+    assert (weights.desirable, weights.undesirable) == (3.75, 1)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.2, 4.0, "4:1"])
+def test_a_share_that_is_none_is_said(share: Any) -> None:
+    with pytest.raises(LabError, match="deployment_ratio is"):
+        advise(counts(4, 4), share)
 
 
 def test_one_class_gets_no_advice() -> None:
-    assert advise(Classes(4, 4, 0, share=1, ratio=None)) == advise(Classes(4, 0, 4, share=0, ratio=0)) == []
+    assert advise(counts(4, 0), 0.5) is advise(counts(0, 4), 0.5) is None
