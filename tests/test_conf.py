@@ -145,7 +145,8 @@ def test_a_wheel_carries_conf_and_data_and_works_alone(tmp_path: Path) -> None:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "installed")
     assert {f"kto_lab/conf/{relative(file)}" for file in FILES} <= names
-    data = [path for path in (source / "kto_lab").rglob("*") if path.suffix in (".parquet", ".safetensors", ".jsonl")]
+    kinds = (".parquet", ".safetensors", ".jsonl", ".json", ".yaml", ".css", ".js")
+    data = [path for path in (source / "kto_lab").rglob("*") if path.suffix in kinds]
     assert data and {str(path.relative_to(source)) for path in data} <= names
     assert not [name for name in names if "tests" in name or name.endswith(".pyc")]
     done = subprocess.run(

@@ -1,0 +1,223 @@
+"""Chat logs of a product of one's own: OpenAI's messages, and what users did with the answers.
+
+There is no tool to follow here, so the form is the plainest that such logs have, and every name in it is a setting.
+A conversation is a line (or an element of a JSON list), with messages as OpenAI's chat completions have them:
+
+    {"id", "model", "user", "messages": [{"id", "role", "content"}], "events": [EVENT], "thumb"}
+
+What users did is in `events` or `thumb` of the same line, or in a second file with an event a line:
+
+    {"id", "conversation_id", "message_id" or "message_index", "type", "value", "completion", "user_id", "timestamp"}
+
+`type`, or `value`, is a thumb ("thumbs_up") or the name of an implicit signal ("copied", "regenerated"); two small
+tables say what each means. An event without a message is on the last answer. `completion` is the text that was judged,
+where the log holds another one by now: an answer that was written anew or edited.
+
+The thumb belongs to one of the assistant's turns, and the prompt is every turn before it. Where two answers follow each
+other with no turn between them, the first was replaced by the second, and is no part of a later prompt.
+"""
+
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kto_lab.errors import LabError
+from kto_lab.importing.exports.lookup import lookup
+from kto_lab.importing.exports.reading import existing, records, rows_of
+from kto_lab.importing.exports.values import (
+    ROLES,
+    NoThumbError,
+    Scale,
+    Seen,
+    completion_of,
+    decoded,
+    identity_of,
+    prompt_of,
+    shown,
+    signals_of,
+    utc,
+    zone_of,
+)
+from kto_lab.importing.thumbs import LeftOut, Reason, Row, Thumb
+
+COLUMNS = ("conversation", "messages", "model", "user", "timestamp", "events", "thumb")
+EVENT_COLUMNS = ("id", "conversation", "message", "index", "type", "value", "completion", "user", "timestamp")
+
+
+@dataclass(frozen=True)
+class ChatLogExport:
+    """Conversations and events.
+
+    Attributes:
+        path: the file of conversations.
+        events: the file of events; None: each conversation holds its own.
+        columns: the key of each field of a conversation; the fields are `COLUMNS`.
+        event_columns: the key of each field of an event; the fields are `EVENT_COLUMNS`.
+        thumbs: what the values of thumbs mean; None for nothing.
+        signals: what implicit signals mean; None for nothing. Any name may be added to the table.
+        timezone: what a time means that names no zone.
+    """
+
+    path: str
+    events: str | None
+    columns: Mapping[str, str | None]
+    event_columns: Mapping[str, str | None]
+    thumbs: Mapping[Any, bool | None]
+    signals: Mapping[str, bool | None]
+    timezone: str
+
+    def read(self) -> Iterator[Row]:
+        """One row for each event of the second file, or, without one, for each conversation.
+
+        Conversations of which a second file says nothing give no row; those that cannot be read give one each, first.
+
+        Raises:
+            LabError: a file cannot be read, or a setting is wrong.
+        """
+        told = _Told(
+            _fields(self.columns, COLUMNS, "columns"),
+            _fields(self.event_columns, EVENT_COLUMNS, "event_columns"),
+            Scale.of(self.thumbs, None, None),
+            signals_of(self.signals, tuple(self.signals)),
+            zone_of(self.timezone),
+        )
+        path = existing(self.path, "export.path")
+        if self.events is None:
+            yield from rows_of(records(path), told.by_conversation)
+            return
+        events, seen = existing(self.events, "export.events"), Seen()
+        with lookup() as found:
+
+            def of_event(where: str, event: dict[str, Any]) -> Row:
+                identity = identity_of(told.of_event(event, "conversation"))
+                conversation = found.get(identity) if identity else None
+                if conversation is None:
+                    raise NoThumbError(Reason.NO_ANSWER, f"no conversation {shown(identity)}")
+                thumb = told.thumb(where, conversation, event)
+                if seen.again(told.of_event(event, "id"), (thumb,)):
+                    raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumb")
+                return Row((thumb,))
+
+            yield from found.fill(records(path), told.keys)
+            yield from rows_of(records(events), of_event)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """How conversations and events are read; see `ChatLogExport`."""
+
+    columns: Mapping[str, str]
+    event_columns: Mapping[str, str]
+    thumbs: Scale
+    signals: Mapping[str, bool | None]
+    zone: datetime.tzinfo
+
+    def of(self, conversation: dict[str, Any], name: str) -> Any:
+        """A field of a conversation."""
+        return conversation.get(self.columns[name]) if name in self.columns else None
+
+    def of_event(self, event: dict[str, Any], name: str) -> Any:
+        """A field of an event."""
+        return event.get(self.event_columns[name]) if name in self.event_columns else None
+
+    def keys(self, conversation: dict[str, Any]) -> Iterator[str]:
+        """What a conversation is found by."""
+        identity = identity_of(self.of(conversation, "conversation"))
+        if identity is not None:
+            yield identity
+
+    def by_conversation(self, where: str, conversation: dict[str, Any]) -> Row:
+        """All that a conversation with its own events gives."""
+        own = self.of(conversation, "events")
+        events = (
+            [(f"{where}.events[{number}]", event) for number, event in enumerate(own)] if isinstance(own, list) else []
+        )
+        if self.of(conversation, "thumb") is not None and "value" in self.event_columns:
+            events.append((where, {self.event_columns["value"]: self.of(conversation, "thumb")}))
+        if not events:
+            raise NoThumbError(Reason.NO_THUMB, "no event, and no thumb")
+        thumbs, left_out = [], []
+        for place, event in events:
+            try:
+                if not isinstance(event, dict):
+                    raise NoThumbError(Reason.UNREADABLE, f"an event is {shown(event)}")
+                thumbs.append(self.thumb(place, conversation, event))
+            except NoThumbError as none:
+                left_out.append(LeftOut(place, none.reason, none.detail))
+        return Row(tuple(thumbs), tuple(left_out))
+
+    def thumb(self, where: str, conversation: dict[str, Any], event: dict[str, Any]) -> Thumb:
+        """What one event says of one answer; NoThumbError where it says nothing."""
+        desirable, signal = self._verdict(event)
+        messages = decoded(self.of(conversation, "messages"))
+        if not isinstance(messages, list):
+            raise NoThumbError(Reason.NO_PROMPT, f"the conversation has {shown(messages)} for messages")
+        place = self._place(messages, event)
+        judged = self.of_event(event, "completion")
+        moment = utc(self.of_event(event, "timestamp"), self.zone) or utc(self.of(conversation, "timestamp"), self.zone)
+        return Thumb(
+            where=where,
+            prompt=prompt_of(_standing(messages[:place])),
+            completion=completion_of(messages[place].get("content") if judged is None else judged),
+            desirable=desirable,
+            signal=signal,
+            rater=identity_of(self.of_event(event, "user")) or identity_of(self.of(conversation, "user")),
+            model=identity_of(messages[place].get("model")) or identity_of(self.of(conversation, "model")),
+            timestamp=moment,
+        )
+
+    def _verdict(self, event: dict[str, Any]) -> tuple[bool, str]:
+        """Thumbs-up or not, and what said so."""
+        kind, value = self.of_event(event, "type"), self.of_event(event, "value")
+        if isinstance(kind, str) and kind in self.signals:
+            means = self.signals[kind]
+            if means is None:
+                raise NoThumbError(Reason.NO_THUMB, f"the signal {shown(kind)}, which is mapped to null")
+            return means, kind
+        return self.thumbs.verdict(kind if value is None else value)[0], "thumb"
+
+    def _place(self, messages: list[Any], event: dict[str, Any]) -> int:
+        """Which message the event is on."""
+        identity, index = self.of_event(event, "message"), self.of_event(event, "index")
+        answers = [number for number, message in enumerate(messages) if _role(message) == "assistant"]
+        if identity is not None:
+            named = [number for number, message in enumerate(messages) if _is(message, identity)]
+            what = f"message {shown(identity)}"
+        elif index is not None:
+            exact = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(messages)
+            named = [index] if exact else []
+            what = f"message {shown(index)}"
+        else:
+            named, what = answers[-1:], "answer"
+        if not named:
+            raise NoThumbError(Reason.NO_ANSWER, f"the conversation has no {what}")
+        if named[-1] not in answers:
+            raise NoThumbError(Reason.NO_ANSWER, f"{what} is not the assistant's")
+        return named[-1]
+
+
+def _fields(columns: Mapping[str, str | None], known: tuple[str, ...], key: str) -> dict[str, str]:
+    if unknown := sorted(set(columns) - set(known)):
+        raise LabError(f"export.{key} has no field {unknown[0]!r}. Known: {', '.join(known)}.")
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+def _standing(messages: list[Any]) -> list[Any]:
+    """The turns that stand: of answers that follow each other only the last, and before the judged answer none."""
+    kept: list[Any] = []
+    for message in messages:
+        if kept and _role(message) == "assistant" and _role(kept[-1]) == "assistant":
+            kept.pop()
+        kept.append(message)
+    return kept[:-1] if kept and _role(kept[-1]) == "assistant" else kept
+
+
+def _role(message: Any) -> str | None:
+    role = message.get("role") if isinstance(message, dict) else None
+    return ROLES.get(role.lower()) if isinstance(role, str) else None
+
+
+def _is(message: Any, identity: Any) -> bool:
+    named = identity_of(identity)
+    return named is not None and isinstance(message, dict) and identity_of(message.get("id")) == named

@@ -1,0 +1,42 @@
+"""Thumbs of any tool that writes a table: JSON lines, a JSON list, CSV or Parquet, with columns of any names."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kto_lab.importing.exports.mapped import mapped
+from kto_lab.importing.exports.reading import existing, records
+from kto_lab.importing.thumbs import Row
+
+
+@dataclass(frozen=True)
+class FileExport:
+    """A file of thumbs or pairs.
+
+    Attributes:
+        path: the file. A CSV has a header; its empty cells are absent values.
+        format: json (a list, or an object a line), jsonl, csv or parquet; auto goes by the name's ending.
+        columns: which column holds what; see `mapped`.
+        labels: what label values in words mean; None leaves such rows out.
+        up_from: a label that is a number from here on is a thumbs-up.
+        down_to: one up to here is a thumbs-down.
+        timezone: what a time means that names no zone.
+    """
+
+    path: str
+    format: Literal["auto", "json", "jsonl", "csv", "parquet"]
+    columns: Mapping[str, str | None]
+    labels: Mapping[Any, bool | None]
+    up_from: float
+    down_to: float
+    timezone: str
+
+    def read(self) -> Iterator[Row]:
+        """One row for each row of the file.
+
+        Raises:
+            LabError: the file cannot be read, a setting is wrong, or a named column is in no row.
+        """
+        how = mapped(self.columns, self.labels, self.up_from, self.down_to, self.timezone)
+        file = existing(self.path, "export.path")
+        yield from how.rows(records(file, self.format), source=file.name)

@@ -1,0 +1,136 @@
+"""Label Studio: annotated tasks, exported as JSON.
+
+Read from "Export annotations" (labelstud.io/guide/export, "Label Studio JSON format of annotated tasks") and the pages
+of the tags Choices and Rating, of Label Studio 1.x. A list of tasks:
+
+    {"id", "data": {...}, "created_at", "updated_at", "project", "predictions": [...],
+     "annotations": [{"id", "completed_by": number or {"id", "email"}, "was_cancelled", "created_at", "updated_at",
+                      "result": [{"from_name", "to_name", "type": "choices", "value": {"choices": [word]}},
+                                 {"from_name", "to_name", "type": "rating", "value": {"rating": number}}]}]}
+
+A task with several annotations gives several thumbs; skipped ones (`was_cancelled`) give none, and predictions are not
+read. The short form JSON_MIN has no annotations and is not known.
+"""
+
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kto_lab.importing.exports.reading import existing, records, rows_of
+from kto_lab.importing.exports.traced import traced_prompt
+from kto_lab.importing.exports.values import (
+    NoThumbError,
+    Scale,
+    Seen,
+    completion_of,
+    identity_of,
+    shown,
+    utc,
+    zone_of,
+)
+from kto_lab.importing.thumbs import LeftOut, Reason, Row, Thumb
+
+
+@dataclass(frozen=True)
+class LabelStudioExport:
+    """Tasks of Label Studio with one control that is the thumb.
+
+    Attributes:
+        path: the JSON file.
+        prompt_key: the key of the task's data that holds the prompt, text or chat messages.
+        completion_key: the key that holds the answer.
+        model_key: the key that names what answered, or None.
+        control: the name of the Choices or Rating tag that is the thumb.
+        labels: what choices mean; None for nothing.
+        up_from: a rating from here on is a thumbs-up.
+        down_to: one up to here is a thumbs-down.
+        timezone: what a time means that names no zone; Label Studio writes UTC.
+    """
+
+    path: str
+    prompt_key: str
+    completion_key: str
+    model_key: str | None
+    control: str
+    labels: Mapping[Any, bool | None]
+    up_from: float
+    down_to: float
+    timezone: str
+
+    def read(self) -> Iterator[Row]:
+        """One row for each task.
+
+        Raises:
+            LabError: the file cannot be read, or a setting is wrong.
+        """
+        scale = Scale.of(self.labels, self.up_from, self.down_to)
+        zone = zone_of(self.timezone)
+        file = existing(self.path, "export.path")
+        seen = Seen()
+
+        def make(where: str, raw: dict[str, Any]) -> Row:
+            row = self._row(where, raw, scale, zone)
+            if seen.again(raw.get("id"), row.thumbs):
+                raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumbs")
+            return row
+
+        yield from rows_of(records(file, "json"), make)
+
+    def _row(self, where: str, raw: dict[str, Any], scale: Scale, zone: datetime.tzinfo) -> Row:
+        data, annotations = raw.get("data"), raw.get("annotations")
+        if not isinstance(data, dict) or not isinstance(annotations, list):
+            raise NoThumbError(
+                Reason.UNKNOWN_SCHEMA, "no task with `data` and `annotations`; export as JSON, not JSON_MIN"
+            )
+        if not annotations:
+            raise NoThumbError(Reason.NO_THUMB, "no annotation")
+        prompt = traced_prompt(data.get(self.prompt_key), None)
+        completion = completion_of(data.get(self.completion_key))
+        thumbs, left_out = [], []
+        for number, annotation in enumerate(annotations):
+            place = where if len(annotations) == 1 else f"{where}.annotations[{number}]"
+            try:
+                desirable, score = scale.verdict(self._value(annotation))
+            except NoThumbError as none:
+                left_out.append(LeftOut(place, none.reason, none.detail))
+                continue
+            thumbs.append(
+                Thumb(
+                    where=place,
+                    prompt=prompt,
+                    completion=completion,
+                    desirable=desirable,
+                    signal="thumb" if score is None else "rating",
+                    rater=_rater(annotation.get("completed_by")),
+                    model=identity_of(data.get(self.model_key)) if self.model_key else None,
+                    timestamp=utc(annotation.get("updated_at"), zone) or utc(annotation.get("created_at"), zone),
+                    score=score,
+                )
+            )
+        return Row(tuple(thumbs), tuple(left_out))
+
+    def _value(self, annotation: Any) -> Any:
+        """What the control says: a word or a number."""
+        if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
+            raise NoThumbError(Reason.UNREADABLE, "an annotation without a result")
+        if annotation.get("was_cancelled"):
+            raise NoThumbError(Reason.NO_THUMB, "skipped")
+        said = [
+            part for part in annotation["result"] if isinstance(part, dict) and part.get("from_name") == self.control
+        ]
+        if not said:
+            raise NoThumbError(Reason.NO_THUMB, f"nothing from the control {shown(self.control)}")
+        value = said[-1].get("value")
+        value = value if isinstance(value, dict) else {}
+        choices = value.get("choices")
+        if not isinstance(choices, list):
+            return value.get("rating")
+        if len(choices) > 1:
+            raise NoThumbError(Reason.UNKNOWN_THUMB, f"{len(choices)} choices")
+        return choices[0] if choices else None
+
+
+def _rater(completed_by: Any) -> str | None:
+    """The annotator's number, whether it stands alone or with an address."""
+    return identity_of(completed_by.get("id") if isinstance(completed_by, dict) else completed_by)

@@ -1,0 +1,123 @@
+"""LangSmith: feedback, and the runs that it is on.
+
+Read from LangSmith's "Feedback data format" and "Run (span) data format" (docs.langchain.com/langsmith/
+feedback-data-format and run-data-format) and from `langsmith.schemas` 0.15.0 (`Feedback`, `Run`). Feedback is what
+`Client.list_feedback` gives, written as JSON lines or a JSON list:
+
+    {"id", "created_at", "modified_at", "run_id", "trace_id", "session_id", "key", "score", "value", "comment",
+     "correction", "feedback_source": {"type", "metadata", "user_id", "user_name"}}
+
+Runs are what `Client.list_runs` gives, or a bulk export in Parquet, where `inputs`, `outputs` and `extra` are texts:
+
+    {"id", "trace_id", "parent_run_id", "run_type", "inputs", "outputs", "error", "extra": {"metadata"}, "start_time"}
+
+Feedback without a run is on its trace's root run, which has the trace's identity.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kto_lab.importing.exports.lookup import Lookup, lookup
+from kto_lab.importing.exports.reading import existing, records, rows_of
+from kto_lab.importing.exports.traced import traced_answer, traced_prompt
+from kto_lab.importing.exports.values import NoThumbError, Scale, Seen, decoded, identity_of, shown, utc, zone_of
+from kto_lab.importing.thumbs import Reason, Row, Thumb
+
+_MODEL_KEYS = ("ls_model_name", "model_name", "model")
+_USER_KEYS = ("user_id", "user")
+
+
+@dataclass(frozen=True)
+class LangSmithExport:
+    """Feedback of one key with its runs.
+
+    Attributes:
+        feedback: the file of feedback.
+        runs: the file of runs.
+        key: the feedback key that is the thumb; rows of others are left out.
+        labels: what values in words mean; None for nothing.
+        up_from: a score from here on is a thumbs-up.
+        down_to: one up to here is a thumbs-down.
+        input_key: the key of the inputs that holds the prompt; None to look for it.
+        output_key: the key of the outputs that holds the answer; None to look for it.
+        timezone: what a time means that names no zone; LangSmith writes UTC.
+    """
+
+    feedback: str
+    runs: str
+    key: str
+    labels: Mapping[Any, bool | None]
+    up_from: float
+    down_to: float
+    input_key: str | None
+    output_key: str | None
+    timezone: str
+
+    def read(self) -> Iterator[Row]:
+        """One row for each feedback, after those of the runs that cannot be read.
+
+        Raises:
+            LabError: a file cannot be read, or a setting is wrong.
+        """
+        scale = Scale.of(self.labels, self.up_from, self.down_to)
+        zone = zone_of(self.timezone)
+        feedback, runs = existing(self.feedback, "export.feedback"), existing(self.runs, "export.runs")
+        seen = Seen()
+        with lookup() as found:
+            yield from found.fill(records(runs), _keys)
+
+            def make(where: str, raw: dict[str, Any]) -> Row:
+                desirable, number = self._verdict(raw, scale)
+                run = _run(raw, found)
+                source, metadata = (
+                    _mapping(raw.get("feedback_source")),
+                    _mapping(_mapping(run.get("extra")).get("metadata")),
+                )
+                thumb = Thumb(
+                    where=where,
+                    prompt=traced_prompt(run.get("inputs"), self.input_key),
+                    completion=traced_answer(run.get("outputs"), self.output_key),
+                    desirable=desirable,
+                    rater=identity_of(source.get("user_id")) or _first(metadata, _USER_KEYS),
+                    model=_first(metadata, _MODEL_KEYS),
+                    timestamp=utc(raw.get("modified_at"), zone) or utc(raw.get("created_at"), zone),
+                    score=number,
+                )
+                if seen.again(raw.get("id"), (thumb,)):
+                    raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumb")
+                return Row((thumb,))
+
+            yield from rows_of(records(feedback), make)
+
+    def _verdict(self, raw: dict[str, Any], scale: Scale) -> tuple[bool, float | None]:
+        if not isinstance(raw.get("key"), str):
+            raise NoThumbError(Reason.UNKNOWN_SCHEMA, "no feedback: it has no key")
+        if raw["key"] != self.key:
+            raise NoThumbError(Reason.NO_THUMB, f"the feedback {shown(raw['key'])}")
+        score = raw.get("score")
+        return scale.verdict(raw.get("value") if score is None else score)
+
+
+def _run(raw: dict[str, Any], found: Lookup) -> dict[str, Any]:
+    identity = raw.get("run_id") or raw.get("trace_id")
+    run = found.get(str(identity)) if isinstance(identity, str) else None
+    if run is None:
+        raise NoThumbError(Reason.NO_ANSWER, f"its run is not in the file: {shown(identity)}")
+    if run.get("error") and run.get("outputs") in (None, "", "null", "{}", {}):
+        raise NoThumbError(Reason.NO_COMPLETION, "its run ended with an error")
+    return run
+
+
+def _keys(run: dict[str, Any]) -> Iterator[str]:
+    if isinstance(run.get("id"), str):
+        yield run["id"]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    found = decoded(value)
+    return found if isinstance(found, dict) else {}
+
+
+def _first(metadata: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    return next((name for key in keys if (name := identity_of(metadata.get(key)))), None)

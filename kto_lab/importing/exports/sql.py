@@ -1,0 +1,163 @@
+"""Thumbs in a database: SQLite or PostgreSQL, by a SELECT of one's own.
+
+The connection is read-only: SQLite opens the file with `mode=ro` and `query_only`, PostgreSQL declares the query as a
+cursor in a READ ONLY transaction, whatever it says. Values come in as bound parameters (`:name`) only. Rows are fetched
+as they are read. The URL may hold a password: it is never shown or logged, and best stands in an environment variable.
+"""
+
+import decimal
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kto_lab.errors import LabError
+from kto_lab.importing.exports.mapped import Mapped, mapped, require
+from kto_lab.importing.exports.reading import Raw
+from kto_lab.importing.thumbs import LeftOut, Reason, Row
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class SqlExport:
+    """The rows of a query.
+
+    Attributes:
+        url: the database as SQLAlchemy writes it, sqlite:///thumbs.db or postgresql://user@host/name; None to take it
+            from `url_variable`.
+        url_variable: the environment variable that holds it, or None.
+        query: the SELECT.
+        parameters: values for its `:name` places.
+        columns: which column holds what; see `mapped`.
+        labels: what label values in words mean; None leaves such rows out.
+        up_from: a label that is a number from here on is a thumbs-up.
+        down_to: one up to here is a thumbs-down.
+        timezone: what a time means that names no zone.
+    """
+
+    url: str | None = field(repr=False)
+    url_variable: str | None
+    query: str
+    parameters: Mapping[str, Any]
+    columns: Mapping[str, str | None]
+    labels: Mapping[Any, bool | None]
+    up_from: float
+    down_to: float
+    timezone: str
+
+    def read(self) -> Iterator[Row]:
+        """One row for each row that the query gives.
+
+        Raises:
+            LabError: the database cannot be reached, the query is wrong or would write, or a setting is wrong.
+        """
+        how = mapped(self.columns, self.labels, self.up_from, self.down_to, self.timezone)
+        yield from how.rows(self._raws(how), source="the query")
+
+    def _raws(self, how: Mapped) -> Iterator[Raw]:
+        from sqlalchemy import text
+
+        with _connected(self._url()) as connection:
+            result = connection.execute(text(self.query), dict(self.parameters))
+            if not result.returns_rows:
+                raise LabError("export.query gives no rows. Write a SELECT.")
+            names = list(result.keys())
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise LabError(f"export.query gives the column {repeated[0]!r} more than once. Name each with AS.")
+            require({name: column for name, column in how.columns.items() if column not in names}, names, "the query")
+            number = 0
+            for batch in result.partitions(_BATCH):
+                for row in batch:
+                    number += 1
+                    where = f"query, row {number}"
+                    yield where, _readable(where, dict(zip(names, row, strict=True)))
+
+    def _url(self) -> "URL":
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        if (self.url is None) == (self.url_variable is None):
+            raise LabError("export.url and export.url_variable: give one of the two.")
+        url = self.url if self.url_variable is None else os.environ.get(self.url_variable)
+        if not url:
+            raise LabError(
+                f"The environment variable {self.url_variable} is empty. Put the URL of the database into it."
+            )
+        try:
+            return make_url(url)
+        except (ArgumentError, ValueError):
+            # Not the library's own words: they repeat the URL.
+            raise LabError("export.url is no URL of a database, such as sqlite:///thumbs.db.") from None
+
+
+@contextmanager
+def _connected(url: "URL") -> "Iterator[Connection]":
+    """A read-only connection; what goes wrong on it as an error for a person, without the password."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            # A cursor on the server, fetched in batches.
+            yield connection.execution_options(yield_per=_BATCH)
+    except (SQLAlchemyError, UnicodeDecodeError) as error:
+        cause = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+        if url.password:
+            cause = cause.replace(str(url.password), "***")
+        shown = url.render_as_string(hide_password=True)
+        raise LabError(f"{shown}: {cause}. Check the URL, the query and its parameters; it can only read.") from None
+    finally:
+        engine.dispose()
+
+
+def _engine(url: "URL") -> "Engine":
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    kind = url.get_backend_name()
+    if kind == "sqlite":
+        file = Path(url.database or "").expanduser()
+        if not file.is_file():
+            raise LabError(f"export.url: there is no database {url.database}. Give the path of a SQLite file.")
+        address = f"{file.resolve().as_uri()}?mode=ro"
+        return create_engine("sqlite://", creator=lambda: _opened(address), hide_parameters=True, poolclass=NullPool)
+    if kind != "postgresql":
+        raise LabError(f"export.url is a {kind} database; sqlite and postgresql can be opened for reading only.")
+    own = url.set(drivername="postgresql+psycopg")
+    try:
+        engine = create_engine(own, hide_parameters=True, poolclass=NullPool)
+    except ModuleNotFoundError as error:
+        raise LabError(f"PostgreSQL needs the package {error.name}: pip install 'psycopg[binary]'.") from error
+    return engine.execution_options(postgresql_readonly=True)
+
+
+def _opened(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+    connection.execute("PRAGMA query_only = ON")
+    # A text that is no UTF-8 spoils its own row, not the query.
+    connection.text_factory = bytes
+    return connection
+
+
+def _readable(where: str, row: dict[str, Any]) -> dict[str, Any] | LeftOut:
+    """The row with numbers and texts as Python has them."""
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, (bytes, memoryview)):
+            try:
+                plain[name] = bytes(value).decode()
+            except UnicodeDecodeError:
+                return LeftOut(where, Reason.UNREADABLE, "no UTF-8 text")
+        elif isinstance(value, decimal.Decimal):
+            plain[name] = float(value)
+        else:
+            plain[name] = str(value) if isinstance(value, uuid.UUID) else value
+    return plain

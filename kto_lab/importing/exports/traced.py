@@ -1,0 +1,134 @@
+"""The prompt and the answer in what a trace holds as input and output, whichever library wrote it.
+
+Known are: plain text; chat messages, as OpenAI and Argilla write them, and as LangChain does (`{"type": "human",
+"content"}`, `{"type", "data"}`, serialised objects with `kwargs`, pairs of role and text); mappings that hold one of
+these under a usual key; OpenAI's `choices` and LangChain's `generations`; each also as a JSON text. A prompt that is
+plain text becomes one user message: what is traced is a chat.
+"""
+
+from typing import Any
+
+from kto_lab.importing.exports.values import NoThumbError, completion_of, decoded, prompt_of, shown, text_of
+from kto_lab.importing.thumbs import Reason
+
+# Looked for in this order.
+PROMPT_KEYS = ("messages", "input", "inputs", "question", "query", "prompt", "text")
+ANSWER_KEYS = ("output", "outputs", "answer", "response", "completion", "result", "text", "messages")
+_DEEPEST = 5
+_LANGCHAIN_ROLES = (
+    ("Human", "user"),
+    ("AI", "assistant"),
+    ("System", "system"),
+    ("Tool", "tool"),
+    ("Function", "tool"),
+)
+
+
+def traced_prompt(value: Any, key: str | None) -> list[dict[str, str]]:
+    """The messages of a trace's input.
+
+    Args:
+        value: the input.
+        key: the key that holds the prompt; None to look for one of `PROMPT_KEYS`.
+
+    Raises:
+        NoThumbError: no prompt is found in it.
+    """
+    found = decoded(value)
+    if key is not None:
+        if not isinstance(found, dict) or key not in found:
+            raise NoThumbError(Reason.NO_PROMPT, f"the input has no key {shown(key)}")
+        found = found[key]
+    messages = _messages(found, _DEEPEST)
+    if messages is None:
+        raise NoThumbError(Reason.NO_PROMPT, f"the input is {shown(found)}, and no form of a prompt that is known")
+    return prompt_of(messages)
+
+
+def traced_answer(value: Any, key: str | None) -> str:
+    """The text of a trace's output.
+
+    Args:
+        value: the output.
+        key: the key that holds the answer; None to look for one of `ANSWER_KEYS`.
+
+    Raises:
+        NoThumbError: no answer is found in it.
+    """
+    value = None if value == "null" else value
+    found = decoded(value)
+    if key is not None:
+        if not isinstance(found, dict) or key not in found:
+            raise NoThumbError(Reason.NO_COMPLETION, f"the output has no key {shown(key)}")
+        found = found[key]
+    content = _content(found, _DEEPEST)
+    # An answer may itself be JSON, of no form that is known.
+    return completion_of(value if content is None and key is None and isinstance(value, str) else content)
+
+
+def _messages(value: Any, deepest: int) -> list[Any] | None:
+    value = decoded(value)
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if deepest == 0:
+        return None
+    if isinstance(value, dict):
+        if _is_message(value):
+            return [_plain(value)]
+        key = next((key for key in PROMPT_KEYS if value.get(key)), None)
+        return None if key is None else _messages(value[key], deepest - 1)
+    if not isinstance(value, list) or not value:
+        return None
+    if len(value) == 1 and isinstance(_plain(value[0]), list):
+        # LangChain asks in batches: a list of conversations, here of one.
+        return _messages(value[0], deepest - 1)
+    return [_plain(message) for message in value]
+
+
+def _content(value: Any, deepest: int) -> Any:
+    """The content of an answer, or None."""
+    if isinstance(value, str) or value is None or deepest == 0:
+        return value if isinstance(value, str) else None
+    if isinstance(value, list):
+        if text_of(value) is not None:
+            return value
+        return _content(value[-1], deepest - 1) if value else None
+    if not isinstance(value, dict):
+        return None
+    if _is_message(value):
+        return _plain(value).get("content") if _is_assistants(value) else None
+    for key in ("choices", "generations"):
+        if isinstance(value.get(key), list) and value[key]:
+            return _content(value[key][0], deepest - 1)
+    if isinstance(value.get("message"), dict):
+        return _content(value["message"], deepest - 1)
+    held = next((value[name] for name in ANSWER_KEYS if value.get(name)), None)
+    return value.get("content") if held is None else _content(held, deepest - 1)
+
+
+def _is_message(value: dict[str, Any]) -> bool:
+    return isinstance(_plain(value).get("role"), str) and "content" in _plain(value)
+
+
+def _is_assistants(value: dict[str, Any]) -> bool:
+    return str(_plain(value)["role"]).lower() in ("assistant", "ai")
+
+
+def _plain(message: Any) -> Any:
+    """A message as {role, content}, where it is one of LangChain's; else as it is."""
+    if isinstance(message, list) and len(message) == 2 and isinstance(message[0], str):
+        return {"role": message[0], "content": message[1]}
+    if not isinstance(message, dict):
+        return message
+    if isinstance(message.get("kwargs"), dict):
+        names = message.get("id")
+        name = str(names[-1]) if isinstance(names, list) and names else ""
+        role = next(
+            (role for begins, role in _LANGCHAIN_ROLES if name.startswith(begins)), message["kwargs"].get("type")
+        )
+        return {"role": role, "content": message["kwargs"].get("content")}
+    if isinstance(message.get("data"), dict) and "type" in message:
+        return {"role": message["type"], "content": message["data"].get("content")}
+    if "role" not in message and "type" in message and "content" in message:
+        return {"role": message["type"], "content": message["content"]}
+    return message

@@ -1,0 +1,92 @@
+"""What a reader makes of an export: thumbs, and what it leaves out and why.
+
+Every reader yields one `Row` a source row, in order, and never raises because of a row: a malformed one has a
+`LeftOut`. What is wrong with the whole (no such file, a wrong password) is a `LabError`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, TypeAlias
+
+Prompt: TypeAlias = str | list[dict[str, str]]
+
+
+class Reason(StrEnum):
+    """Why something is left out, in words for a report."""
+
+    UNREADABLE = "the row cannot be read"
+    NO_THUMB = "no thumb, or a neutral one"
+    UNKNOWN_THUMB = "a thumb that says nothing known"
+    NO_COMPLETION = "no completion, or an empty one"
+    NO_PROMPT = "no prompt"
+    NO_ANSWER = "the thumb is on no answer of the assistant"
+    UNKNOWN_SCHEMA = "a schema that is not known"
+    TOO_LARGE = "a text above import.max_characters"
+    DUPLICATE_ID = "an identity that came before"
+    NO_CHAT = "messages that are no prompt to answer"
+    NOT_STORABLE = "a text that no file can hold (half a character)"
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """One thumb on one answer.
+
+    Attributes:
+        where: the place in the source: "feedback.json[12]", "chats.jsonl:7", "ratings.csv:3".
+        prompt: text, or chat messages {role, content} up to the answer, system message and all.
+        completion: the answer that was judged.
+        desirable: thumbs-up.
+        signal: what said so: "thumb", "rating", "vote", or an implicit signal's name ("regenerated", "copied").
+        rater: who gave it, or None.
+        model: what answered, or None.
+        timestamp: ISO 8601 in UTC ("2026-05-01T09:30:00Z"), or None where it is not known.
+        score: the rating behind it, or None.
+        finished: the answer ended by itself.
+    """
+
+    where: str
+    prompt: Prompt
+    completion: str
+    desirable: bool
+    signal: str = "thumb"
+    rater: str | None = None
+    model: str | None = None
+    timestamp: str | None = None
+    score: float | None = None
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of a source row that gives no thumb.
+
+    Attributes:
+        where: its place in the source.
+        reason: why.
+        detail: what was found there, in a few words; no more of the content than is needed.
+    """
+
+    where: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of the source gives: thumbs, things left out, or both; never nothing."""
+
+    thumbs: tuple[Thumb, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+
+class Export(Protocol):
+    """A reader of one kind of export; a Hydra option of the group `export`."""
+
+    def read(self) -> Iterator[Row]:
+        """The rows in the order of the source, in bounded memory.
+
+        Raises:
+            LabError: the source as a whole cannot be read.
+        """
+        ...
