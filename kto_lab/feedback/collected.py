@@ -1,4 +1,4 @@
-"""Feedback that `kto-lab feedback collect` made: the shipped tables, and a user's own."""
+"""A table of examples in a file: the shipped ones, and what `feedback collect`, `import`, `label` or `review` wrote."""
 
 import importlib.resources
 from pathlib import Path
@@ -14,10 +14,10 @@ SHIPPED = ("instruction_checks", "arithmetic")
 
 
 def from_collected(path: str, train_prompts: int | None) -> Dataset:
-    """A collected table of examples.
+    """A table of examples, as it is.
 
     Args:
-        path: a Parquet file that `kto-lab feedback collect` wrote, or the name of a shipped one.
+        path: a Parquet file that a command of `kto-lab feedback` wrote, or the name of a shipped one.
         train_prompts: use so many prompts of the training split, chosen by hash and the same in every run, smaller
             selections within larger ones; None for all. The test split is always whole.
 
@@ -31,13 +31,14 @@ def from_collected(path: str, train_prompts: int | None) -> Dataset:
         file = Path(path)
     if not file.is_file():
         raise LabError(
-            f"There is no file {file}. Give feedback.path a table that `kto-lab feedback collect` wrote, or one of "
-            f"{', '.join(SHIPPED)}."
+            f"There is no file {file}. Give feedback.path a table that a command of `kto-lab feedback` wrote, or "
+            f"one of {', '.join(SHIPPED)}."
         )
     try:
         # Not by datasets' reader: it leaves a copy in the user's cache.
         found = pq.read_table(file)
-        schema = features(pa.types.is_list(found.schema.field("prompt").type))
+        chat = pa.types.is_list(found.schema.field("prompt").type)
+        schema = features(chat, ratings="ratings" in found.schema.names)
         table = Dataset(found.select(list(schema)).cast(schema.arrow_schema))
     except (KeyError, ValueError, OSError, pa.ArrowException) as error:
         raise LabError(

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     TOO_LARGE = "a text above import.max_characters"
     DUPLICATE_ID = "an identity that came before"
     NO_CHAT = "messages that are no prompt to answer"
+    NO_SINGLE_TURN = "a conversation, where prompt_form=text takes a single user message"
     NOT_STORABLE = "a text that no file can hold (half a character)"
 
 

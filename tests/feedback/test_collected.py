@@ -66,3 +66,9 @@ def test_a_file_that_is_no_table_of_examples_is_refused(tmp_path: Path) -> None:
     for name in ("text", "other", "alien"):
         with pytest.raises(LabError, match=rf"{name}\.parquet is no table of examples: .*feedback=file"):
             from_collected(str(tmp_path / f"{name}.parquet"), None)
+
+
+def test_all_raters_thumbs_are_kept_where_the_file_has_them(tmp_path: Path) -> None:
+    rows = [{"prompt": "1+1=", "completion": "2", "desirable": True, "ratings": [1.0, -1.0, 1.0]}]
+    pq.write_table(build_table(rows, source="sums", held_out=0.0).data.table, tmp_path / "sums.parquet")
+    assert from_collected(str(tmp_path / "sums.parquet"), None)["ratings"][:] == [[1.0, -1.0, 1.0]]

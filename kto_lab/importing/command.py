@@ -1,0 +1,233 @@
+"""The command `kto-lab feedback import`: thumbs of a product become a table of examples, with a report.
+
+Rows stream from the reader to a file on disk, are grouped and settled there, and stream into the table: memory does not
+grow with their number, but for what one answer and one batch need.
+"""
+
+import dataclasses
+import sqlite3
+import tempfile
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from kto_lab import console
+from kto_lab.configuration import check_keys
+from kto_lab.errors import LabError
+from kto_lab.files import atomic_path, write_json, write_text
+from kto_lab.importing.page import page
+from kto_lab.importing.personal import Search
+from kto_lab.importing.repeats import Fate, Settled, settle
+from kto_lab.importing.report import Near, Reading, Report, report_of
+from kto_lab.importing.screen import screen
+from kto_lab.importing.settings import Settings, settings
+from kto_lab.importing.show import show
+from kto_lab.importing.stage import Stage
+from kto_lab.importing.thumbs import Export, LeftOut, Reason, Row
+from kto_lab.importing.writing import write_table
+
+KEYS = (
+    "export",
+    "output",
+    "held_out",
+    "group_by",
+    "prompt_form",
+    "max_characters",
+    "repeats",
+    "duplicates",
+    "personal_data",
+    "phone_region",
+    "recent_days",
+    "places",
+)
+# Rows between two lines that say how far reading is.
+ROWS_A_LINE = 100_000
+# Examples that are left out, and thumbs that are settled, between two words about it.
+_BLOCK = 1000
+
+
+def import_feedback(cfg: DictConfig) -> Path:
+    """Read an export, write the table and its report, and say what is in it.
+
+    Raises:
+        LabError: the table or its report exists, nothing can be taken, or see the message.
+    """
+    check_keys(cfg, KEYS)
+    target = Path(cfg.output)
+    pages = report_files(target)
+    for file in (target, *pages):
+        if file.exists():
+            raise LabError(f"{file} exists. Choose another output, or remove it to import again.")
+    how = settings(cfg)
+    source = str(cfg.export.get("path") or cfg.export.get("_target_", "export"))
+    report = import_thumbs(instantiate(cfg.export), target, how, source=Path(source).name)
+    show(report)
+    console.stage("Files", "The table, and what became of every row.")
+    console.show_files({"table": target, "report": pages[0], "numbers": pages[1]})
+    console.say(f"    train on it with feedback=collected feedback.path={target}")
+    return target
+
+
+def report_files(target: Path) -> tuple[Path, Path]:
+    """Where the report of a table lies: the page, and the numbers."""
+    return target.with_suffix(".import_report.html"), target.with_suffix(".import_report.json")
+
+
+def import_thumbs(export: Export, target: Path, how: Settings, *, source: str) -> Report:
+    """Make the table of an export, and its report beside it.
+
+    Args:
+        export: the reader.
+        target: the Parquet file to write.
+        how: what is done with the thumbs.
+        source: what was read, for the report.
+
+    Raises:
+        LabError: the export cannot be read, nothing of it can be taken, or the disk refuses.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            stage = Stage(Path(folder) / "thumbs.sqlite")
+            try:
+                return _import(export, stage, target, how, source=source, folder=Path(folder))
+            finally:
+                stage.close()
+    except (sqlite3.Error, OSError) as error:
+        raise LabError(
+            f"Thumbs could not be kept on disk beside {target}: {error}. An import takes about three times the room of "
+            "its export there, and some in the folder for temporary files (SQLITE_TMPDIR names another one)."
+        ) from error
+
+
+def _import(export: Export, stage: Stage, target: Path, how: Settings, *, source: str, folder: Path) -> Report:
+    console.stage("Reading", "Every row gives thumbs, or a reason why it does not.")
+    search = None
+    if how.personal_data != "ignore":
+        search = Search(how.phone_region, how.personal_data == "redact", how.places)
+    reading = _read(export, stage, search, how)
+    console.say(f"    {reading.rows:,} rows, {stage.thumbs:,} thumbs that can be examples")
+    if not stage.thumbs:
+        raise LabError(_nothing(source, reading))
+    console.stage("Examples", "Several thumbs on one answer are settled; the others are examples as they are.")
+    stage.sort()
+    _settle(stage, how)
+    near = _near(stage, how, folder)
+    if not stage.examples:
+        raise LabError(
+            f"{source}: the policies for repeated thumbs leave no example. Choose others (repeats.one_rater and "
+            "repeats.several_raters)."
+        )
+    chat = how.prompt_form == "chat" or stage.chats > 0
+    report = report_of(
+        stage,
+        reading,
+        search,
+        near,
+        source=source,
+        settings=how.as_dict(),
+        made_chat=stage.thumbs - stage.chats if chat else 0,
+    )
+    with atomic_path(target) as partial, console.progress("written", stage.examples) as advance:
+        write_table(
+            stage,
+            partial,
+            source=target.stem,
+            chat=chat,
+            group_by=how.group_by,
+            held_out=how.held_out,
+            advance=advance,
+        )
+        # Before the table takes its place: where there is a table, there is its report.
+        html, numbers = report_files(target)
+        write_text(html, page(report))
+        write_json(numbers, report.as_dict())
+    return report
+
+
+def _read(export: Export, stage: Stage, search: Search | None, how: Settings) -> Reading:
+    """Stage the thumbs of every row, and count what is left out."""
+    reading = Reading(how.places)
+    for row in export.read():
+        refused = _stage(row, stage, search, how)
+        left_out = [*row.left_out, *refused]
+        if not row.thumbs and not left_out:
+            left_out = [LeftOut(f"row {reading.rows + 1}", Reason.UNREADABLE, "the reader made nothing of it")]
+        reading.row(len(row.thumbs), left_out, len(refused))
+        if reading.rows % ROWS_A_LINE == 0:
+            console.say(f"    {reading.rows:,} rows")
+    return reading
+
+
+def _stage(row: Row, stage: Stage, search: Search | None, how: Settings) -> list[LeftOut]:
+    """Stage what can be an example of a row's thumbs; the others, with the reason."""
+    refused = []
+    for thumb in row.thumbs:
+        found = screen(thumb, how.max_characters, as_text=how.prompt_form == "text")
+        if isinstance(found, LeftOut):
+            refused.append(found)
+            continue
+        if search is not None:
+            one = found.thumb
+            prompt, completion = search.look(one.where, one.prompt, one.completion)
+            if search.redact:
+                clean = dataclasses.replace(one, prompt=prompt, completion=completion, rater=search.rater(one.rater))
+                found = dataclasses.replace(found, thumb=clean)
+        stage.add(found)
+    return refused
+
+
+def _settle(stage: Stage, how: Settings) -> None:
+    with console.progress("settled", stage.thumbs) as advance:
+        waiting: list[Settled] = []
+        done = 0
+        for thumbs in stage.answers():
+            waiting.append(
+                settle(
+                    thumbs,
+                    drop_duplicates=how.duplicates == "drop",
+                    one_rater=how.one_rater,
+                    several_raters=how.several_raters,
+                )
+            )
+            done += len(thumbs)
+            if done >= _BLOCK:
+                stage.settle(waiting)
+                advance(done)
+                waiting, done = [], 0
+        stage.settle(waiting)
+        advance(done)
+
+
+def _near(stage: Stage, how: Settings, folder: Path) -> Near | None:
+    """Find near duplicates, and leave out those with the same thumb where asked."""
+    if how.near_threshold is None:
+        return None
+    # Imported here: datasketch takes a second, and most imports do not look.
+    from kto_lab.importing.near import near_duplicates
+
+    same = contradicting = 0
+    places: list[str] = []
+    drop = how.near == "drop"
+    waiting: list[tuple[int, int]] = []
+    with console.progress("compared", stage.examples) as advance:
+        for one in near_duplicates(stage, how.near_threshold, folder, advance):
+            same += 0 if one.contradicts else len(one.examples)
+            contradicting += len(one.examples) if one.contradicts else 0
+            if len(places) < how.places:
+                places.append(f"{one.where}, like {one.of}")
+            if drop and not one.contradicts:
+                waiting += one.examples
+            if len(waiting) >= _BLOCK:
+                stage.leave_out(waiting, Fate.NEAR_DUPLICATE)
+                waiting = []
+    stage.leave_out(waiting, Fate.NEAR_DUPLICATE)
+    return Near(how.near_threshold, same, same if drop else 0, contradicting, places)
+
+
+def _nothing(source: str, reading: Reading) -> str:
+    if not reading.rows:
+        return f"{source}: there is no row in it."
+    reasons = "; ".join(f"{line.count:,} times {line.reason} ({line.places[0]})" for line in reading.lines()[:3])
+    return f"{source}: none of {reading.rows:,} rows gives an example. {reasons}. Is this the right kind of export?"

@@ -1,0 +1,239 @@
+"""What an import did, in numbers: every row and every thumb is in one of its lines."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kto_lab.importing.personal import MEANING, Kind, Search, find, pseudonym, redacted
+from kto_lab.importing.repeats import Fate
+from kto_lab.importing.screen import printable
+from kto_lab.importing.stage import Stage
+from kto_lab.importing.tallies import Balance, Ratio, balances, ratios
+from kto_lab.importing.thumbs import LeftOut, Reason
+
+_EXAMPLES = "FROM examples e CROSS JOIN thumbs t ON t.number = e.number"
+# Characters shown of a place, of what was found there, and of a name.
+SHOWN = 160
+
+
+@dataclass(frozen=True)
+class Line:
+    """Why something is left out.
+
+    Attributes:
+        reason: in words.
+        count: how often.
+        rows: how many rows give nothing for this reason (the first one, where a row has several); None where the
+            reason is not of rows.
+        places: the first ones, each with what was found there.
+    """
+
+    reason: str
+    count: int
+    rows: int | None
+    places: list[str]
+
+
+@dataclass
+class Reading:
+    """What reading gave, counted row by row.
+
+    Attributes:
+        most_places: places kept of each reason.
+        rows: of the source.
+        rows_taken: those that gave a thumb or more.
+        thumbs: that the reader gave.
+        refused: thumbs of these that can be no example.
+        left_out: of each reason, how often.
+        rows_left_out: of each reason, how many rows give nothing because of it.
+        places: of each reason, the first ones.
+    """
+
+    most_places: int
+    rows: int = 0
+    rows_taken: int = 0
+    thumbs: int = 0
+    refused: int = 0
+    left_out: Counter[Reason] = field(default_factory=Counter)
+    rows_left_out: Counter[Reason] = field(default_factory=Counter)
+    places: dict[Reason, list[str]] = field(default_factory=dict)
+
+    def row(self, given: int, left_out: Sequence[LeftOut], refused: int) -> None:
+        """Count one row.
+
+        Args:
+            given: thumbs that the reader gave.
+            left_out: what gives no thumb or no example, and why.
+            refused: how many of the thumbs are among these.
+        """
+        self.rows += 1
+        self.thumbs += given
+        self.refused += refused
+        if given > refused:
+            self.rows_taken += 1
+        else:
+            self.rows_left_out[left_out[0].reason] += 1
+        for one in left_out:
+            self.left_out[one.reason] += 1
+            places = self.places.setdefault(one.reason, [])
+            if len(places) < self.most_places:
+                places.append(_without_personal_data(f"{one.where}: {one.detail}" if one.detail else one.where))
+
+    def lines(self) -> list[Line]:
+        """A line for every reason, the most frequent first."""
+        return [
+            Line(reason.value, count, self.rows_left_out[reason], self.places[reason])
+            for reason, count in self.left_out.most_common()
+        ]
+
+
+@dataclass(frozen=True)
+class Near:
+    """Near duplicates among the examples.
+
+    Attributes:
+        threshold: from which similarity.
+        same: examples that are near one with the same thumb.
+        dropped: how many of these were left out.
+        contradicting: examples that are near one with the other thumb, and none with the same.
+        places: the first ones, each with what it is near to.
+    """
+
+    threshold: float
+    same: int
+    dropped: int
+    contradicting: int
+    places: list[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """An import in numbers.
+
+    Attributes:
+        source: what was read.
+        settings: of the import.
+        rows, rows_taken, thumbs, refused: see `Reading`.
+        reasons: why rows, or thumbs of rows, are left out.
+        fates: why thumbs are no example of their own.
+        examples: of the table.
+        prompts: different ones of these.
+        made_chat: thumbs whose plain prompt became one user message.
+        near: near duplicates, where they were looked for.
+        personal: kinds of personal data, where it was looked for: meaning, finds, thumbs with them and places.
+        balances: see `tallies.balances`.
+        ratios: see `tallies.ratios`.
+    """
+
+    source: str
+    settings: dict[str, Any]
+    rows: int
+    rows_taken: int
+    thumbs: int
+    refused: int
+    reasons: list[Line]
+    fates: list[Line]
+    examples: int
+    prompts: int
+    made_chat: int
+    near: Near | None
+    personal: list[dict[str, Any]] | None
+    balances: dict[str, list[Balance]]
+    ratios: list[Ratio]
+
+    @property
+    def deployment(self) -> str | None:
+        """The override that weighs the examples for the newest thumbs that people gave; None where these are one-sided.
+
+        Where deployment is judged as the product was, its thumbs come in the ratio of these.
+        """
+        share = self.ratios[0].share.value
+        if share is None or not 0 < share < 1:
+            return None
+        return f"weighting@loss.weighting=deployment loss.weighting.desirable_share={share:.3f}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for a file."""
+        return {**asdict(self), "deployment": self.deployment}
+
+
+def report_of(
+    stage: Stage,
+    reading: Reading,
+    search: Search | None,
+    near: Near | None,
+    *,
+    source: str,
+    settings: dict[str, Any],
+    made_chat: int,
+) -> Report:
+    """The report of an import whose thumbs are settled.
+
+    Raises:
+        AssertionError: a row or a thumb is in no line, or in two.
+    """
+    fates = _fates(stage, reading.most_places)
+    assert reading.rows == reading.rows_taken + sum(reading.rows_left_out.values()), "a row is in no line"
+    assert reading.thumbs == stage.thumbs + reading.refused, "a thumb was lost before it was staged"
+    assert stage.thumbs == stage.examples + sum(line.count for line in fates), "a thumb has no fate, or two"
+    shown = {name: [_named(row) for row in rows] for name, rows in balances(stage).items()}
+    return Report(
+        source=printable(source),
+        settings=settings,
+        rows=reading.rows,
+        rows_taken=reading.rows_taken,
+        thumbs=reading.thumbs,
+        refused=reading.refused,
+        reasons=reading.lines(),
+        fates=fates,
+        examples=stage.examples,
+        prompts=stage.query(f"SELECT count(DISTINCT t.prompt_key) {_EXAMPLES}")[0][0],
+        made_chat=made_chat,
+        near=near,
+        personal=None if search is None else [_personal(search, kind) for kind in Kind],
+        balances=shown,
+        ratios=ratios(stage, settings["recent_days"]),
+    )
+
+
+def _fates(stage: Stage, most_places: int) -> list[Line]:
+    counts: Sequence[tuple[Any, ...]] = stage.query("SELECT fate, count(*) FROM fates GROUP BY fate")
+    found = dict(counts)
+    return [
+        Line(
+            fate.value,
+            found[fate.value],
+            None,
+            [
+                _without_personal_data(place)
+                for (place,) in stage.query(
+                    "SELECT place FROM fates f JOIN thumbs t ON t.number = f.number WHERE fate = ? "
+                    "ORDER BY f.number LIMIT ?",
+                    (fate.value, most_places),
+                )
+            ],
+        )
+        for fate in Fate
+        if fate.value in found
+    ]
+
+
+def _personal(search: Search, kind: Kind) -> dict[str, Any]:
+    return {
+        "kind": kind.value,
+        "meaning": MEANING[kind],
+        "finds": search.finds[kind],
+        "thumbs": search.thumbs[kind],
+        "places": [_without_personal_data(place) for place in search.places.get(kind, [])],
+    }
+
+
+def _named(row: Balance) -> Balance:
+    """The row under a name that holds no personal data: a report is passed on more easily than a table."""
+    return Balance(pseudonym(row.name, None)[:SHOWN], row.up, row.down, row.examples_up, row.examples_down)
+
+
+def _without_personal_data(text: str) -> str:
+    shown = printable(text)[:SHOWN]
+    return redacted(shown, find(shown, None))

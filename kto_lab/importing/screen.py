@@ -1,0 +1,125 @@
+"""Whether a thumb can become an example at all: texts that are there, fit, and can be stored."""
+
+import dataclasses
+import datetime
+import math
+from dataclasses import dataclass
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.table import check_completion, check_prompt, content_hash
+from kto_lab.importing.thumbs import LeftOut, Prompt, Reason, Thumb
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A thumb that can become an example.
+
+    Attributes:
+        thumb: with its prompt in canonical form.
+        time: microseconds since 1970, or None where it is not known.
+        characters: of prompt and completion.
+    """
+
+    thumb: Thumb
+    time: int | None
+    characters: int
+
+
+def screen(thumb: Thumb, max_characters: int, *, as_text: bool = False) -> Screened | LeftOut:
+    """Check a thumb.
+
+    Args:
+        thumb: from a reader.
+        max_characters: prompt and completion together may have so many characters.
+        as_text: a prompt of one user message becomes its words, and a longer conversation is left out.
+    """
+    where = printable(thumb.where)
+    prompt, completion = thumb.prompt, thumb.completion
+    if not isinstance(completion, str) or not completion.strip():
+        return LeftOut(where, Reason.NO_COMPLETION)
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+        return LeftOut(where, Reason.NO_PROMPT)
+    characters = characters_of(prompt) + len(completion)
+    # Before anything looks at the text: a cell of gigabytes is not worth a hash.
+    if characters > max_characters or _names(thumb) > max_characters:
+        return LeftOut(where, Reason.TOO_LARGE, f"{characters} characters")
+    if not _storable(thumb):
+        return LeftOut(where, Reason.NOT_STORABLE)
+    try:
+        # The checks of the table itself, so that nothing is refused when it is written.
+        prompt, completion = check_prompt(prompt, where), check_completion(completion, where)
+    except LabError:
+        return LeftOut(where, Reason.NO_CHAT)
+    if as_text and not isinstance(prompt, str):
+        if [message["role"] for message in prompt] != ["user"]:
+            return LeftOut(where, Reason.NO_SINGLE_TURN, f"{len(prompt)} messages")
+        prompt = prompt[0]["content"]
+        if not prompt.strip():
+            return LeftOut(where, Reason.NO_PROMPT)
+    time = microseconds(thumb.timestamp)
+    checked = dataclasses.replace(
+        thumb,
+        where=where,
+        prompt=prompt,
+        completion=completion,
+        timestamp=None if time is None else thumb.timestamp,
+        score=thumb.score if thumb.score is not None and math.isfinite(thumb.score) else None,
+    )
+    return Screened(checked, time, characters)
+
+
+def characters_of(prompt: Prompt) -> int:
+    """The characters of a prompt's texts."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(str(text)) for message in prompt if isinstance(message, dict) for text in message.values())
+
+
+def identity(prompt: Prompt, completion: str) -> tuple[bytes, bytes]:
+    """What tells a prompt, and a completion, from all others: 8 bytes each.
+
+    A plain prompt and the same as one user message are one prompt.
+    """
+    hashes = content_hash(as_messages(prompt)), content_hash(completion)
+    return bytes.fromhex(hashes[0]), bytes.fromhex(hashes[1])
+
+
+def as_messages(prompt: Prompt) -> list[dict[str, str]]:
+    """The prompt as chat messages."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def microseconds(timestamp: str | None) -> int | None:
+    """Microseconds since 1970 of an ISO 8601 time (in UTC where it names no zone); None where it is none."""
+    try:
+        moment = datetime.datetime.fromisoformat(timestamp or "")
+    except ValueError:
+        return None
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)) - _EPOCH) // _MICROSECOND
+
+
+def printable(text: str) -> str:
+    """The text with every half of a character written out, so that it can be shown and stored."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _names(thumb: Thumb) -> int:
+    return sum(len(name) for name in (thumb.where, thumb.signal, thumb.rater, thumb.model) if name)
+
+
+def _storable(thumb: Thumb) -> bool:
+    texts = [thumb.completion, thumb.signal, thumb.rater, thumb.model, thumb.timestamp]
+    if isinstance(thumb.prompt, str):
+        texts.append(thumb.prompt)
+    else:
+        texts += [text for message in thumb.prompt if isinstance(message, dict) for text in message.values()]
+    try:
+        for text in texts:
+            if isinstance(text, str):
+                text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

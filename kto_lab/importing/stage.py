@@ -1,0 +1,210 @@
+"""Where thumbs wait on disk between being read and being written: a million of them need no memory.
+
+A SQLite file in a folder of its own, gone when the import ends. Thumbs are appended in the order of the source. Then an
+index sorts them by prompt and completion, so that what is read back does not depend on the order of the source.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from kto_lab.importing.repeats import Fate, Given, Settled
+from kto_lab.importing.screen import Screened, identity
+from kto_lab.importing.thumbs import Prompt
+
+# What SQLite keeps of the file in memory, in KiB.
+CACHE = 32 * 1024
+# Thumbs, and characters, that wait to be appended together.
+WAITING, WAITING_CHARACTERS = 1000, 4_000_000
+
+_SCHEMA = """
+CREATE TABLE thumbs (
+    number INTEGER PRIMARY KEY, prompt_key BLOB, completion_key BLOB, time INTEGER, desirable INTEGER, rater TEXT,
+    signal TEXT, model TEXT, place TEXT, timestamp TEXT, score REAL, finished INTEGER, length INTEGER, size INTEGER,
+    prompt BLOB, completion BLOB
+);
+CREATE TABLE examples (position INTEGER PRIMARY KEY, number INTEGER UNIQUE, rater TEXT, ratings TEXT);
+CREATE TABLE fates (number INTEGER PRIMARY KEY, fate TEXT);
+"""
+# Everything that settling reads, so that it never has to look up a row.
+_ORDER = "CREATE INDEX by_answer ON thumbs (prompt_key, completion_key, time, number, desirable, rater, signal)"
+_EXAMPLES = """
+SELECT e.position, t.number, t.prompt_key, t.completion_key, t.place, t.prompt, t.completion, t.desirable, e.rater,
+    t.signal, t.model, t.timestamp, t.score, t.finished, e.ratings, t.size
+FROM examples e CROSS JOIN thumbs t ON t.number = e.number
+"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A thumb that becomes a row of the table, with its texts.
+
+    Attributes:
+        position: its place among the examples.
+        number: the thumb's.
+        answer: tells its prompt and completion from all others.
+        where, prompt, completion, desirable, rater, signal, model, timestamp, score, finished: as in `Thumb`; no rater
+            where it stands for several.
+        ratings: see `repeats.Kept`.
+        size: characters of prompt and completion.
+    """
+
+    position: int
+    number: int
+    answer: bytes
+    where: str
+    prompt: Prompt
+    completion: str
+    desirable: bool
+    rater: str | None
+    signal: str
+    model: str | None
+    timestamp: str | None
+    score: float | None
+    finished: bool
+    ratings: list[float] | None
+    size: int
+
+
+class Stage:
+    """The thumbs of one import, on disk.
+
+    Attributes:
+        thumbs: how many there are.
+        chats: how many of them have chat messages as their prompt.
+        examples: how many became examples.
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Make the file."""
+        self.thumbs = self.chats = self.examples = 0
+        self._positions = 0
+        self._waiting: list[tuple[Any, ...]] = []
+        self._characters = 0
+        self._database = sqlite3.connect(file, isolation_level=None)
+        # Nothing of the file outlives the import, so nothing is done for its safety.
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", f"cache_size=-{CACHE}"):
+            self._database.execute(f"PRAGMA {pragma}")
+        self._database.executescript(_SCHEMA)
+        self._database.execute("BEGIN")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
+    def add(self, screened: Screened) -> None:
+        """Append a thumb."""
+        thumb = screened.thumb
+        self.chats += not isinstance(thumb.prompt, str)
+        row = (
+            self.thumbs,
+            *identity(thumb.prompt, thumb.completion),
+            screened.time,
+            thumb.desirable,
+            thumb.rater,
+            thumb.signal,
+            thumb.model,
+            thumb.where,
+            thumb.timestamp,
+            thumb.score,
+            thumb.finished,
+            len(thumb.completion),
+            screened.characters,
+            # Bytes: SQLite's own text ends at a NUL.
+            json.dumps(thumb.prompt, ensure_ascii=False).encode(),
+            thumb.completion.encode(),
+        )
+        self._waiting.append(row)
+        self.thumbs += 1
+        self._characters += screened.characters
+        if len(self._waiting) >= WAITING or self._characters >= WAITING_CHARACTERS:
+            self._append()
+
+    def sort(self) -> None:
+        """Make the thumbs ready to be read back; none may be added after."""
+        self._append()
+        self._database.execute(_ORDER)
+
+    def answers(self) -> Iterator[list[Given]]:
+        """The thumbs on one answer to one prompt at a time, in an order that the texts alone decide."""
+        found = self._database.execute(
+            "SELECT prompt_key, completion_key, number, desirable, rater, time, signal FROM thumbs "
+            "ORDER BY prompt_key, completion_key, time, number"
+        )
+        for _, rows in groupby(found, key=lambda row: row[:2]):
+            yield [Given(number, bool(up), rater, time, signal) for _, _, number, up, rater, time, signal in rows]
+
+    def settle(self, settled: Iterable[Settled]) -> None:
+        """Keep what becomes of the thumbs on answers: examples, placed one behind another, and the others' fates."""
+        kept: list[tuple[Any, ...]] = []
+        fates: list[tuple[int, Fate]] = []
+        for examples, others in settled:
+            for one in examples:
+                ratings = None if one.ratings is None else json.dumps(one.ratings)
+                kept.append((self._positions, one.number, one.rater, ratings))
+                self._positions += 1
+            fates += others
+        self._database.executemany("INSERT INTO examples VALUES (?, ?, ?, ?)", kept)
+        self._fate(fates)
+        self.examples += len(kept)
+
+    def leave_out(self, examples: Sequence[tuple[int, int]], fate: Fate) -> None:
+        """Make examples, each by its place and the number of its thumb, thumbs that are left out."""
+        self._database.executemany("DELETE FROM examples WHERE position = ?", [(place,) for place, _ in examples])
+        self._fate((number, fate) for _, number in examples)
+        self.examples -= len(examples)
+
+    def read_examples(self) -> Iterator[Example]:
+        """The examples, in the order of their places."""
+        for row in self._database.execute(f"{_EXAMPLES} ORDER BY e.position"):
+            yield _example(row)
+
+    def example(self, position: int) -> Example:
+        """The example at a place."""
+        return _example(self._database.execute(f"{_EXAMPLES} WHERE e.position = ?", (position,)).fetchone())
+
+    def twins(self, position: int) -> list[tuple[int, int]]:
+        """Place and number of the examples with the answer and the label of the one at a place, itself among them."""
+        return self.query(
+            "SELECT e.position, e.number FROM examples o CROSS JOIN thumbs a ON a.number = o.number "
+            "CROSS JOIN thumbs t ON t.prompt_key = a.prompt_key AND t.completion_key = a.completion_key "
+            "AND t.desirable = a.desirable CROSS JOIN examples e ON e.number = t.number WHERE o.position = ?",
+            (position,),
+        )
+
+    def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """What a statement finds; for the few numbers of a report."""
+        return self._database.execute(statement, values).fetchall()
+
+    def _append(self) -> None:
+        self._database.executemany(f"INSERT INTO thumbs VALUES ({', '.join('?' * 16)})", self._waiting)
+        self._waiting, self._characters = [], 0
+
+    def _fate(self, fates: Iterable[tuple[int, Fate]]) -> None:
+        self._database.executemany("INSERT INTO fates VALUES (?, ?)", ((number, fate.value) for number, fate in fates))
+
+
+def _example(row: tuple[Any, ...]) -> Example:
+    position, number, prompt_key, completion_key, where, prompt, completion, desirable, *more, ratings, size = row
+    rater, signal, model, timestamp, score, finished = more
+    return Example(
+        position=position,
+        number=number,
+        answer=prompt_key + completion_key,
+        where=where,
+        prompt=json.loads(prompt),
+        completion=completion.decode(),
+        desirable=bool(desirable),
+        rater=rater,
+        signal=signal,
+        model=model,
+        timestamp=timestamp,
+        score=score,
+        finished=bool(finished),
+        ratings=None if ratings is None else json.loads(ratings),
+        size=size,
+    )
