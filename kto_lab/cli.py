@@ -49,6 +49,16 @@ COMMANDS = {
         "kto_lab.feedback.inspect:inspect_feedback",
         "show what is in the thumbs, before and after a corruption",
     ),
+    "feedback import": Command(
+        "import", "kto_lab.importing.command:import_feedback", "thumbs of a product, as its tools export them"
+    ),
+    "feedback label": Command(
+        "label", "kto_lab.labeling.command:label_feedback", "give thumbs to answers by rules, principles or a model"
+    ),
+    "feedback audit": Command("audit", "kto_lab.auditing.command:audit_feedback", "rank the labels to doubt"),
+    "feedback review": Command(
+        "review", "kto_lab.auditing.review:review_feedback", "put a reviewer's decisions into the thumbs"
+    ),
     "cache": Command("cache", "kto_lab.cache:cache", "what lies in the cache folder, and making room there"),
 }
 

@@ -1,0 +1,1 @@
+"""Thumbs where there are none: labelers, and how far they agree."""

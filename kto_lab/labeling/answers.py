@@ -1,0 +1,157 @@
+"""Where the answers come from: a file without thumbs (or with some), or the table of examples of `feedback`."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kto_lab.errors import LabError
+from kto_lab.feedback import file as feedback_file
+from kto_lab.feedback.mapping import Layout, layout, rows_of
+from kto_lab.feedback.table import content_hash, prompt_id, split_of
+from kto_lab.labeling.labels import Answer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+COLUMNS = ("prompt", "completion", "label", "rater", "score", "timestamp", "group", "split", "finished", "checks")
+# Of a table of examples, what goes on into the labelled one. Rater and score are the labeler's, the rest is rebuilt.
+KEPT = ("finished", "group", "checks", "split", "ratings", "timestamp", "origin")
+# No column of a user's: rows without a thumb are read with this one.
+_BLANK = "\0no thumb"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The answers are the examples of the table `feedback`."""
+
+    def read(self, examples: Sequence[Answer]) -> list[Answer]:
+        """The examples as they are.
+
+        Raises:
+            LabError: there is no table.
+        """
+        if not examples:
+            raise LabError("answers=feedback labels the examples of a table: name it, such as feedback=arithmetic.")
+        return list(examples)
+
+
+@dataclass(frozen=True)
+class File:
+    """The answers are in a JSONL, CSV or Parquet file; see `feedback/file.py` for what such a file may be.
+
+    Attributes:
+        path: the file.
+        format: its format; "auto" goes by the file name.
+        columns: field name to column name, None where there is no such column. The fields are COLUMNS.
+        labels: what the values of the label column mean; None there for values that are no thumb.
+        as_chat: a prompt that is text becomes one user message.
+        bad_rows: stop at a malformed row, or drop it and say how many were dropped.
+        held_out: share of prompts in the test split, where no column says.
+    """
+
+    path: str
+    format: Literal["auto", "jsonl", "csv", "parquet"]
+    columns: Mapping[str, str | None]
+    labels: Mapping[Any, bool | None] | None
+    as_chat: bool
+    bad_rows: Literal["error", "drop"]
+    held_out: float
+
+    def read(self, examples: Sequence[Answer]) -> list[Answer]:
+        """The answers of the file, in its order. Rows whose label is absent have no thumb.
+
+        Raises:
+            LabError: the file or a row of it cannot be read; the message names the file and the line.
+        """
+        if unknown := sorted(set(self.columns) - set(COLUMNS)):
+            raise LabError(f"answers.columns has no field {unknown[0]!r}. Known: {', '.join(COLUMNS)}.")
+        if not 0 <= self.held_out < 1:
+            raise LabError(f"answers.held_out is {self.held_out}: the share must be at least 0 and below 1.")
+        return list(self._answers())
+
+    def _answers(self) -> Iterator[Answer]:
+        named = {field: column for field, column in self.columns.items() if column is not None}
+        # Empty where there is none, which is no column's name.
+        checks, label = named.pop("checks", ""), named.get("label", "")
+        answer = _layout({**named, "label": _BLANK}, self)
+        thumb = _layout(named, self, labels=self.labels) if label else None
+        dropped, first, read = 0, "", 0
+        seen: set[str] = set()
+        for where, raw in _raws(self, thumb or answer):
+            read += 1
+            seen.update(raw)
+            try:
+                (row,) = rows_of({**raw, _BLANK: True}, where, answer)
+                given = rows_of(raw, where, thumb) if thumb is not None and raw.get(label) is not None else []
+            except LabError as error:
+                if self.bad_rows == "error":
+                    raise LabError(str(error).replace("feedback.", "answers.")) from error
+                dropped, first = dropped + 1, first or str(error)
+                continue
+            yield self._answer(row, where, given[0]["desirable"] if given else None, raw.get(checks) or "")
+        if absent := [column for column in (*named.values(), checks) if column and column not in seen]:
+            raise LabError(f"{self.path}: there is no column {absent[0]!r} in any of {read} rows. See answers.columns.")
+        if dropped:
+            logger.warning("%s: dropped %d of %d rows as malformed. The first: %s", self.path, dropped, read, first)
+
+    def _answer(self, row: dict[str, Any], where: str, thumb: bool | None, checks: str) -> Answer:
+        split = row["split"] or split_of(prompt_id(row["prompt"]), self.held_out)
+        more = {"finished": row["finished"], "group": row["group"] or Path(self.path).name, "checks": checks}
+        more |= {"split": split, "timestamp": row["timestamp"], "rater": row["rater"], "score": row["score"]}
+        return Answer(row["prompt"], row["completion"], where, thumb, thumb, more)
+
+
+def _layout(columns: Mapping[str, str], how: File, labels: Mapping[Any, bool | None] | None = None) -> Layout:
+    try:
+        return layout(columns, labels=labels, as_chat=how.as_chat, bad_rows=how.bad_rows)
+    except LabError as error:
+        raise LabError(str(error).replace("feedback.", "answers.")) from error
+
+
+def _raws(how: File, columns: Layout) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The raw rows of the file with their places."""
+    file = Path(how.path).expanduser()
+    if not file.is_file():
+        raise LabError(f"answers.path: there is no file {how.path}. Give the path of a JSONL, CSV or Parquet file.")
+    kind = feedback_file.SUFFIXES.get(file.suffix.lower()) if how.format == "auto" else how.format
+    if kind == "csv":
+        return feedback_file._csv(file, columns)
+    if kind == "jsonl":
+        return feedback_file._jsonl(file)
+    if kind == "parquet":
+        return feedback_file._parquet(file)
+    raise LabError(
+        f"answers.path: what kind of file is {how.path}? Known endings are {', '.join(feedback_file.SUFFIXES)}; for "
+        "another, set answers.format to jsonl, csv or parquet."
+    )
+
+
+def examples_of(table: "Dataset") -> list[Answer]:
+    """The examples of a table as answers that have a thumb."""
+    return [
+        Answer(
+            prompt=row["prompt"],
+            completion=row["completion"],
+            where=f"example {row['example_id']}",
+            thumb=row["desirable"],
+            truth=row["desirable_clean"],
+            more={name: row[name] for name in (*KEPT, "rater", "score") if name in row},
+        )
+        for row in table
+    ]
+
+
+def of_prompts(answers: Sequence[Answer], prompts: int | None) -> list[Answer]:
+    """The answers of so many prompts, chosen by hash: the same ones in every order, smaller choices within larger."""
+    if prompts is None:
+        return list(answers)
+    if prompts < 1:
+        raise LabError(f"limit_prompts is {prompts}; it must be at least 1, or null for all.")
+    identities = [answer.prompt_id for answer in answers]
+    ranked = sorted(set(identities), key=lambda identity: content_hash("labeling", identity))
+    chosen = set(ranked[:prompts])
+    return [answer for answer, identity in zip(answers, identities, strict=True) if identity in chosen]

@@ -1,0 +1,58 @@
+"""From a judge's margins to chances of a thumbs-up."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kto_lab.labeling.folds import require_both
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A chance of a thumbs-up for each margin: 1 / (1 + exp(-(slope margin + offset))).
+
+    Attributes:
+        slope: a nat; never below 0.
+        offset: in nats.
+    """
+
+    slope: float
+    offset: float
+
+    def chance(self, margins: Floats) -> Floats:
+        """(N,) chances from (N,) margins in nats."""
+        from scipy.special import expit
+
+        chances: Floats = expit(self.slope * np.asarray(margins) + self.offset)
+        return chances
+
+
+def prior_calibration(prior: float) -> Calibration:
+    """Without thumbs: the margin above that of a question about nothing, taken at its word."""
+    return Calibration(1.0, -prior)
+
+
+def platt(margins: Floats, thumbs: NDArray[np.bool_], what: str) -> Calibration:
+    """Platt's scaling (Platt 1999): a logistic regression of the thumb on the margin, in units of its spread.
+
+    A judge whose yes goes with thumbs-down tells nothing: its slope is 0, not negative, and every answer gets the share
+    of thumbs-up. Turning it around would be another judge than the one that was asked for.
+
+    Raises:
+        LabError: there are not both kinds of thumb.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    require_both(thumbs.tolist(), what)
+    centre, spread = float(margins.mean()), float(margins.std())
+    share = float(thumbs.mean())
+    level = Calibration(0.0, float(np.log(share / (1 - share))))
+    if spread == 0:
+        return level
+    fitted = LogisticRegression().fit(((margins - centre) / spread)[:, None], thumbs)
+    slope = float(fitted.coef_[0, 0]) / spread
+    return Calibration(slope, float(fitted.intercept_[0]) - slope * centre) if slope > 0 else level

@@ -1,0 +1,118 @@
+"""What a labeler is given and what it hands back: answers in, a thumb or a reason for none out.
+
+A labeler is a Hydra option of the group `labeler`. It sees the answers to label and the thumbs it may learn from, and
+it never sees the thumb of an answer while it labels that answer: what learns does so out of fold by prompt.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from kto_lab.feedback.table import prompt_id
+from kto_lab.models.tokens import Prompt
+
+if TYPE_CHECKING:
+    import torch
+
+GIVEN = "given"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to label.
+
+    Attributes:
+        prompt: text, or chat messages.
+        completion: the answer.
+        where: its place in the source, for messages.
+        thumb: the thumb it has already, or None.
+        truth: the same before any noise, or None: what labels are compared with.
+        more: further columns of its row for `build_table`: `finished`, `checks`, `group`, `split`, ...
+    """
+
+    prompt: Prompt
+    completion: str
+    where: str
+    thumb: bool | None = None
+    truth: bool | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt_id(self) -> str:
+        """The identity of the prompt: what folds and intervals go by."""
+        return prompt_id(self.prompt)
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as text; of chat messages, each turn on a line of its own, with who speaks."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        if len(self.prompt) == 1:
+            return self.prompt[0]["content"]
+        return "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in self.prompt)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A thumb.
+
+    Attributes:
+        desirable: thumbs-up.
+        by: what of the labeler decided: a rule's or a principle's name.
+        score: how desirable the answer is to the labeler, or None; on the scale of the labeler.
+        scores: the parts behind it, by name: every principle's score, every rule that matches.
+    """
+
+    desirable: bool
+    by: str
+    score: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoLabel:
+    """Why an answer gets no thumb, in words for a report; the same words for the same reason."""
+
+    reason: str
+
+
+Verdict: TypeAlias = Label | NoLabel
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a labeler hands back.
+
+    Attributes:
+        verdicts: (N,) one an answer, in their order.
+        numbers: what it says of itself in the report: thresholds, calibration, the model.
+        raters: (N,) thumbs of others that the labeler went by, by name, to be compared with each other.
+        signals: (N,) what the scores were made of, by name, None where there is no thumb: to be measured against the
+            truth. Not scores calibrated out of fold: a fold whose thumbs are mostly up gets lower ones, since its own
+            thumbs were left out, so that of a useless signal they have an AUC below 0.5.
+    """
+
+    verdicts: list[Verdict]
+    numbers: dict[str, Any] = field(default_factory=dict)
+    raters: dict[str, list[bool | None]] = field(default_factory=dict)
+    signals: dict[str, list[float | None]] = field(default_factory=dict)
+
+
+class Labeler(Protocol):
+    """Gives thumbs to answers; a Hydra option of the group `labeler`."""
+
+    name: str
+
+    def label(self, answers: Sequence[Answer], thumbs: Sequence[Answer], device: "torch.device") -> Labelled:
+        """A verdict on every answer.
+
+        Args:
+            answers: what to label.
+            thumbs: answers of the training split that have a thumb, to learn from. They may be among `answers`: what
+                is learned from the thumbs of a prompt is not used on that prompt.
+            device: where a model computes.
+
+        Raises:
+            LabError: something that a person can mend.
+        """
+        ...

@@ -1,0 +1,58 @@
+"""From scores to thumbs: where the line is drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kto_lab.errors import LabError
+
+NEAR = "the score is too near the threshold"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A line through the scores; what is above it is desirable.
+
+    Attributes:
+        by: "value" (a score), "quantile" (of the scores there are), or "ratio" (of thumbs-up to thumbs-down).
+        at: the value; the quantile, in (0, 1); or the ratio, above 0.
+        margin: scores whose distance to the line is below it give no thumb; on the scale of the scores.
+    """
+
+    by: Literal["value", "quantile", "ratio"]
+    at: float
+    margin: float
+
+    def __post_init__(self) -> None:
+        """Refuse a line that cannot be drawn."""
+        if self.by not in ("value", "quantile", "ratio"):
+            raise LabError(f"labeler.threshold.by is {self.by!r}; it must be 'value', 'quantile' or 'ratio'.")
+        if self.by == "quantile" and not 0 < self.at < 1:
+            raise LabError(f"labeler.threshold.at is {self.at}; a quantile must be between 0 and 1.")
+        if self.by == "ratio" and self.at <= 0:
+            raise LabError(f"labeler.threshold.at is {self.at}; a ratio of thumbs-up to thumbs-down must be above 0.")
+        if self.margin < 0:
+            raise LabError(f"labeler.threshold.margin is {self.margin}; it must be at least 0.")
+
+    def line(self, scores: Sequence[float]) -> float:
+        """The score that an answer must be above to be desirable.
+
+        For a quantile or a ratio, half-way between the scores on either side. Equal scores are never told apart, so
+        where many are equal the share is only as near as can be.
+        """
+        if self.by == "value" or not scores:
+            return float(self.at)
+        ranked = np.sort(np.asarray(scores, dtype=np.float64))
+        below = self.at if self.by == "quantile" else 1 / (1 + self.at)
+        steps = np.flatnonzero(ranked[1:] > ranked[:-1]) + 1
+        if not steps.size:
+            return float(ranked[0])
+        # Of the places where the line can stand, the one that leaves the nearest share below it.
+        place = steps[np.argmin(np.abs(steps - below * ranked.size))]
+        return float((ranked[place - 1] + ranked[place]) / 2)
+
+    def thumb(self, score: float, line: float) -> bool | None:
+        """Thumbs-up or -down, or None where the score is too near the line."""
+        return None if abs(score - line) < self.margin else score > line

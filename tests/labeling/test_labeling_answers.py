@@ -1,0 +1,118 @@
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.collected import from_collected
+from kto_lab.feedback.table import split_of
+from kto_lab.labeling.answers import Examples, File, examples_of, of_prompts
+from kto_lab.labeling.labels import Answer
+
+DEFAULTS = yaml.safe_load((Path(__file__).parents[2] / "conf/answers/file.yaml").read_text())
+
+
+def read(path: Path, columns: Mapping[str, str | None] | None = None, **changes: Any) -> list[Answer]:
+    settings = {key: value for key, value in DEFAULTS.items() if key != "_target_"}
+    settings["columns"] = {**settings["columns"], **(columns or {})}
+    return File(**{**settings, "path": str(path), **changes}).read([])
+
+
+def jsonl(folder: Path, *rows: Any) -> Path:
+    file = folder / "answers.jsonl"
+    file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return file
+
+
+def test_answers_without_thumbs(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Hi."}]
+    (found,) = read(jsonl(tmp_path, {"prompt": chat, "completion": [{"role": "assistant", "content": "Ho."}]}))
+    assert (found.prompt, found.completion, found.thumb, found.truth) == (chat, "Ho.", None, None)
+    assert found.where.endswith("answers.jsonl:1")
+    assert found.more["split"] == split_of(found.prompt_id, 0.2) and found.more["group"] == "answers.jsonl"
+
+
+def test_some_rows_may_have_a_thumb(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": text, "up": up} for text, up in (("a", "yes"), ("b", None), ("c", "meh"))]
+    rows.append({"prompt": "p", "completion": "d"})
+    found = read(jsonl(tmp_path, *rows), {"label": "up"}, labels={"yes": True, "no": False, "meh": None})
+    assert [answer.thumb for answer in found] == [True, None, None, None]
+
+
+def test_csv_and_parquet_are_the_same_answers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('question,answer,up,why\n1+1=,2,TRUE,"{""checker"": 1}"\n2+2=,5,,\n')
+    table = {"question": ["1+1=", "2+2="], "answer": ["2", "5"], "up": [True, None], "why": ['{"checker": 1}', None]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    names = {"prompt": "question", "completion": "answer", "label": "up", "checks": "why"}
+    one, other = (read(tmp_path / name, names) for name in ("a.csv", "a.parquet"))
+    for found in (one, other):
+        assert [(answer.completion, answer.thumb, answer.more["checks"]) for answer in found] == [
+            ("2", True, '{"checker": 1}'),
+            ("5", None, ""),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "changes", "said"),
+    [
+        ([{"prompt": "p", "completion": " "}], {}, {}, r"answers\.jsonl:1: the completion is empty"),
+        ([{"prompt": "p", "completion": "c"}, "{"], {}, {}, r"answers\.jsonl:2: broken JSON"),
+        (
+            [{"prompt": "p", "answer": "c"}],
+            {},
+            {},
+            r":1: there is no column 'completion'.*answers\.columns\.completion=",
+        ),
+        ([{"prompt": "p", "completion": "c"}], {"checks": "how"}, {}, "no column 'how' in any of 1 rows"),
+        ([{"prompt": "p", "completion": "c"}], {"answer": "how"}, {}, "answers.columns has no field 'answer'"),
+        ([{"prompt": "p", "completion": "c", "up": 3}], {"label": "up"}, {}, ":1: the label is 3.*answers.labels"),
+        ([{"prompt": "p", "completion": "c"}], {}, {"held_out": 1}, "answers.held_out is 1"),
+        ([{"prompt": "p", "completion": "c"}], {}, {"format": "xml"}, "answers.path: what kind"),
+        ([{"prompt": "p", "completion": "c"}], {}, {"bad_rows": "skip"}, "answers.bad_rows is 'skip'"),
+    ],
+)
+def test_a_bad_row_says_where_it_is(
+    tmp_path: Path, rows: list[Any], columns: dict[str, str], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(LabError, match=said):
+        read(jsonl(tmp_path, *rows), columns, **changes)
+
+
+def test_bad_rows_can_be_dropped_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = jsonl(tmp_path, {"prompt": "p", "completion": ""}, {"prompt": "p", "completion": "c"})
+    assert [answer.completion for answer in read(file, bad_rows="drop")] == ["c"]
+    assert "dropped 1 of 2 rows as malformed" in caplog.text
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"answers\.path: there is no file"):
+        read(tmp_path / "nope.jsonl")
+
+
+def test_examples_keep_what_is_known_of_them() -> None:
+    table = from_collected("instruction_checks", None).select(range(3))
+    found = Examples().read(examples_of(table))
+    assert [answer.thumb for answer in found] == table["desirable"][:]
+    assert found[0].more["checks"] == table[0]["checks"] and found[0].prompt_id == table[0]["prompt_id"]
+    with pytest.raises(LabError, match="name it, such as feedback=arithmetic"):
+        Examples().read([])
+
+
+def test_fewer_prompts_are_within_more_in_any_order() -> None:
+    answers = [Answer(f"p{number % 10}", "c", str(number)) for number in range(30)]
+    few, more = of_prompts(answers, 3), of_prompts(answers, 6)
+    assert len(few) == 9 and len(more) == 18 and {answer.where for answer in few} < {answer.where for answer in more}
+    assert {answer.where for answer in of_prompts(answers[::-1], 3)} == {answer.where for answer in few}
+    with pytest.raises(LabError, match="limit_prompts is 0"):
+        of_prompts(answers, 0)
+
+
+def test_a_conversation_as_text_says_who_speaks() -> None:
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi."}]
+    assert Answer(turns, "c", "").prompt_text == "System: Be kind.\nUser: Hi."
+    assert Answer(turns[1:], "c", "").prompt_text == "Hi."

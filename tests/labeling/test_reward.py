@@ -1,0 +1,139 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from labeling_cases import CPU
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from kto_lab.errors import LabError
+from kto_lab.labeling.labels import Answer, Label, NoLabel
+from kto_lab.labeling.reward import TOO_LONG, Reward
+from kto_lab.labeling.threshold import NEAR, Threshold
+
+ANSWERS = [
+    Answer("Say hi.", "Hi.", "a"),
+    Answer([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello?"}], "Good day to you.", "b"),
+    Answer("2+2=", "4", "c"),
+    Answer("Tell me.", "No." * 20, "d"),
+]
+
+
+def saved(folder: Path, tokenizer: PreTrainedTokenizerFast, **more: Any) -> str:
+    """A small random classifier in a folder."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        **{"num_labels": 1, "pad_token_id": 2, **more},
+    )
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(config)
+    # The usual start is so small that all scores are alike.
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def reward(model: str, **changes: Any) -> Reward:
+    given: dict[str, Any] = {"revision": None, "dtype": "float32", "good": None, "layout": "auto", "max_tokens": 200}
+    given |= {"batch_tokens": 4096, "threshold": Threshold("quantile", 0.5, 0.0)}
+    return Reward(model, **{**given, **changes})
+
+
+def by_hand(folder: str, tokenizer: PreTrainedTokenizerFast, answer: Answer, *, chat: bool) -> torch.Tensor:
+    """The model's outputs for one answer alone, without padding."""
+    model = LlamaForSequenceClassification.from_pretrained(folder).eval()
+    if chat:
+        prompt = [{"role": "user", "content": answer.prompt}] if isinstance(answer.prompt, str) else answer.prompt
+        messages = [*prompt, {"role": "assistant", "content": answer.completion}]
+        ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"]
+    else:
+        ids = tokenizer(answer.prompt_text, answer.completion)["input_ids"]
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0]
+
+
+@pytest.mark.parametrize("layout", ["chat", "pair"])
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+def test_scores_are_the_models_own_however_they_are_batched(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, layout: str, batch_tokens: int
+) -> None:
+    folder = saved(tmp_path, tokenizer)
+    found = reward(folder, layout=layout, batch_tokens=batch_tokens).label(ANSWERS, [], CPU)
+    scores = []
+    for answer, label in zip(ANSWERS, found.verdicts, strict=True):
+        assert isinstance(label, Label) and label.by == "reward"
+        assert label.score == pytest.approx(float(by_hand(folder, tokenizer, answer, chat=layout == "chat")), abs=1e-4)
+        scores.append(label.score)
+    ups = [label.desirable for label in found.verdicts if isinstance(label, Label)]
+    assert sum(ups) == 2 and max(s for s, up in zip(scores, ups, strict=True) if not up) < found.numbers["line"]
+
+
+def test_of_several_classes_one_is_named(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    classes = {"id2label": {0: "bad", 1: "meh", 2: "good"}, "label2id": {"bad": 0, "meh": 1, "good": 2}}
+    folder = saved(tmp_path, tokenizer, num_labels=3, **classes)
+    for name in ("good", 2):
+        (label,) = reward(folder, good=name).label(ANSWERS[:1], [], CPU).verdicts
+        chances = by_hand(folder, tokenizer, ANSWERS[0], chat=True).softmax(-1)
+        assert isinstance(label, Label) and label.score is not None
+        assert label.score == pytest.approx(float(torch.logit(chances[2])), abs=1e-4)
+    for name, said in ((None, "is not set"), ("great", "is 'great'")):
+        with pytest.raises(LabError, match=f"labeler.good {said}.*bad, meh, good"):
+            reward(folder, good=name).label(ANSWERS[:1], [], CPU)
+
+
+def test_long_answers_and_scores_near_the_line_get_no_thumb(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    folder = saved(tmp_path, tokenizer)
+    found = reward(folder, max_tokens=85, threshold=Threshold("value", 0, 1e9)).label(ANSWERS, [], CPU)
+    assert found.verdicts == [NoLabel(NEAR)] * 3 + [NoLabel(TOO_LONG)]
+
+
+def test_a_language_model_is_no_reward_model(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM
+) -> None:
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(LabError, match=r"no trained sequence classifier: its weights lack score\.weight"):
+        reward(str(tmp_path)).label(ANSWERS, [], CPU)
+
+
+def test_scores_that_are_no_numbers(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    folder = saved(tmp_path, tokenizer)
+    model = LlamaForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.constant_(model.score.weight, float("nan"))
+    model.save_pretrained(folder)
+    with pytest.raises(LabError, match="no finite numbers"):
+        reward(folder).label(ANSWERS, [], CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layout": "text"}, "layout is 'text'"),
+        ({"dtype": "int4"}, "dtype is 'int4'"),
+        ({"good": "yes"}, "has one output"),
+        ({"model": "nowhere/at-all"}, "Could not load the reward model"),
+    ],
+)
+def test_settings_that_mean_nothing(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(LabError, match=said):
+        reward(**{"model": saved(tmp_path, tokenizer), **changes}).label(ANSWERS, [], CPU)
+
+
+def test_a_tokenizer_without_a_template_reads_pairs(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    folder = saved(tmp_path, tokenizer)
+    bare = PreTrainedTokenizerFast.from_pretrained(folder)
+    bare.chat_template = None
+    for file in tmp_path.glob("*.jinja"):
+        file.unlink()
+    bare.save_pretrained(folder)
+    assert reward(folder).label(ANSWERS, [], CPU).numbers["layout"] == "pair"
+    with pytest.raises(LabError, match=r"no chat template\. Use labeler\.layout=pair"):
+        reward(folder, layout="chat").label(ANSWERS, [], CPU)
