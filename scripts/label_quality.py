@@ -77,7 +77,7 @@ CELLS: dict[str, list[str]] = {
 SEED = 0
 NOTES = (
     "- `instruction_rules.yaml` was written by someone who knew the ten constraints: it shows what rules can say, not",
-    "  what a stranger's rules would reach. `rules, example` are the rules that ship, which know none of them.",
+    "  what a stranger's rules would reach. `rules example` are the rules that ship, which know none of them.",
     "- The reward model is the tiny policy with a fresh head, taught by the thumbs of the training split by this",
     "  script, and judged on held-out sums. No published reward model was measured.",
     "- `constitution` is SmolLM2-135M-Instruct in 4 bits as the judge, on the first prompts by hash (`limit_prompts`):",

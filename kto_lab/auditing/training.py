@@ -4,10 +4,11 @@ The policy is trained on the thumbs once for each fold, without the fold's promp
 fold's completions to the reference is measured at the end. A thumbs-up on an answer that a policy has learned to avoid
 is doubtful, and a thumbs-down on one that it has learned to give.
 
-Two other readings of a run were measured and are not offered (see results/feedback/audit): rewards of the examples that
-the policy is trained on, which it comes to agree with as training goes on, right or wrong; and the mean of the rewards
-over the steps of the run (as in Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin
-Ranking"), to which the early, weak policies add little once the fold is left out.
+Two other readings of a run were measured (results/feedback/audit). Rewards of the examples that the policy is trained
+on found flips worse in a short run and slightly better in one that saw each example once; over several epochs a
+policy comes to agree with what it is told, right or wrong, and nobody says when. The mean of the rewards over the
+steps of the run (as in Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking") was
+no better than the last ones once the fold is left out.
 """
 
 import tempfile
