@@ -62,19 +62,36 @@ def from_file(
         bad_rows=bad_rows,
     )
     file = Path(path).expanduser()
+    raws = raw_rows(file, format, how)
+    # The table's identity holds the source's name, so it must not hold the folder.
+    return build_table(table_rows(raws, how, source=str(file)), source=file.name, held_out=held_out)
+
+
+def raw_rows(
+    file: Path, format: Literal["auto", "jsonl", "csv", "parquet"], how: Layout, *, node: str = "feedback"
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file as they are, each with its place.
+
+    Args:
+        file: to read.
+        format: its format; "auto" goes by the file name.
+        how: which columns of a CSV hold booleans and messages.
+        node: whose `path` and `format` were given, for messages.
+
+    Raises:
+        LabError: as in `from_file`.
+    """
     if not file.is_file():
-        raise LabError(f"feedback.path: there is no file {path}. Give the path of a JSONL, CSV or Parquet file.")
+        raise LabError(f"{node}.path: there is no file {file}. Give the path of a JSONL, CSV or Parquet file.")
     kind = SUFFIXES.get(file.suffix.lower()) if format == "auto" else format
     if kind not in SUFFIXES.values():
         raise LabError(
-            f"feedback.path: what kind of file is {path}? Known endings are {', '.join(SUFFIXES)}; for another, set "
-            "feedback.format to jsonl, csv or parquet."
+            f"{node}.path: what kind of file is {file}? Known endings are {', '.join(SUFFIXES)}; for another, set "
+            f"{node}.format to jsonl, csv or parquet."
         )
     if file.stat().st_size == 0:
-        raise LabError(f"{path}: the file is empty.")
-    raws = _csv(file, how) if kind == "csv" else _jsonl(file) if kind == "jsonl" else _parquet(file)
-    # The table's identity holds the source's name, so it must not hold the folder.
-    return build_table(table_rows(raws, how, source=str(file)), source=file.name, held_out=held_out)
+        raise LabError(f"{file}: the file is empty.")
+    return _csv(file, how) if kind == "csv" else _jsonl(file) if kind == "jsonl" else _parquet(file)
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:

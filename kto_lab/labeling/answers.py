@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kto_lab.errors import LabError
-from kto_lab.feedback import file as feedback_file
+from kto_lab.feedback.file import raw_rows
 from kto_lab.feedback.mapping import Layout, layout, rows_of
 from kto_lab.feedback.table import content_hash, prompt_id, split_of
 from kto_lab.labeling.labels import Answer
@@ -81,7 +81,7 @@ class File:
         thumb = _layout(named, self, labels=self.labels) if label else None
         dropped, first, read = 0, "", 0
         seen: set[str] = set()
-        for where, raw in _raws(self, thumb or answer):
+        for where, raw in raw_rows(Path(self.path).expanduser(), self.format, thumb or answer, node="answers"):
             read += 1
             seen.update(raw)
             try:
@@ -110,24 +110,6 @@ def _layout(columns: Mapping[str, str], how: File, labels: Mapping[Any, bool | N
         return layout(columns, labels=labels, as_chat=how.as_chat, bad_rows=how.bad_rows)
     except LabError as error:
         raise LabError(str(error).replace("feedback.", "answers.")) from error
-
-
-def _raws(how: File, columns: Layout) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The raw rows of the file with their places."""
-    file = Path(how.path).expanduser()
-    if not file.is_file():
-        raise LabError(f"answers.path: there is no file {how.path}. Give the path of a JSONL, CSV or Parquet file.")
-    kind = feedback_file.SUFFIXES.get(file.suffix.lower()) if how.format == "auto" else how.format
-    if kind == "csv":
-        return feedback_file._csv(file, columns)
-    if kind == "jsonl":
-        return feedback_file._jsonl(file)
-    if kind == "parquet":
-        return feedback_file._parquet(file)
-    raise LabError(
-        f"answers.path: what kind of file is {how.path}? Known endings are {', '.join(feedback_file.SUFFIXES)}; for "
-        "another, set answers.format to jsonl, csv or parquet."
-    )
 
 
 def examples_of(table: "Dataset") -> list[Answer]:
