@@ -124,13 +124,15 @@ def _personal(report: Report) -> str:
         (escape(kind["meaning"]), f"{kind['finds']:,}", f"{kind['thumbs']:,}", _places(kind["places"]))
         for kind in report.personal
     ]
-    redacted = report.settings["personal_data"] == "redact"
-    note = (
-        "Replaced by [EMAIL], [PHONE], [CARD], [IBAN] and [KEY] before anything else was done, so that prompts which "
-        "differed by it alone are one prompt now, and identities are those of the replaced texts."
-        if redacted
-        else "It is still in the table: personal_data=redact takes it out."
-    )
+    if not any(kind["finds"] for kind in report.personal):
+        note = "None was found."
+    elif report.settings["personal_data"] == "redact":
+        note = (
+            "Replaced by [EMAIL], [PHONE], [CARD], [IBAN] and [KEY] before anything else was done, so that prompts "
+            "which differed by it alone are one prompt now, and identities are those of the replaced texts."
+        )
+    else:
+        note = "It is still in the table: personal_data=redact takes it out."
     return (
         head
         + _table(("kind", "#times", "#thumbs", "first places"), rows)
