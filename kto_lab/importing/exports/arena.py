@@ -82,9 +82,7 @@ class ArenaExport:
                         timestamp=when,
                     )
                 )
-            identity = raw.get("question_id") or raw.get("id")
-            if seen.again(identity, tuple(thumbs)):
-                raise NoThumbError(Reason.DUPLICATE_ID, "with the same vote")
+            seen.refuse_again(raw.get("question_id") or raw.get("id"), tuple(thumbs))
             return Row(tuple(thumbs))
 
         yield from rows_of(records(file), make)

@@ -61,8 +61,7 @@ class ArgillaExport:
 
         def make(where: str, raw: dict[str, Any]) -> Row:
             row = self._row(where, raw, scale)
-            if seen.again(raw.get("id"), row.thumbs):
-                raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumbs")
+            seen.refuse_again(raw.get("id"), row.thumbs)
             return row
 
         yield from rows_of(records(file, "json"), make)

@@ -95,8 +95,7 @@ class ChatLogExport:
                 if conversation is None:
                     raise NoThumbError(Reason.NO_ANSWER, f"no conversation {shown(identity)}")
                 thumb = told.thumb(where, conversation, event)
-                if seen.again(told.of_event(event, "id"), (thumb,)):
-                    raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumb")
+                seen.refuse_again(told.of_event(event, "id"), (thumb,))
                 return Row((thumb,))
 
             yield from found.fill(records(path), told.keys)

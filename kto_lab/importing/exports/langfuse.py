@@ -84,8 +84,7 @@ class LangfuseExport:
                     timestamp=utc(raw.get("timestamp"), zone),
                     score=number,
                 )
-                if seen.again(raw.get("id"), (thumb,)):
-                    raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumb")
+                seen.refuse_again(raw.get("id"), (thumb,))
                 return Row((thumb,))
 
             yield from rows_of(_renamed(records(scores)), make)

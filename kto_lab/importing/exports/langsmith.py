@@ -84,8 +84,7 @@ class LangSmithExport:
                     timestamp=utc(raw.get("modified_at"), zone) or utc(raw.get("created_at"), zone),
                     score=number,
                 )
-                if seen.again(raw.get("id"), (thumb,)):
-                    raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumb")
+                seen.refuse_again(raw.get("id"), (thumb,))
                 return Row((thumb,))
 
             yield from rows_of(records(feedback), make)

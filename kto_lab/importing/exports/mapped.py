@@ -74,8 +74,8 @@ class Mapped:
                 missing = {name: column for name, column in missing.items() if column not in raw}
             try:
                 thumbs = self.thumbs(where, raw)
-                if "id" in self.columns and self.seen.again(raw.get(self.columns["id"]), thumbs):
-                    raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumb")
+                if "id" in self.columns:
+                    self.seen.refuse_again(raw.get(self.columns["id"]), thumbs)
                 yield Row(thumbs)
             except NoThumbError as refusal:
                 yield Row(left_out=(refusal.at(where),))

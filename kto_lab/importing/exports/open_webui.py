@@ -77,8 +77,7 @@ class OpenWebUiExport:
 
         def make(where: str, raw: dict[str, Any]) -> Row:
             thumbs = _thumbs(where, raw, signals)
-            if seen.again(raw.get("id"), thumbs):
-                raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumb")
+            seen.refuse_again(raw.get("id"), thumbs)
             return Row(thumbs)
 
         yield from rows_of(records(file, "json"), make)

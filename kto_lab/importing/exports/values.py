@@ -276,19 +276,22 @@ class Seen:
 
     digests: set[bytes] = field(default_factory=set)
 
-    def again(self, identity: Any, thumbs: tuple[Thumb, ...]) -> bool:
-        """Whether these thumbs came before with this identity; those without an identity never did."""
+    def refuse_again(self, identity: Any, thumbs: tuple[Thumb, ...]) -> None:
+        """See that these thumbs did not come before with this identity; those without an identity never did.
+
+        Raises:
+            NoThumbError: they did.
+        """
         named = identity_of(identity)
         if named is None:
-            return False
+            return
         said = [(thumb.prompt, thumb.completion, thumb.desirable, thumb.signal, thumb.rater) for thumb in thumbs]
         # Escaped, so that half characters are hashed like all others.
         text = json.dumps([named, said], sort_keys=True)
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         if digest in self.digests:
-            return True
+            raise NoThumbError(Reason.DUPLICATE_ID, "with the same thumb")
         self.digests.add(digest)
-        return False
 
 
 def signals_of(signals: Mapping[str, bool | None], known: tuple[str, ...]) -> dict[str, bool | None]:
