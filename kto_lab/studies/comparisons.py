@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from kto_lab.evaluation.statistics import Estimate, mean_interval, paired_difference, t_quantile
+from kto_lab.studies.prompt_scores import PromptScores
 
 POWER = 0.8
 OVER_SEEDS = "seeds"
@@ -58,11 +59,11 @@ class Outcome:
 
     Attributes:
         value: the metric.
-        scores: prompt to score, where each prompt has one; their mean is `value`.
+        scores: of single prompts, where each has one; their mean is `value`.
     """
 
     value: float
-    scores: Mapping[str, float] | None = None
+    scores: PromptScores | None = None
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,14 @@ def difference(baseline: Mapping[int, Outcome], method: Mapping[int, Outcome], *
     if not seeds:
         return Difference(Estimate(None, None, None, 0), None, None, None, None)
     pairs = [(baseline[one], method[one]) for one in seeds]
-    prompts = _common_prompts([outcome for pair in pairs for outcome in pair])
-    if len(prompts) < 2:
+    scores = _on_same_prompts([outcome for pair in pairs for outcome in pair])
+    if scores is None or scores.shape[1] < 2:
         return difference_by_seed([before.value for before, _ in pairs], [after.value for _, after in pairs])
-    before, after = (np.array([_row(pair[side], prompts) for pair in pairs]) for side in (0, 1))
+    before, after = scores[0::2], scores[1::2]
     if len(seeds) == 1:
         found = paired_difference(before[0], after[0], seed=seed)
         by = None if found.low is None else BY_PROMPT
-        return Difference(Estimate(found.value, found.low, found.high, 1), None, None, by, len(prompts))
+        return Difference(Estimate(found.value, found.low, found.high, 1), None, None, by, scores.shape[1])
     return difference_by_seed_and_prompt(before, after)
 
 
@@ -222,16 +223,12 @@ def _crossed(found: NDArray[np.float64]) -> _Test:
     return _Test(float(mean), float(np.sqrt(total / found.size)), float(total**2 / (parts**2 / degrees).sum()))
 
 
-def _common_prompts(outcomes: Sequence[Outcome]) -> list[str]:
-    """The prompts of all outcomes, or none where they are not the same in all."""
-    first = outcomes[0].scores
-    same = first is not None and all(one.scores is not None and one.scores.keys() == first.keys() for one in outcomes)
-    return sorted(first) if same and first is not None else []
-
-
-def _row(outcome: Outcome, prompts: Sequence[str]) -> list[float]:
-    assert outcome.scores is not None
-    return [outcome.scores[prompt] for prompt in prompts]
+def _on_same_prompts(outcomes: Sequence[Outcome]) -> NDArray[np.float64] | None:
+    """Scores (outcomes, P); None where the prompts are not the same in all."""
+    found = [one.scores for one in outcomes if one.scores is not None]
+    if len(found) < len(outcomes) or any(one.prompts != found[0].prompts for one in found):
+        return None
+    return np.array([one.numbers for one in found])
 
 
 def _standard_error(found: NDArray[np.float64]) -> float:

@@ -80,6 +80,9 @@ def plot(
     figure.supxlabel(
         textwrap.fill(_below(note, selection), 130), fontsize=FONT - 1, x=0.01, ha="left", color="0.35", linespacing=1.3
     )
+    # Laid out once: each file would be again, a little otherwise, since formats measure text differently.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     files = [target.with_name(f"{target.name}.{kind}") for kind in FORMATS]
     for file in files:
         # Fonts that can be searched; no date, so that the same records give the same file.
@@ -196,6 +199,8 @@ def _draw_frontier(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: st
         )
         if better is not None:
             along = _along(cells, spec, higher_is_better=better)
+            # Of one setting it would be a dot.
+            along = along if len(set(along)) > 1 else []
             axes.step([x for x, _ in along], [y for _, y in along], color=colour, ls=dashes, lw=1.2, where="post")
         for run, x, y in zip(mine[[*keys, SEED]].to_dict("records"), found[spec.x], found[spec.y], strict=True):
             has = ", ".join(f"{key}={shown(plain(value))}" for key, value in run.items() if plain(value) is not None)

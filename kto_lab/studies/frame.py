@@ -73,19 +73,22 @@ def load(folder: Path | str) -> pd.DataFrame:
     study = read_study(Path(folder))
     names = list(dict.fromkeys(key for cell in study.cells for key in cell["choices"] if key != SEED))
     shapes = Columns({*names, *BOOKKEEPING})
-    rows = [_row(study.folder, cell, shapes) for cell in study.cells]
+    rows = [_row(f"{study.folder}/{cell['folder']}", cell, shapes) for cell in study.cells]
     every = dict.fromkeys([*names, *BOOKKEEPING, *(name for shape in shapes.shapes for name in shape)])
     columns = {name: place for place, name in enumerate(every)}
-    places = [np.array([columns[name] for name in shape]) for shape in shapes.shapes]
-    table = np.full((len(rows), len(columns)), np.nan, dtype=object)
-    for place, (told, found) in enumerate(rows):
+    # By columns, as pandas looks at them.
+    table = np.full((len(columns), len(rows)), np.nan, dtype=object)
+    for place, (told, _) in enumerate(rows):
         for name, value in told.items():
-            table[place, columns[name]] = value
-        if found is not None:
-            table[place, places[found.shape]] = found.values
+            table[columns[name], place] = value
+    for number, shape in enumerate(shapes.shapes):
+        members = [place for place, (_, found) in enumerate(rows) if found is not None and found.shape == number]
+        block = np.empty((len(members), len(shape)), dtype=object)
+        block[:] = [found.values for _, found in rows if found is not None and found.shape == number]
+        table[np.ix_([columns[name] for name in shape], members)] = block.T
     # Gathered as objects and inferred: a choice that only some arms have must not turn whole numbers into floats.
     # Copied, so that columns of a kind lie together: a part of some hundred columns is then taken at once.
-    return pd.DataFrame(table, columns=list(columns), dtype=object).infer_objects().copy()
+    return pd.DataFrame(table.T, columns=list(columns), dtype=object).infer_objects().copy()
 
 
 def choices(frame: pd.DataFrame) -> list[str]:
@@ -207,9 +210,9 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _row(folder: Path, cell: Mapping[str, Any], shapes: Columns) -> tuple[dict[str, Any], Found | None]:
-    """What is told of one cell, and the columns of its record where it has one."""
-    run, found = folder / cell["folder"], None
+def _row(run: str, cell: Mapping[str, Any], shapes: Columns) -> tuple[dict[str, Any], Found | None]:
+    """What is told of one cell, and the columns of its record where its folder, `run`, has one."""
+    found = None
     row = {**cell["choices"], "run_id": cell["run_id"], "folder": cell["folder"]}
     try:
         # Where there is a record it is read once, and that says whether it is whole.
@@ -219,9 +222,9 @@ def _row(folder: Path, cell: Mapping[str, Any], shapes: Columns) -> tuple[dict[s
             row.setdefault(SEED, record["seeds"].get("seed"))
             found = shapes.of(record)
         else:
-            row["status"] = status(run)
+            row["status"] = status(Path(run))
             if row["status"] == "failed":
-                row["message"] = json.loads((run / FAILURE).read_text(encoding="utf-8"))["error"]
+                row["message"] = json.loads((Path(run) / FAILURE).read_text(encoding="utf-8"))["error"]
     except LabError as error:
         row |= {"status": UNREADABLE, "message": str(error)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

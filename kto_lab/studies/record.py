@@ -121,16 +121,17 @@ def read_record(path: Path) -> dict[str, Any]:
     )
 
 
-def find_record(path: Path) -> dict[str, Any] | None:
+def find_record(path: Path | str) -> dict[str, Any] | None:
     """The record of a run folder, or of a record file; None where there is none.
 
     Raises:
         LabError: it cannot be read, or its schema is another version's.
     """
-    # Opened rather than looked for first: of ten thousand records each look counts.
-    for file in (path / RECORD, path):
+    # Opened rather than looked for first, and by its name: of ten thousand records each look and each Path counts.
+    for file in (f"{path}/{RECORD}", path):
         try:
-            record = orjson.loads(file.read_bytes())
+            with open(file, "rb") as opened:  # noqa: PTH123
+                record = orjson.loads(opened.read())
         except NotADirectoryError:
             continue
         except FileNotFoundError:

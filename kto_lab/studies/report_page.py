@@ -120,7 +120,7 @@ def _runs(frame: pd.DataFrame) -> str:
     keys = [*choices(frame), SEED]
     heads = [*keys, "status", *map(label, metrics), *map(label, costs), "run"]
     # Column by column, and then a row of each: a frame gives a column at once, and a row of some hundred values slowly.
-    columns = [[_cell(words) for words in _words(frame[key])] for key in keys]
+    columns = [_cells(_words(frame[key])) for key in keys]
     columns.append(list(map(_state, frame["status"].tolist(), map(plain, frame["message"].tolist()))))
     columns += [_measured(frame, name) for name in (*metrics, *costs)]
     columns.append(
@@ -176,7 +176,7 @@ def _differences(frame: pd.DataFrame) -> str:
             members.setdefault(value, []).append(run)
         for value, runs in members.items():
             key = _cell(str(name).removeprefix("config."))
-            lines.append(f"<tr>{key}{_cell(value)}{_number(len(runs), ' '.join(runs))}</tr>")
+            lines.append(f"<tr>{key}{_cell(value)}{_number(len(runs), escape(' '.join(runs)))}</tr>")
     return "\n".join([*lines, "</tbody></table></div>"]) if len(lines) > 1 else "<p>Nothing but the seed.</p>"
 
 
@@ -201,7 +201,13 @@ def _cell(words: str) -> str:
     return f'<th class="text" data-value="{escape(words)}">{escape(words)}</th>'
 
 
+def _cells(words: Sequence[str]) -> list[str]:
+    """A cell each; most words are there many times."""
+    cells = {word: _cell(word) for word in dict.fromkeys(words)}
+    return list(map(cells.__getitem__, words))
+
+
 def _number(value: Any, hover: str) -> str:
-    """A number that sorts by its full value."""
-    title = f' title="{escape(hover)}"' if hover else ""
+    """A number that sorts by its full value; `hover` is HTML."""
+    title = f' title="{hover}"' if hover else ""
     return f'<td data-value="{"" if value is None else value}"{title}>{"" if value is None else f"{value:.4g}"}</td>'

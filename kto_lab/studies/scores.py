@@ -5,13 +5,17 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kto_lab.feedback.table import content_hash
 from kto_lab.files import atomic_path
+from kto_lab.studies.prompt_scores import PromptScores
+
+if TYPE_CHECKING:
+    import pyarrow
 
 # Of a study that is published: the scores of all its runs, in the place of their answers.
 PUBLISHED = "scores.parquet"
@@ -21,8 +25,8 @@ VALIDATION, TEST = "validation", "test"
 NAMES = ("run", "prompt", "metric")
 # Metrics of which every prompt has a score, as `evaluation.answers.ScoredAnswer.outcomes` has them.
 SCORED = ("pass_rate", "sentiment", "answer_length", "finished")
-# The scores of a run, as its folder stands in a frame, by prompt; None where it keeps none of this metric.
-Scores: TypeAlias = Callable[[str, str], Mapping[str, float] | None]
+# The scores of a run, as its folder stands in a frame; None where it keeps none of this metric.
+Scores: TypeAlias = Callable[[str, str], PromptScores | None]
 
 
 def scores_in(folder: Path, half: str | None = None) -> Scores:
@@ -36,18 +40,17 @@ def scores_in(folder: Path, half: str | None = None) -> Scores:
     published = folder / PUBLISHED
     kept = _read_published(published, published.stat().st_mtime_ns) if published.exists() else None
 
-    def scores(run: str, metric: str) -> Mapping[str, float] | None:
-        if kept is not None:
-            return kept.of(run.rpartition("/")[2], metric, half)
-        found = prompt_scores(folder / run, metric)
+    def scores(run: str, metric: str) -> PromptScores | None:
+        found = kept.of(run.rpartition("/")[2], metric) if kept is not None else prompt_scores(folder / run, metric)
         if half is None or found is None:
             return found
-        return {prompt: score for prompt, score in found.items() if half_of(prompt) == half} or None
+        prompts, places = _of_half(found.prompts, half)
+        return PromptScores(prompts, found.numbers[places]) if prompts else None
 
     return scores
 
 
-def prompt_scores(run: Path, metric: str) -> Mapping[str, float] | None:
+def prompt_scores(run: Path, metric: str) -> PromptScores | None:
     """What each held-out prompt's greedy answer scored after training; None where the run keeps no such scores.
 
     Args:
@@ -79,11 +82,13 @@ def write_scores(folder: Path, runs: Mapping[str, Path]) -> None:
         for metric in SCORED
         for prompt, score in (prompt_scores(where, metric) or {}).items()
     ]
-    columns = dict(zip((*NAMES, "score"), zip(*rows, strict=True), strict=False))
+    kinds = dict.fromkeys(NAMES, pa.string()) | {"score": pa.float64()}
+    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
+    table = pa.table(
+        [pa.array(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)], schema=pa.schema(kinds)
+    )
     with atomic_path(folder / PUBLISHED) as partial:
-        pq.write_table(
-            pa.table({name: pa.array(values) for name, values in columns.items()}), partial, compression="zstd"
-        )
+        pq.write_table(table, partial, compression="zstd")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -92,10 +97,18 @@ def half_of(prompt_id: str) -> str:
     return (VALIDATION, TEST)[int(content_hash("validation", prompt_id), 16) % 2]
 
 
+# Runs answer the same prompts: what is said of these is said once.
+@lru_cache(maxsize=1 << 8)
+def _of_half(prompts: tuple[str, ...], half: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+    """Those of a half, and their places."""
+    places = [place for place, prompt in enumerate(prompts) if half_of(prompt) == half]
+    return tuple(prompts[place] for place in places), np.array(places, dtype=np.intp)
+
+
 # Tables and figures ask for the same run again. The time of the file tells a new one from what was read.
 @lru_cache(maxsize=1 << 14)
-def _read(file: Path, changed: int) -> dict[str, dict[str, float]]:
-    """Metric and prompt to score; empty where the file is damaged."""
+def _read(file: Path, changed: int) -> dict[str, PromptScores]:
+    """Metric to scores; empty where the file is damaged."""
     found: dict[str, dict[str, float]] = {}
     try:
         for answer in json.loads(file.read_text(encoding="utf-8"))["answers"]:
@@ -104,7 +117,7 @@ def _read(file: Path, changed: int) -> dict[str, dict[str, float]]:
                 found.setdefault(metric, {})[sys.intern(answer["prompt_id"])] = score
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return found
+    return {metric: PromptScores.of(scores) for metric, scores in found.items()}
 
 
 def _outcomes(answer: Mapping[str, Any]) -> dict[str, float]:
@@ -114,20 +127,32 @@ def _outcomes(answer: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _Published:
-    """The scores of a published study as they lie in its file; those of one run are put together when asked for."""
+    """The scores of a published study; those of one run are put together when asked for."""
 
     def __init__(self, file: Path) -> None:
         """Read the file."""
         # Imported here: pyarrow takes a while, and runs read no scores.
         import pyarrow.parquet as pq
 
-        table = pq.read_table(file, read_dictionary=list(NAMES)).unify_dictionaries().combine_chunks()
-        self._spans: dict[tuple[str, str], tuple[int, int]] = {}
+        # Run and metric to parts: the prompts, as bytes of int32 places in `_names`, and their scores.
+        self._parts: dict[tuple[str, str], list[tuple[bytes, NDArray[np.float64]]]] = {}
+        self._names: dict[str, int] = {}
+        # Runs answer the same prompts in the same order: it is kept and looked up once.
+        self._orders: dict[bytes, bytes] = {}
+        self._asked: dict[bytes, tuple[tuple[str, ...], NDArray[np.intp]]] = {}
+        with pq.ParquetFile(file, read_dictionary=list(NAMES)) as parquet:
+            # One after another: what millions of rows say beside their scores is never held at once.
+            for number in range(parquet.num_row_groups):
+                self._add(parquet.read_row_group(number).unify_dictionaries().combine_chunks())
+
+    def _add(self, table: "pyarrow.Table") -> None:
+        """Take in some rows of the file."""
         if not table.num_rows:
             return
         columns = {name: table[name].chunk(0) for name in NAMES}
         run, prompt, metric = (columns[name].indices.to_numpy() for name in NAMES)
         runs, prompts, metrics = (columns[name].dictionary.to_pylist() for name in NAMES)
+        prompt = np.array([self._names.setdefault(name, len(self._names)) for name in prompts], dtype=np.int32)[prompt]
         scores = table["score"].to_numpy()
         # Those of a run and metric stand together where we have written the file; where they do not, they are put so.
         starts = _changes(run, metric)
@@ -137,24 +162,23 @@ class _Published:
             starts = _changes(run, metric)
         keys = zip(run[starts].tolist(), metric[starts].tolist(), strict=True)
         for (one, other), start, stop in zip(keys, starts, [*starts[1:], len(run)], strict=True):
-            self._spans[runs[one], metrics[other]] = (start, stop)
-        self._prompts, self._scores, self._names = prompt, scores, prompts
-        halves = np.array([half_of(name) for name in prompts], dtype=object)
-        self._in_half = {half: halves == half for half in (VALIDATION, TEST)}
-        # Runs answer the same prompts in the same order: what is said of these is said once.
-        self._asked: dict[tuple[bytes, str | None], tuple[list[str], NDArray[np.intp]]] = {}
+            asked = prompt[start:stop].tobytes()
+            part = (self._orders.setdefault(asked, asked), scores[start:stop])
+            self._parts.setdefault((runs[one], metrics[other]), []).append(part)
 
-    def of(self, run: str, metric: str, half: str | None) -> Mapping[str, float] | None:
-        """Prompt to score, of the prompts of a half or of all; None where there is none."""
-        if (span := self._spans.get((run, metric))) is None:
+    def of(self, run: str, metric: str) -> PromptScores | None:
+        """The scores of a run; None where there are none."""
+        if (parts := self._parts.get((run, metric))) is None:
             return None
-        prompts, scores = self._prompts[slice(*span)], self._scores[slice(*span)]
-        key = (prompts.tobytes(), half)
-        if (asked := self._asked.get(key)) is None:
-            mine = np.arange(len(prompts)) if half is None else np.flatnonzero(self._in_half[half][prompts])
-            asked = self._asked[key] = ([self._names[place] for place in prompts[mine].tolist()], mine)
-        names, mine = asked
-        return dict(zip(names, scores[mine].tolist(), strict=True)) or None
+        asked = b"".join(one for one, _ in parts)
+        if (known := self._asked.get(asked)) is None:
+            names = list(self._names)
+            # Should a prompt stand there twice, the last counts, as among the answers of a run.
+            places = {names[row]: place for place, row in enumerate(np.frombuffer(asked, dtype=np.int32))}
+            known = tuple(sorted(places)), np.array([places[prompt] for prompt in sorted(places)], dtype=np.intp)
+            self._asked[asked] = known
+        prompts, order = known
+        return PromptScores(prompts, np.concatenate([scores for _, scores in parts])[order])
 
 
 def _changes(run: NDArray[np.int32], metric: NDArray[np.int32]) -> list[int]:

@@ -26,6 +26,7 @@ import pandas as pd
 from kto_lab.errors import LabError
 from kto_lab.evaluation.statistics import Estimate, mean_interval, proportion_interval
 from kto_lab.studies.frame import BOOKKEEPING, DONE, choices, plain
+from kto_lab.studies.prompt_scores import PromptScores
 from kto_lab.studies.scores import SCORED, TEST, VALIDATION, Scores, scores_in
 from kto_lab.studies.specs import Choose, FigureSpec, TableSpec, label, shown
 
@@ -234,28 +235,29 @@ def _shown(
     return pd.concat([found.iloc[:, :first], measured.infer_objects()], axis=1)
 
 
-def _rows(frame: pd.DataFrame, scores: Scores, metric: str) -> list[Mapping[str, float] | None]:
+def _rows(frame: pd.DataFrame, scores: Scores, metric: str) -> list[PromptScores | None]:
     """The scores of each row; None where the run is not done or keeps none."""
     return [
         scores(folder, metric) if state == DONE else None
-        for folder, state in zip(frame["folder"], frame["status"], strict=True)
+        for folder, state in zip(frame["folder"].tolist(), frame["status"].tolist(), strict=True)
     ]
 
 
-def _common(rows: Sequence[Mapping[str, float] | None], what: str) -> int:
+def _common(rows: Sequence[PromptScores | None], what: str) -> int:
     """How many prompts there are; LabError where runs answered different ones."""
-    found = [row.keys() for row in rows if row]
-    if any(keys != found[0] for keys in found):
+    found = [row.prompts for row in rows if row]
+    if any(prompts != found[0] for prompts in found):
         raise LabError(f"{what} prompts are not the same in all runs, so no setting is the best. Evaluate them alike.")
     return len(found[0]) if found else 0
 
 
-def _estimate(scores: Mapping[str, float] | None) -> Estimate:
+def _estimate(scores: PromptScores | None) -> Estimate:
     """The mean score; of passes and failures with the interval of a share."""
     if not scores:
         return Estimate(None, None, None, 0)
-    values = list(scores.values())
-    return _share(int(sum(values)), len(values)) if {0.0, 1.0}.issuperset(values) else mean_interval(values)
+    values, passes = scores.numbers, int(np.count_nonzero(scores.numbers == 1))
+    only = passes + np.count_nonzero(values == 0) == len(values)
+    return _share(passes, len(values)) if only else mean_interval(values)
 
 
 # Of many runs few shares are different, and each takes a search for its ends.

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from benchmarks import data, floor, gate, page, records, steps
+from benchmarks import data, floor, gate, generation, page, records, steps
 from benchmarks.contestants import ENTRY
 from benchmarks.jobs import CONTESTANTS, FLOOR, OURS, TRL, TRL_PRECOMPUTED, Job
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -136,6 +136,44 @@ def test_page_has_the_numbers_and_says_where_it_was_slower(tmp_path: Path) -> No
     assert (tmp_path / page.FIGURE).read_text().startswith("<?xml")
 
 
+def test_page_shows_what_keys_cost_and_how_fast_answers_come(tmp_path: Path) -> None:
+    machine = {"cpu": "A CPU", "cores": 2, "instruction_sets": [], "memory_gib": 8.0, "gpu": None, "versions": {}}
+    settings = {"model": "tiny", "loss": "kto", "adapter": "none", "precision": "float32", "dataset": "distinct"}
+    tried = [{"setting": "as it comes", "peak GiB": 0.51234}, {"setting": "a.b=1 c=2", "peak GiB": 0.5}]
+    write_json(
+        tmp_path / "keys.json",
+        {
+            "kind": "keys",
+            "machine": machine,
+            "settings": settings | {"batch": 8, "threads": 2, "warmup": 1, "rounds": 3},
+            "keys": tried,
+        },
+    )
+    asked = {"model": "tiny", "prompts": 5, "tokens": 6, "rounds": 2}
+    rows = [{"": "kto-lab", "tokens": 30}]
+    write_json(
+        tmp_path / "answers.json", {"kind": "generation", "machine": machine, "settings": asked, "generation": rows}
+    )
+    text = page.main(tmp_path).read_text()
+    assert "| setting | peak GiB |\n|---|---|\n| as it comes | 0.5123 |\n| a.b=1 c=2 | 0.5 |\n" in text
+    assert '--rounds 3 --warmup 1 "a.b=1 c=2"`' in text
+    assert "|  | tokens |\n|---|---|\n| kto-lab | 30 |" in text
+    assert "benchmark.py generation --model tiny --prompts 5 --tokens 6 --rounds 2`" in text
+
+
+def test_answers_end_with_the_token_that_ends_them() -> None:
+    assert generation.until([5, 6, 2, 2, 2], [2]) == [5, 6, 2]
+    assert generation.until([5, 3, 6], [2, 3]) == [5, 3]
+    assert generation.until([5, 6], [2]) == [5, 6]
+
+
+def test_greedy_answers_are_those_of_transformers(tmp_path: Path) -> None:
+    asked = generation.Settings("tiny", prompts=12, tokens=6, rounds=1, threads=1)
+    result = json.loads(generation.main(asked, tmp_path).read_text())
+    mine, others = result["generation"]
+    assert mine["answers that are the same"] == "12 of 12" and mine["tokens"] == others["tokens"] > 12
+
+
 def test_page_wants_results(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no results"):
         page.main(tmp_path)
@@ -159,3 +197,15 @@ def test_contestants_take_the_same_steps(loss: str, tmp_path: Path) -> None:
     assert found[TRL]["positions_per_token"] > found[OURS]["positions_per_token"]
     assert found[OURS]["over"][FLOOR]["n"] == 2
     assert page.main(tmp_path).exists()
+
+
+@pytest.mark.slow
+def test_keys_are_tried_side_by_side(tmp_path: Path) -> None:
+    words = ["keys", "--model", "tiny", "--batch", "4", "--rounds", "2", "--warmup", "1", "--threads", "1"]
+    tried = "optimization.gradient_checkpointing=true optimization.micro_batch_tokens=512"
+    subprocess.run([sys.executable, str(ENTRY), *words, "--out", str(tmp_path), tried], check=True, timeout=560)
+    (file,) = tmp_path.glob("*.json")
+    default, other = json.loads(file.read_text())["keys"]
+    assert default["setting"] == "as it comes" and other["setting"] == tried
+    assert default["times the default's"] == "1 [1, 1]" and default["MiB over the default's peak"] == 0
+    assert float(other["times the default's"].split()[0]) > 0 and other["peak GiB"] > 0.1

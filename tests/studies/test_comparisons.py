@@ -20,10 +20,11 @@ from kto_lab.studies.comparisons import (
     holm,
     mean_over_seeds,
 )
+from kto_lab.studies.prompt_scores import PromptScores
 
 
 def scored(*scores: float) -> Outcome:
-    return Outcome(float(np.mean(scores)), {f"p{place}": score for place, score in enumerate(scores)})
+    return Outcome(float(np.mean(scores)), PromptScores.of({f"p{place}": score for place, score in enumerate(scores)}))
 
 
 def crossed(rng: np.random.Generator, sizes: tuple[int, int], seed: float, prompt: float, rest: float) -> np.ndarray:
@@ -93,7 +94,7 @@ def test_pairs_as_closely_as_the_outcomes_allow() -> None:
     found = difference(base, method)
     assert (found.paired_by, found.prompts, found.estimate.n) == (BY_SEED_AND_PROMPT, 4, 2)
     assert found.estimate.value == pytest.approx(0.25)
-    other = {**method, 1: Outcome(1.0, {"q1": 1.0, "q2": 1.0})}
+    other = {**method, 1: Outcome(1.0, PromptScores.of({"q1": 1.0, "q2": 1.0}))}
     assert difference(base, {**other, 0: scored(1, 1, 1, 1)}).paired_by == BY_SEED
     assert difference(base, {7: method[7]}) == Difference(Estimate(None, None, None, 0), None, None, None, None)
 

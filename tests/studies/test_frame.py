@@ -147,7 +147,7 @@ def test_a_group_has_its_mean_its_scores_and_what_is_lacking(tmp_path: Path) -> 
     assert group.mean.interval == OVER_SEEDS
     scores = group.outcomes[1].scores
     assert scores is not None
-    assert list(scores.values()) == draw(0.5, 1)
+    assert scores == {f"p{place}": score for place, score in enumerate(draw(0.5, 1))}
     assert measured(rows_of(load(home).iloc[[0, 3]]), "pass_rate", None, "x").mean.interval == OVER_PROMPTS
     assert measured(rows_of(load(home)), "no_such", None, "x").others == {"not measured": 2, "failed": 2}
     with pytest.raises(LabError, match=r"config\.loss\.function is no metric"):

@@ -9,6 +9,7 @@ from study_folders import draw, fail, grid, write_run, write_study
 
 from kto_lab.errors import LabError
 from kto_lab.studies import load
+from kto_lab.studies.prompt_scores import PromptScores
 from kto_lab.studies.scores import TEST, VALIDATION, half_of
 from kto_lab.studies.selection import Search, matching, search, select
 from kto_lab.studies.specs import Choose, FigureSpec, TableSpec
@@ -174,7 +175,8 @@ def test_the_test_value_of_what_was_chosen_is_not_too_good(seed_effect: float) -
         def of(half: str, scores: np.ndarray = scores) -> Any:
             kept = in_test if half == TEST else ~in_test
             rows = {
-                str(place): {names[one]: row[one] for one in np.flatnonzero(kept)} for place, row in enumerate(scores)
+                str(place): PromptScores.of({names[one]: row[one] for one in np.flatnonzero(kept)})
+                for place, row in enumerate(scores)
             }
             return lambda folder, metric: rows[folder] if metric == "pass_rate" else None
 

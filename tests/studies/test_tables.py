@@ -11,6 +11,7 @@ from study_folders import PROMPTS, by_rate, draw, fail, grid, write_run, write_s
 from kto_lab.errors import LabError
 from kto_lab.studies import load
 from kto_lab.studies import scores as scores_module
+from kto_lab.studies.prompt_scores import PromptScores
 from kto_lab.studies.specs import Choose, TableSpec
 from kto_lab.studies.tables import build, heading, text
 
@@ -164,14 +165,15 @@ def test_bold_is_false_in_at_most_one_table_of_twenty(seeds: int, monkeypatch: p
     rng = np.random.default_rng(seeds)
     swept = grid(range(seeds), arm=list("abcd"), loss=[1, 2])
     cells = pd.DataFrame([{**cell, "status": "done", "folder": "x"} for cell in swept])
-    drawn: list[dict[str, float]] = []
+    drawn: list[PromptScores] = []
     monkeypatch.setattr(scores_module, "prompt_scores", lambda run, metric: drawn.pop(0))
     spec = TableSpec("t", ["arm"], ["pass_rate"], columns="loss", baseline={"arm": "a"})
+    prompts = tuple(f"p{place:02}" for place in range(40))
 
     def some_bold(gain: float) -> bool:
         hard = rng.normal(0, 0.2, 40)
         passed = [rng.random(40) < 0.5 + hard + gain * (arm != "a") for arm in cells["arm"]]
-        drawn[:] = [{f"p{place}": float(one) for place, one in enumerate(row)} for row in passed]
+        drawn[:] = [PromptScores(prompts, row) for row in passed]
         table = build(cells.assign(pass_rate=[row.mean() for row in passed]), spec, Path())
         return any(entry.bold for entry in table.entries.values())
 
