@@ -5,6 +5,8 @@ python scripts/benchmark.py steps --loss dpo --adapter lora --precision bf16
 python scripts/benchmark.py sweep                     # nine cells: kto-lab sweep, and nine runs of TRL
 python scripts/benchmark.py growth                    # cost against examples, lengths, batch and cells
 python scripts/benchmark.py noise                     # what bf16 does to log-ratios and to z0
+python scripts/benchmark.py keys "trainer.compile=true"      # what keys of a run cost in a step
+python scripts/benchmark.py generation                # greedy answers, beside transformers'
 python scripts/benchmark.py page                      # the page on what was measured
 python scripts/benchmark.py all                       # all of these: hours; with --model tiny, minutes
 python scripts/benchmark.py rounding --model smollm2-135m --learning-rate 5e-5    # docs/number_formats.md
@@ -20,7 +22,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from benchmarks.steps import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Of this checkout, whichever kto-lab is installed.
@@ -55,9 +60,25 @@ def contestant(job_line: str) -> None:
 def steps(arguments: argparse.Namespace) -> None:
     """Measure steps."""
     from benchmarks.jobs import CONTESTANTS
-    from benchmarks.steps import Settings, main
+    from benchmarks.steps import main
 
-    settings = Settings(
+    together = arguments.together or (len(CONTESTANTS) if arguments.model == "tiny" else 3)
+    settings = settings_of_steps(arguments, contestants=tuple(arguments.contestants.split(",")), together=together)
+    print(main(settings, arguments.out))
+
+
+def keys(arguments: argparse.Namespace) -> None:
+    """Measure what keys cost."""
+    from benchmarks.keys import DEFAULT, main
+
+    print(main(settings_of_steps(arguments), arguments.tried or DEFAULT, arguments.out))
+
+
+def settings_of_steps(arguments: argparse.Namespace, **more: Any) -> "Settings":
+    """What both of them are asked for."""
+    from benchmarks.steps import Settings
+
+    return Settings(
         model=arguments.model,
         loss=arguments.loss,
         adapter=arguments.adapter,
@@ -67,9 +88,21 @@ def steps(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         warmup=arguments.warmup,
         threads=arguments.threads,
-        contestants=tuple(arguments.contestants.split(",")),
-        together=arguments.together or (len(CONTESTANTS) if arguments.model == "tiny" else 3),
         overrides=tuple(arguments.override),
+        **more,
+    )
+
+
+def generation(arguments: argparse.Namespace) -> None:
+    """Measure greedy answers."""
+    from benchmarks.generation import Settings, main
+
+    settings = Settings(
+        model=arguments.model,
+        prompts=arguments.prompts,
+        tokens=arguments.tokens,
+        rounds=arguments.rounds,
+        threads=arguments.threads,
     )
     print(main(settings, arguments.out))
 
@@ -163,15 +196,29 @@ def everything(arguments: argparse.Namespace) -> None:
         # The completions of a pair always share their prompt.
         if not (loss == "dpo" and dataset == "shared")
     ]
-    for words in [*runs, ["sweep"], ["growth"]]:
+    for words in [*runs, ["sweep"], ["growth"], ["keys"]]:
         main([*words, *base, *overrides])
-    main(["noise", *base])
+    for words in (["noise"], ["generation"]):
+        main([*words, *base])
     page(arguments)
 
 
 def numbers(text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
     """Numbers with commas between; none where there are none."""
     return tuple(kind(part) for part in text.split(",") if part)
+
+
+def step_parser(shared: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """What is asked of a step."""
+    one = argparse.ArgumentParser(add_help=False, parents=[shared])
+    one.add_argument("--loss", choices=["kto", "dpo"], default="kto")
+    one.add_argument("--adapter", choices=["none", "lora"], default="none")
+    one.add_argument("--precision", choices=["float32", "bf16"], default="float32")
+    one.add_argument("--dataset", choices=["distinct", "shared"], default="distinct", help="shared: four a prompt")
+    one.add_argument("--batch", type=int, default=8, help="sequences a step")
+    one.add_argument("--rounds", type=int, default=6, help="measured steps of each contestant")
+    one.add_argument("--warmup", type=int, default=2, help="steps before")
+    return one
 
 
 def parser() -> argparse.ArgumentParser:
@@ -188,17 +235,20 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--override", action="append", default=[], help="a word for kto-lab; may be repeated")
     commands = whole.add_subparsers(required=True)
 
-    one = commands.add_parser("steps", parents=[shared], help="a step, side by side")
-    one.add_argument("--loss", choices=["kto", "dpo"], default="kto")
-    one.add_argument("--adapter", choices=["none", "lora"], default="none")
-    one.add_argument("--precision", choices=["float32", "bf16"], default="float32")
-    one.add_argument("--dataset", choices=["distinct", "shared"], default="distinct", help="shared: four a prompt")
-    one.add_argument("--batch", type=int, default=8, help="sequences a step")
-    one.add_argument("--rounds", type=int, default=6, help="measured steps of each contestant")
-    one.add_argument("--warmup", type=int, default=2, help="steps before")
+    one = commands.add_parser("steps", parents=[step_parser(shared)], help="a step, side by side")
     one.add_argument("--contestants", default=",".join(CONTESTANTS), help="any of these, with commas between")
     one.add_argument("--together", type=int, help="contestants in memory at once; default: all of tiny, else 3")
     one.set_defaults(run=steps)
+
+    each = commands.add_parser("keys", parents=[step_parser(shared)], help="what keys of a run cost in a step")
+    each.add_argument("tried", nargs="*", help="words for kto-lab, those of one setting in quotes")
+    each.set_defaults(run=keys)
+
+    answers = commands.add_parser("generation", parents=[base], help="greedy answers beside transformers'")
+    answers.add_argument("--prompts", type=int, default=64)
+    answers.add_argument("--tokens", type=int, default=48, help="the most an answer has")
+    answers.add_argument("--rounds", type=int, default=3)
+    answers.set_defaults(run=generation)
 
     grid = commands.add_parser("sweep", parents=[shared], help="a grid: one kto-lab sweep, and runs of TRL")
     grid.add_argument("--lambdas", default="1,1.25,1.5", help="values of lambda_D")
@@ -218,7 +268,7 @@ def parser() -> argparse.ArgumentParser:
     more.set_defaults(run=growth)
 
     bf16 = commands.add_parser("noise", parents=[base], help="what bf16 does to log-ratios and to z0")
-    bf16.add_argument("--batch", type=int, default=8, help="examples a step")
+    bf16.add_argument("--batch", type=int, default=16, help="examples a step")
     bf16.add_argument("--steps", type=int, default=8, help="of a run in bf16 and of one in float32")
     bf16.set_defaults(run=noise)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gate import FORGET, STEP
-from benchmarks.jobs import FLOOR, Job
+from benchmarks.jobs import Job
 
 ENTRY = Path(__file__).resolve().parent.parent / "benchmark.py"
 
@@ -39,7 +39,7 @@ class Contestant:
 
     def step(self) -> dict[str, Any]:
         """Let it take a step."""
-        if self.job.contestant == FLOOR and len(self.steps) == self.job.warmup + 1:
+        if self.job.forgets and len(self.steps) == self.job.warmup + 1:
             self._tell(FORGET)
         self._tell(STEP)
         self.steps.append(self.answer())
@@ -114,7 +114,7 @@ def started(job: Job) -> Iterator[Contestant]:
         contestant.stop()
 
 
-def take_turns(jobs: Sequence[Job], steps: int) -> dict[str, Contestant]:
+def take_turns(jobs: Sequence[Job], steps: int) -> list[Contestant]:
     """Let contestants take turns, step by step; who is first moves on by one each round.
 
     Raises:
@@ -126,10 +126,11 @@ def take_turns(jobs: Sequence[Job], steps: int) -> dict[str, Contestant]:
             at = number % len(running)
             for contestant in [*running[at:], *running[:at]]:
                 contestant.step()
-            seen = {contestant.job.contestant: contestant.steps[-1]["tokens"] for contestant in running}
-            if len(set(seen.values())) > 1:
-                raise ContestantError(f"The contestants saw different tokens in step {number}: {seen}")
-    return {contestant.job.contestant: contestant for contestant in running}
+            seen = [contestant.steps[-1]["tokens"] for contestant in running]
+            if len(set(seen)) > 1:
+                names = [contestant.job.contestant for contestant in running]
+                raise ContestantError(f"The contestants {names} saw different tokens in step {number}: {seen}")
+    return running
 
 
 def start_once(job: Job) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-STEP, STOP, FORGET = "step", "stop", "forget"
+STEP, FORGET = "step", "forget"
 
 
 class Gate:

@@ -49,6 +49,7 @@ class Job:
         max_length: of prompt and completion together, tokens.
         warmup: steps that are not measured.
         overrides: more words for `kto-lab train`.
+        forgets: the peak of its memory begins anew after the warm-up.
     """
 
     contestant: str
@@ -64,6 +65,7 @@ class Job:
     max_length: int
     warmup: int
     overrides: tuple[str, ...] = ()
+    forgets: bool = False
 
     def as_json(self) -> str:
         """The job as one line."""

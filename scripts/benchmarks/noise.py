@@ -1,14 +1,10 @@
-"""What bf16 does to the log-ratios of a run: at its start, in a sequence, and in z0 along two runs.
+"""`benchmark.py noise`: what bf16 does to the log-ratios of a run, at its start and in a sequence, and to its z0.
 
-python scripts/benchmarks/noise.py                                  # the tiny policy, a minute
-python scripts/benchmarks/noise.py --model smollm2-135m --batch 8   # slow where the CPU has no bf16
+The tiny policy takes a minute; SmolLM2 is slow where the CPU has no bf16.
 """
 
-import argparse
 import copy
 import csv
-import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,19 +130,3 @@ def _mean_length(sequences: Sequence[Tokens]) -> float:
 def _column(folder: Path, name: str) -> list[float]:
     with (folder / METRICS).open() as file:
         return [float(row[name]) for row in csv.DictReader(file)]
-
-
-def main(words: Sequence[str]) -> None:
-    """Measure, and print the result as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=sorted(FEEDBACK), default="tiny")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
-    parser.add_argument("--seed", type=int, default=0)
-    given = vars(parser.parse_args(words))
-    print(json.dumps(noise(**given), indent=1))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -38,7 +38,8 @@ def main(folder: Path) -> Path:
     if not results:
         raise SystemExit(f"There are no results in {folder}. Run `python scripts/benchmark.py steps` first.")
     found = {
-        kind: [one for one in results if one.get("kind") == kind] for kind in ("steps", "noise", "sweep", "growth")
+        kind: [one for one in results if one.get("kind") == kind]
+        for kind in ("steps", "noise", "sweep", "keys", "generation", "growth")
     }
     lines = ["# Speed and memory: the floor, kto-lab, TRL", ""]
     lines += [
@@ -67,6 +68,10 @@ def main(folder: Path) -> Path:
         lines += noise_table(result)
     for result in found["sweep"]:
         lines += sweep_table(result)
+    for result in found["keys"]:
+        lines += keys_table(result)
+    for result in found["generation"]:
+        lines += generation_table(result)
     for result in found["growth"]:
         lines += growth_tables(result)
     write_text(folder / PAGE, "\n".join(lines).rstrip() + "\n")
@@ -242,14 +247,47 @@ def sweep_table(result: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def keys_table(result: dict[str, Any]) -> list[str]:
+    """What keys cost."""
+    settings, rows = result["settings"], result["keys"]
+    tried = " ".join(f'"{row["setting"]}"' for row in rows[1:])
+    flags = " ".join(f"--{key} {settings[key]}" for key in FLAGS)
+    return [
+        f"## What keys cost: {name_of(result)}",
+        "",
+        "Of kto-lab alone. The first step fills caches, and compiles where that is asked for.",
+        "",
+        *rows_table(rows),
+        f"Measured by `python scripts/benchmark.py keys {flags} {tried}`.",
+        "",
+    ]
+
+
+def generation_table(result: dict[str, Any]) -> list[str]:
+    """Answers of kto-lab beside those of transformers."""
+    settings = result["settings"]
+    flags = " ".join(f"--{key} {settings[key]}" for key in ("model", "prompts", "tokens", "rounds"))
+    return [
+        f"## Greedy answers, {settings['model']}, {settings['prompts']} prompts, at most {settings['tokens']} tokens",
+        "",
+        *rows_table(result["generation"]),
+        f"Measured by `python scripts/benchmark.py generation {flags}`.",
+        "",
+    ]
+
+
+def rows_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Rows that have the same columns."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    return [*lines, *("| " + " | ".join(map(number, row.values())) + " |" for row in rows), ""]
+
+
 def growth_tables(result: dict[str, Any]) -> list[str]:
     """A measurement of growth."""
     lines = [f"## Growth, {result['settings']['model']}", ""]
     lines += ["KTO, float32, full fine-tuning. Sweeps and reports are of the tiny policy.", ""]
     for name, rows in result["growth"].items():
-        lines += [f"### {name.capitalize()}", "", "| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-        lines += ["| " + " | ".join(map(number, row.values())) + " |" for row in rows]
-        lines.append("")
+        lines += [f"### {name.capitalize()}", "", *rows_table(rows)]
     return lines
 
 

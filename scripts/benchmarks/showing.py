@@ -1,5 +1,6 @@
 """The tables that the benchmark prints."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -44,14 +45,18 @@ def show_sweep(result: dict[str, Any]) -> None:
 
 def show_growth(result: dict[str, Any]) -> None:
     """Print what `growth.main` found."""
-    screen = Console(width=120)
     for name, rows in result["growth"].items():
-        table = Table(title=name)
-        for column in rows[0]:
-            table.add_column(column, justify="right")
-        for row in rows:
-            table.add_row(*map(number, row.values()))
-        screen.print(table)
+        show_rows(name, rows)
+
+
+def show_rows(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows that have the same columns."""
+    table = Table(title=name)
+    for column, value in rows[0].items():
+        table.add_column(column, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*map(number, row.values()))
+    Console(width=120).print(table)
 
 
 def title(settings: dict[str, Any]) -> str:
@@ -71,6 +76,6 @@ def ranged(found: dict[str, Any]) -> str:
     return f"{found['median']:.3g} [{found['low']:.3g}, {found['high']:.3g}]" if found else ""
 
 
-def number(value: float) -> str:
-    """A number as text: counts whole, measurements to four digits."""
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+def number(value: float | str) -> str:
+    """A number as text: counts whole, measurements to four digits; words as they are."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

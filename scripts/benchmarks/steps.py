@@ -89,9 +89,12 @@ def measure(settings: Settings) -> dict[str, Any]:
         if OURS in settings.contestants:
             starts = start_once(replace(job, contestant=OURS, folder=f"{folder}/{OURS}"))
         for number, group in enumerate(groups(settings.contestants, settings.together)):
-            jobs = [replace(job, contestant=name, folder=f"{folder}/{number}-{name}") for name in group]
-            for name, contestant in take_turns(jobs, settings.warmup + settings.rounds).items():
-                rounds.setdefault(name, []).append(contestant)
+            jobs = [
+                replace(job, contestant=name, folder=f"{folder}/{number}-{name}", forgets=name == FLOOR)
+                for name in group
+            ]
+            for contestant in take_turns(jobs, settings.warmup + settings.rounds):
+                rounds.setdefault(contestant.job.contestant, []).append(contestant)
     return {
         "kind": "steps",
         "machine": described,
