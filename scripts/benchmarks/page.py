@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.jobs import ABOUT, CONTESTANTS, FLOOR, OURS, TRL, TRL_DEFAULT, TRL_PRECOMPUTED
-from benchmarks.showing import number, ranged, title
+from benchmarks.showing import number, over_ours, ranged, title
 from kto_lab.files import atomic_path, write_text
 
 PAGE, FIGURE = "README.md", "steps.svg"
@@ -128,10 +128,11 @@ def verdicts(measured: Sequence[dict[str, Any]], sweeps: Sequence[dict[str, Any]
         *why(measured),
     ]
     for result in sweeps:
-        ours, theirs = result["ways"][OURS]["seconds"], result["ways"][TRL]["seconds"]
+        ours, theirs = result["ways"][OURS], result["ways"][TRL]["seconds"]
+        ends = ", ".join(f"{one / theirs:.2f}" for one in sorted(ours["each"]))
         lines += [
-            f"A sweep of {result['cells']} cells ({result['model']}) takes {ours / theirs:.2f} of the time of as many "
-            "runs of TRL.",
+            f"A sweep of {result['cells']} cells ({result['model']}) takes {ours['seconds'] / theirs:.2f} [{ends}] of "
+            "the time of as many runs of TRL.",
             "",
         ]
     return lines
@@ -235,15 +236,14 @@ def sweep_table(result: dict[str, Any]) -> list[str]:
         "",
         f"lambda_D and label noise are varied; each cell has {result['steps']} steps of {result['batch']} examples, "
         "and saves its policy. One `kto-lab sweep` in one process with an empty store, against a process of TRL for "
-        "each cell.",
+        "each cell; the sweep is made before those and after them, and the mean is given, with both in brackets.",
         "",
         "| | s | over kto-lab | peak GiB |",
         "|---|---|---|---|",
     ]
-    base = result["ways"][OURS]["seconds"]
     for name, found in result["ways"].items():
-        ratio = found["seconds"] / base
-        lines.append(f"| {name} | {found['seconds']:.1f} | {ratio:.2f} | {found['peak_memory'] / 2**30:.2f} |")
+        memory = found["peak_memory"] / 2**30
+        lines.append(f"| {name} | {found['seconds']:.1f} | {over_ours(result, name)} | {memory:.2f} |")
     return [*lines, ""]
 
 

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -78,15 +79,17 @@ def measure(settings: Settings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         write_study(folder / "conf", {"loss.weighting.lambda_desirable": settings.lambdas}, settings.rates)
-        ways = {OURS: as_dict(ours(settings, folder, "plain", NO_EVALUATION))}
+        # Before and after the others, since a machine's speed drifts: the two are the spread of every ratio.
+        mine = [ours(settings, folder, "before", NO_EVALUATION)]
         each = theirs(settings, folder)
-        ways[TRL] = {
-            "seconds": sum(one.seconds for one in each),
-            "peak_memory": max(one.peak_memory for one in each),
-            "each": [one.seconds for one in each],
+        mine.append(ours(settings, folder, "after", NO_EVALUATION))
+        ways = {
+            OURS: as_dict(mean(one.seconds for one in mine), mine),
+            TRL: as_dict(sum(one.seconds for one in each), each),
         }
         if settings.evaluate:
-            ways[WITH_EVALUATION] = as_dict(ours(settings, folder, "evaluated", ()))
+            evaluated = ours(settings, folder, "evaluated", ())
+            ways[WITH_EVALUATION] = as_dict(evaluated.seconds, [evaluated])
     return {
         "kind": "sweep",
         "machine": described,
@@ -100,9 +103,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     }
 
 
-def as_dict(ran: Ran) -> dict[str, Any]:
-    """Time and memory."""
-    return {"seconds": ran.seconds, "peak_memory": ran.peak_memory}
+def as_dict(seconds: float, each: Sequence[Ran]) -> dict[str, Any]:
+    """Time and memory of a way, and of each of its commands."""
+    return {
+        "seconds": seconds,
+        "peak_memory": max(one.peak_memory for one in each),
+        "each": [one.seconds for one in each],
+    }
 
 
 def write_study(
