@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,11 +32,11 @@ from kto_lab.losses import Feed, FlipRates, Objective
 from kto_lab.losses.noise import inversion_warnings, robust_weights
 from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, moved, save_policy
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved, save_policy
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
-from kto_lab.models.number_format import add_in_float32, masters, round_once
+from kto_lab.models.number_format import as_read, masters
 from kto_lab.models.store import NoStore, ReferenceStore, Shelf
 from kto_lab.models.store_scorer import scorer_of
 from kto_lab.models.tokens import Encoder, Lengths
@@ -47,7 +48,7 @@ from kto_lab.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.curves import CURVES, plot_curves
 from kto_lab.training.data import TrainingData, class_weights, prepare
-from kto_lab.training.fit import check_strategy, fit
+from kto_lab.training.fit import CHECKPOINTS, check_strategy, fit
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.loggers import MetricsFileOnly, Wandb
 from kto_lab.training.optimization import Optimization
@@ -201,9 +202,8 @@ def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Shelf
     # While the model is as it was loaded: what is done to it for this run is not the reference's.
     shelf = open_shelf(parts, loaded, warm)
     pl.seed_everything(parts.seed, verbose=False)
-    policy = moved(parts.adapter.attach(loaded.model), parts.hardware.device)
-    if parts.hardware.number_format == "bf16-mixed":
-        add_in_float32(policy)
+    policy = attached(loaded.model, parts.adapter, number_format=parts.hardware.number_format)
+    moved(policy, parts.hardware.device)
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in policy.parameters())
     record.model = {**loaded.provenance, "parameters": everything, "trainable": trainable}
@@ -219,8 +219,7 @@ def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Shelf
 def load_model(parts: Parts, warm: Warm) -> Loaded:
     """The model of the configuration; its weights as the number format of the run reads them."""
     loaded = warm.loaded(parts.cfg.model)
-    if parts.hardware.number_format == "bf16-mixed":
-        round_once(loaded.model)
+    as_read(loaded.model, number_format=parts.hardware.number_format)
     return loaded
 
 
@@ -378,11 +377,12 @@ def finish(parts: Parts, record: Record, loggers: list[Logger], answers: list[di
         "curves": folder / CURVES,
         "metrics of each step": folder / METRICS,
         "answers and scores": folder / "evaluation",
-        "checkpoints": folder / "checkpoints",
         "configuration": folder / CONFIG,
         **logs(folder),
     }
     record.write()
+    # Three times the policy on the disk, in every cell of a sweep, and what has finished does not resume.
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     finished = read_record(folder)
     wandb_log.finish(loggers, finished, tables={"sample answers": answers}, curves=folder / CURVES)
     show_metrics(finished["metrics"])

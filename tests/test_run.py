@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kto_lab.errors import LabError
 from kto_lab.models.load import tiny
 from kto_lab.models.tiny import byte_tokenizer
 from kto_lab.studies.record import RECORD
+from kto_lab.training.checkpoints import LastCheckpoint
 
 EVALUATED = (
     "evaluation=quick",
@@ -76,7 +78,6 @@ def test_the_record_says_what_the_run_stood_on(finished: Path) -> None:
 
 def test_the_folder_holds_what_it_should_and_nothing_half_done(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {
-        "checkpoints",
         "config.yaml",
         "curves.png",
         "evaluation",
@@ -90,10 +91,18 @@ def test_the_folder_holds_what_it_should_and_nothing_half_done(finished: Path) -
     assert yaml.safe_load((finished / "config.yaml").read_text())["seed"] == 0
 
 
-def test_the_saved_policy_is_the_trained_one(finished: Path) -> None:
+def test_the_saved_policy_is_the_trained_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = LastCheckpoint.on_train_end
+
+    def keeping(self: Any, *arguments: Any) -> None:
+        ended(self, *arguments)
+        shutil.copyfile(tmp_path / "run" / "checkpoints" / "step=3.ckpt", tmp_path / "trained.ckpt")
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_end", keeping)
+    finished = run(tmp_path, *EVALUATED)
     policy = AutoModelForCausalLM.from_pretrained(finished / "policy")
     tokenizer = AutoTokenizer.from_pretrained(finished / "policy")
-    state = torch.load(finished / "checkpoints" / "step=3.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(tmp_path / "trained.ckpt", weights_only=True)["state_dict"]
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(dict(policy.named_parameters())[name], state[f"policy.{name}"])
     assert not torch.equal(logits(policy), logits(tiny("random", 0).model))

@@ -25,11 +25,11 @@ from kto_lab.auditing.signals import Signal
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Damaged
 from kto_lab.losses import Objective
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, moved
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved
 from kto_lab.models.attention import set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
-from kto_lab.models.number_format import add_in_float32, masters, round_once
+from kto_lab.models.number_format import as_read, masters
 from kto_lab.models.store_scorer import score_and_keep
 from kto_lab.models.tokens import Encoder, Lengths, Tokens
 from kto_lab.training.data import prepare
@@ -110,12 +110,9 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
 
     hardware, optimization = recipe.hardware, recipe.optimization
     loaded = recipe.load()
-    if hardware.number_format == "bf16-mixed":
-        round_once(loaded.model)
+    as_read(loaded.model, number_format=hardware.number_format)
     pl.seed_everything(recipe.seed, verbose=False)
-    policy = moved(recipe.adapter.attach(loaded.model), hardware.device)
-    if hardware.number_format == "bf16-mixed":
-        add_in_float32(policy)
+    policy = moved(attached(loaded.model, recipe.adapter, number_format=hardware.number_format), hardware.device)
     encoder = Encoder(loaded.tokenizer, recipe.lengths)
     data = prepare(Damaged(train, ()), encoder, recipe.objective, optimization, seed=recipe.seed)
     with hardware.autocast():

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kto_lab.files import atomic_path
 from kto_lab.models.load import quiet
 from kto_lab.models.logps import evaluating
+from kto_lab.models.number_format import add_in_float32
 
 Policy = PreTrainedModel | PeftModel
 
@@ -48,6 +49,20 @@ class Lora:
     def attach(self, model: PreTrainedModel) -> Policy:
         """The policy: the model with fresh adapters, which at first change nothing."""
         return get_peft_model(model, self.config)
+
+
+def attached(model: PreTrainedModel, adapter: FullFineTuning | Lora, *, number_format: str) -> Policy:
+    """The policy to train: the model with its adapter, where it has one, adding in a format that rounds nothing away.
+
+    Args:
+        model: its weights `as_read` in the number format.
+        adapter: what of it is trained.
+        number_format: Lightning's name of it.
+    """
+    policy = adapter.attach(model)
+    if number_format == "bf16-mixed":
+        add_in_float32(policy)
+    return policy
 
 
 def moved(policy: Policy, device: torch.device) -> Policy:

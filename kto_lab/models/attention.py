@@ -105,13 +105,18 @@ class Segments:
     @cached_property
     def groups(self) -> list[Group]:
         """The segments in groups of similar size: few calls, and little padding within them."""
-        parts = sorted(self.parts, key=lambda part: (part.keys, part.queries))
         groups: list[list[Segment]] = []
-        for part in parts:
-            if groups and _wasted([*groups[-1], part]) <= WASTED:
+        longest = filled = 0
+        for part in sorted(self.parts, key=lambda part: (part.keys, part.queries)):
+            own, keys = part.queries, part.keys
+            most = max(longest, own)
+            # The last has the most keys.
+            if groups and (len(groups[-1]) + 1) * most * keys - (filled + own * keys) <= WASTED:
                 groups[-1].append(part)
+                longest, filled = most, filled + own * keys
             else:
                 groups.append([part])
+                longest, filled = own, own * keys
         return [self._grouped(group) for group in groups]
 
     @cached_property
@@ -148,12 +153,6 @@ class Segments:
         prompts = torch.tensor([part.prompt.start if part.prompt else 0 for part in parts])[:, None]
         prompts = prompts if self.seen else prompts + self.seen_width
         return torch.where(key < before, prompts + key, self.seen_width + starts + key - before)
-
-
-def _wasted(parts: Sequence[Segment]) -> int:
-    """Scores that padding adds to a group of segments."""
-    most_queries, most_keys = max(part.queries for part in parts), max(part.keys for part in parts)
-    return len(parts) * most_queries * most_keys - sum(part.queries * part.keys for part in parts)
 
 
 def by_segment(

@@ -50,6 +50,17 @@ def round_once(model: nn.Module) -> None:
         parameter.copy_(parameter.bfloat16())
 
 
+def as_read(model: nn.Module, *, number_format: str) -> None:
+    """Make, in place, the weights of a model as it was loaded those that products read: policy and reference alike.
+
+    Args:
+        model: before adapters.
+        number_format: Lightning's name of it.
+    """
+    if number_format == "bf16-mixed":
+        round_once(model)
+
+
 @contextmanager
 def masters(policy: nn.Module, *, number_format: str, seed: int) -> Iterator[None]:
     """Train masters for a `with` block, where the number format has such; what it leaves is rounded once more.

@@ -1,5 +1,6 @@
 """One cell of a sweep: a run that is made once, whoever else sweeps, and whose failure stays its own."""
 
+import gc
 import os
 import sys
 import threading
@@ -56,6 +57,7 @@ def run_cell(cfg: DictConfig) -> str:
     """
     from kto_lab.run import train
 
+    _set_apart_what_is_imported()
     folder = Path(cfg.run_dir)
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"])
     assert isinstance(own, DictConfig)
@@ -83,7 +85,15 @@ def run_cell(cfg: DictConfig) -> str:
                     message += f"\nWhat the other processes said is in {job.log.parent}."
                 write_json(folder / FAILURE, {"error": message, "traceback": traceback.format_exc()})
                 console.say(traceback.format_exc())
+            # Trainer, policy and optimiser hold one another: their memory is wanted by the next cell.
+            gc.collect()
     return status(folder)
+
+
+@lru_cache(maxsize=1)
+def _set_apart_what_is_imported() -> None:
+    """Spare the collector the hundreds of thousands of objects that stay as long as the process."""
+    gc.freeze()
 
 
 def _take_part(own: DictConfig, folder: Path) -> None:

@@ -57,3 +57,16 @@ def test_a_reward_becomes_a_probability_by_fold_and_silence_stays() -> None:
 def test_it_runs_in_one_process(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="one process"):
         recipe_of(composed([*SMALL, "trainer=ddp"], name="audit"))
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_rewards_in_bf16_are_those_of_float32_but_for_rounding(adapter: str) -> None:
+    table = of_split(from_collected("arithmetic", 40), "train")
+    train, held_out = table.select(range(96)), table.select(range(96, len(table)))
+    words = [*SMALL, f"adapter={adapter}", "optimization.max_steps=3", "optimization.learning_rate=1e-3"]
+    exact, rounded = (
+        held_out_rewards(train, held_out, recipe_of(composed([*words, f"trainer.precision={name}"], name="audit")))
+        for name in ("32-true", "bf16-mixed")
+    )
+    assert 0 < np.abs(rounded - exact).max() < np.abs(exact).max()
+    assert np.corrcoef(exact, rounded)[0, 1] > 0.95
