@@ -1,5 +1,6 @@
 """What a sweep keeps in memory: a run with it is the run without it, and nothing is made twice."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from small_runs import composed, configuration, overrides, thumbs, write_jsonl
 
 from kto_lab.evaluation.evaluate import Judge
 from kto_lab.run import train
+from kto_lab.studies.cell import run_cell
 from kto_lab.studies.record import read_record
 from kto_lab.training.callbacks import METRICS
+from kto_lab.training.module import AlignmentModule
 from kto_lab.warm import COLD, Warm
 
 EVALUATED = (
@@ -80,6 +83,19 @@ def test_a_policy_that_was_trained_does_not_change_what_is_kept(tmp_path: Path) 
     node = composed(overrides(tmp_path)).model
     kept, fresh = warm.loaded(node).model.state_dict(), COLD.loaded(node).model.state_dict()
     assert all((kept[key] == fresh[key]).all() for key in fresh)
+
+
+def test_a_cell_leaves_no_policy_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[AlignmentModule]] = []
+
+    class Noted(AlignmentModule):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr("kto_lab.training.fit.AlignmentModule", Noted)
+    assert run_cell(configuration(tmp_path, "evaluation=none", "optimization.max_steps=2")) == "done"
+    assert [module() for module in made] == [None]
 
 
 def test_only_the_last_few_of_a_kind_are_kept() -> None:

@@ -80,5 +80,4 @@ def row(setting: Setting, default: Contestant, warmup: int) -> dict[str, Any]:
         "times the default's": showing.ranged(spread(ratios([setting.run], [default], warmup))),
         "MiB over the default's peak": round((steps[-1]["peak"] - base[-1]["peak"]) / 2**20),
         "peak GiB": steps[-1]["peak"] / 2**30,
-        "first step, s": setting.run.steps[0]["seconds"],
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.jobs import ABOUT, CONTESTANTS, FLOOR, OURS, TRL, TRL_DEFAULT, TRL_PRECOMPUTED
 from benchmarks.showing import number, over_ours, ranged, title
+from benchmarks.sweeps import WITH_EVALUATION
 from kto_lab.files import atomic_path, write_text
 
 PAGE, FIGURE = "README.md", "steps.svg"
@@ -46,7 +47,7 @@ def main(folder: Path) -> Path:
         "Written by `python scripts/benchmark.py page` from the JSON files beside this page; `python "
         "scripts/benchmark.py all` measures everything anew.",
         "",
-        *machines(results),
+        *machines([result for shown in found.values() for result in shown]),
     ]
     if found["steps"]:
         draw(found["steps"], folder / FIGURE)
@@ -244,7 +245,10 @@ def sweep_table(result: dict[str, Any]) -> list[str]:
     for name, found in result["ways"].items():
         memory = found["peak_memory"] / 2**30
         lines.append(f"| {name} | {found['seconds']:.1f} | {over_ours(result, name)} | {memory:.2f} |")
-    return [*lines, ""]
+    flags = f"--model {result['model']} --steps {result['steps']}"
+    flags += "".join(f" --{key} {','.join(map(str, result[key]))}" for key in ("lambdas", "rates"))
+    flags += "" if WITH_EVALUATION in result["ways"] else " --no-evaluation"
+    return [*lines, "", f"Measured by `python scripts/benchmark.py sweep {flags}`.", ""]
 
 
 def keys_table(result: dict[str, Any]) -> list[str]:
@@ -255,7 +259,8 @@ def keys_table(result: dict[str, Any]) -> list[str]:
     return [
         f"## What keys cost: {name_of(result)}",
         "",
-        "Of kto-lab alone. The first step fills caches, and compiles where that is asked for.",
+        "Of kto-lab alone, in steps after the warm-up; what compiling takes before the first step is not in them. The "
+        "peak is of the process in those steps.",
         "",
         *rows_table(rows),
         f"Measured by `python scripts/benchmark.py keys {flags} {tried}`.",
@@ -285,7 +290,12 @@ def rows_table(rows: Sequence[dict[str, Any]]) -> list[str]:
 def growth_tables(result: dict[str, Any]) -> list[str]:
     """A measurement of growth."""
     lines = [f"## Growth, {result['settings']['model']}", ""]
-    lines += ["KTO, float32, full fine-tuning. Sweeps and reports are of the tiny policy.", ""]
+    lines += [
+        "KTO, float32, full fine-tuning. Sweeps and reports are of the tiny policy. Measured by `python "
+        f"scripts/benchmark.py growth --model {result['settings']['model']}`, a part at a time: an empty list leaves a "
+        "part out, as in `--cells ''`.",
+        "",
+    ]
     for name, rows in result["growth"].items():
         lines += [f"### {name.capitalize()}", "", *rows_table(rows)]
     return lines

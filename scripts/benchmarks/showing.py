@@ -80,7 +80,13 @@ def title(settings: dict[str, Any]) -> str:
 
 def ranged(found: dict[str, Any]) -> str:
     """Median and range, as text."""
-    return f"{found['median']:.3g} [{found['low']:.3g}, {found['high']:.3g}]" if found else ""
+    low, middle, high = (three(found[key]) if found else "" for key in ("low", "median", "high"))
+    return f"{middle} [{low}, {high}]" if found else ""
+
+
+def three(value: float) -> str:
+    """A number to three digits, those before the point whole."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def number(value: float | str) -> str:

@@ -97,6 +97,8 @@ def measure(settings: Settings) -> dict[str, Any]:
         "cells": settings.cells,
         "steps": settings.steps,
         "batch": batch_of(settings),
+        "lambdas": settings.lambdas,
+        "rates": settings.rates,
         "overrides": settings.overrides,
         "threads": settings.threads,
         "ways": ways,
