@@ -90,6 +90,7 @@ class _Layout:
         at: list[Place] = [()]
         # Place of a section in the row, what takes all its values, and how many these are.
         self._sections: list[tuple[int, Callable[[Any], Iterable[Any]], int]] = []
+        # The row grows while it is gone through.
         for place, node in enumerate(row):
             if type(node) is dict and node:
                 self._sections.append((place, _taking(list(node)), len(node)))
