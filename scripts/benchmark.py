@@ -221,6 +221,24 @@ def step_parser(shared: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return one
 
 
+def number_format_parsers(commands: Any, base: argparse.ArgumentParser, out: argparse.ArgumentParser) -> None:
+    """What is asked of number formats."""
+    bf16 = commands.add_parser("noise", parents=[base], help="what bf16 does to log-ratios and to z0")
+    bf16.add_argument("--batch", type=int, default=16, help="examples a step")
+    bf16.add_argument("--steps", type=int, default=8, help="of a run in bf16 and of one in float32")
+    bf16.set_defaults(run=noise)
+
+    update = commands.add_parser("rounding", parents=[out], help="one update in each number format")
+    update.add_argument("--model", choices=["smollm2-135m", "tiny"], default="smollm2-135m")
+    update.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    update.add_argument("--adapter", choices=["none", "lora"], default="none")
+    update.add_argument("--learning-rate", type=float, default=5e-5)
+    update.add_argument("--batch", type=int, default=8, help="examples a step")
+    update.add_argument("--steps", type=int, default=1, help="of float32, before formats are compared")
+    update.add_argument("--seed", type=int, default=0, help="of the data, the adapters and the places in cells")
+    update.set_defaults(run=rounding)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     from benchmarks.jobs import CONTESTANTS
@@ -267,21 +285,7 @@ def parser() -> argparse.ArgumentParser:
     more.add_argument("--rounds", type=int, default=4, help="measured steps")
     more.set_defaults(run=growth)
 
-    bf16 = commands.add_parser("noise", parents=[base], help="what bf16 does to log-ratios and to z0")
-    bf16.add_argument("--batch", type=int, default=16, help="examples a step")
-    bf16.add_argument("--steps", type=int, default=8, help="of a run in bf16 and of one in float32")
-    bf16.set_defaults(run=noise)
-
-    update = commands.add_parser("rounding", parents=[out], help="one update in each number format")
-    update.add_argument("--model", choices=["smollm2-135m", "tiny"], default="smollm2-135m")
-    update.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
-    update.add_argument("--adapter", choices=["none", "lora"], default="none")
-    update.add_argument("--learning-rate", type=float, default=5e-5)
-    update.add_argument("--batch", type=int, default=8, help="examples a step")
-    update.add_argument("--steps", type=int, default=1, help="of float32, before formats are compared")
-    update.add_argument("--seed", type=int, default=0, help="of the data, the adapters and the places in cells")
-    update.set_defaults(run=rounding)
-
+    number_format_parsers(commands, base, out)
     written = commands.add_parser("page", parents=[out], help="the page on what was measured")
     written.set_defaults(run=page)
     commands.add_parser("all", parents=[shared], help="all of these but rounding").set_defaults(run=everything)

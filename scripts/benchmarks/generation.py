@@ -1,7 +1,7 @@
-"""`benchmark.py generation`: greedy answers of kto-lab beside those of transformers' `generate`, from texts to texts.
+"""`benchmark.py generation`: greedy answers of kto-lab beside those of transformers' `generate`, from texts to tokens.
 
 Both answer the same prompts with the same weights in one process, in turns. kto-lab's answers leave the batch when they
-end; transformers pads every one to the longest. Where the texts differ, rounding has tipped a token.
+end, and are made texts; transformers pads every one to the longest. Where answers differ, rounding has tipped a token.
 """
 
 import time

@@ -5,14 +5,14 @@ Each setting is a process of its own; they take turns as the contestants of `ste
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, showing
-from benchmarks.contestants import Contestant, start_once, take_turns
+from benchmarks.contestants import start_once, take_turns
 from benchmarks.jobs import OURS
-from benchmarks.steps import Settings, prepared, ratios, spread
+from benchmarks.steps import Settings, prepared, spread
 from kto_lab.files import write_json
 
 AS_IT_COMES = "as it comes"
@@ -23,14 +23,6 @@ DEFAULT = (
     "optimization.gradient_checkpointing=true",
     "optimization.gradient_checkpointing=true optimization.micro_batch_tokens=512",
 )
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is tried: words for `kto-lab train`, and how they did."""
-
-    words: str
-    run: Contestant
 
 
 def main(settings: Settings, tried: Sequence[str], target: Path) -> Path:
@@ -50,7 +42,7 @@ def main(settings: Settings, tried: Sequence[str], target: Path) -> Path:
         "keys": found,
     }
     showing.show_rows(showing.title(result["settings"]), found)
-    file = target / f"keys-{settings.model}-batch{settings.batch}.json"
+    file = target / f"{settings.name.replace('steps', 'keys', 1)}.json"
     write_json(file, result)
     return file
 
@@ -62,22 +54,21 @@ def measure(settings: Settings, tried: Sequence[str]) -> list[dict[str, Any]]:
         # So that all of them find the reference log-probs in the store.
         start_once(replace(job, contestant=OURS, folder=f"{folder}/first"))
         jobs = [
-            # Folders that begin alike say that these ran side by side; see `steps.ratios`.
-            replace(job, folder=f"{folder}/0-{place}", overrides=(*job.overrides, *words.split()), forgets=True)
+            replace(job, folder=f"{folder}/{place}", overrides=(*job.overrides, *words.split()), forgets=True)
             for place, words in enumerate(["", *tried])
         ]
         runs = take_turns(jobs, settings.warmup + settings.rounds)
-    settings_tried = [Setting(words, run) for words, run in zip([AS_IT_COMES, *tried], runs, strict=True)]
-    return [row(one, runs[0], settings.warmup) for one in settings_tried]
+    default, *_ = measured = [one.steps[settings.warmup :] for one in runs]
+    return [row(words, steps, default) for words, steps in zip([AS_IT_COMES, *tried], measured, strict=True)]
 
 
-def row(setting: Setting, default: Contestant, warmup: int) -> dict[str, Any]:
-    """What a setting did."""
-    steps, base = setting.run.steps[warmup:], default.steps[warmup:]
+def row(words: str, steps: Sequence[dict[str, Any]], default: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a setting did in its measured steps, beside those of the default."""
+    ratios = [mine["seconds"] / base["seconds"] for mine, base in zip(steps, default, strict=True)]
     return {
-        "setting": setting.words,
+        "setting": words,
         "seconds a step": showing.ranged(spread([step["seconds"] for step in steps])),
-        "times the default's": showing.ranged(spread(ratios([setting.run], [default], warmup))),
-        "MiB over the default's peak": round((steps[-1]["peak"] - base[-1]["peak"]) / 2**20),
+        "times the default's": showing.ranged(spread(ratios)),
+        "MiB over the default's peak": round((steps[-1]["peak"] - default[-1]["peak"]) / 2**20),
         "peak GiB": steps[-1]["peak"] / 2**30,
     }

@@ -80,8 +80,7 @@ def title(settings: dict[str, Any]) -> str:
 
 def ranged(found: dict[str, Any]) -> str:
     """Median and range, as text."""
-    low, middle, high = (three(found[key]) if found else "" for key in ("low", "median", "high"))
-    return f"{middle} [{low}, {high}]" if found else ""
+    return f"{three(found['median'])} [{three(found['low'])}, {three(found['high'])}]" if found else ""
 
 
 def three(value: float) -> str:
