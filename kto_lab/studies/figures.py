@@ -197,10 +197,9 @@ def _draw_frontier(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: st
         axes.scatter(
             found[spec.x], found[spec.y], s=26, color=colour, marker=marker, alpha=0.7, linewidth=0, label=shown(name)
         )
-        if better is not None:
-            along = _along(cells, spec, higher_is_better=better)
-            # Of one setting it would be a dot.
-            along = along if len(set(along)) > 1 else []
+        along = [] if better is None else _along(cells, spec, higher_is_better=better)
+        # Of one setting it would be a dot.
+        if len(set(along)) > 1:
             axes.step([x for x, _ in along], [y for _, y in along], color=colour, ls=dashes, lw=1.2, where="post")
         for run, x, y in zip(mine[[*keys, SEED]].to_dict("records"), found[spec.x], found[spec.y], strict=True):
             has = ", ".join(f"{key}={shown(plain(value))}" for key, value in run.items() if plain(value) is not None)
@@ -215,7 +214,7 @@ def _draw_frontier(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: st
     axes.set_axisbelow(True)
     _legend(axes)
     line = f"; a line: the best mean over seeds of a complete setting with no more {label(spec.x)}"
-    return f"A point is a run{line if better is not None else ''}", spots
+    return f"A point is a run{line if axes.lines else ''}", spots
 
 
 def _along(cells: pd.DataFrame, spec: FigureSpec, *, higher_is_better: bool) -> list[tuple[float, float]]:
