@@ -2,8 +2,11 @@
 
 for seed in 0 1 2; do kto-lab train model.source=registry seed=$seed run_dir=runs/demo$seed; done
 python scripts/demo_results.py runs/demo0 runs/demo1 runs/demo2
+
+Without folders the page is written again from the records that are there.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,16 @@ TARGET = Path(__file__).resolve().parent.parent / "results" / "demo"
 
 
 def main(folders: list[str]) -> None:
-    """Keep the records and write the page."""
-    if not folders:
-        sys.exit(__doc__)
-    records = sorted((read_record(Path(folder)) for folder in folders), key=lambda record: record["seeds"]["seed"])
-    for record in records:
+    """Keep the records of runs and write the page on all that are kept."""
+    for record in (read_record(Path(folder)) for folder in folders):
         write_json(TARGET / f"seed{record['seeds']['seed']}.json", record)
-    write_text(TARGET / "README.md", page(records))
+    write_text(TARGET / "README.md", page(kept()))
+
+
+def kept() -> list[dict[str, Any]]:
+    """The records beside the page, by seed."""
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in TARGET.glob("seed*.json")]
+    return sorted(records, key=lambda record: record["seeds"]["seed"])
 
 
 def page(records: list[dict[str, Any]]) -> str:
@@ -62,10 +68,17 @@ def page(records: list[dict[str, Any]]) -> str:
         "| constraint | prompts | base | trained, mean of seeds |",
         "|---|---|---|---|",
     ]
+    gains = []
     for group, values in first["metrics"]["groups"].items():
         trained = np.mean([record["metrics"]["groups"][group]["pass_rate"]["trained"]["value"] for record in records])
         base = values["pass_rate"]["base"]
+        gains.append(trained - base["value"])
         lines.append(f"| `{group}` | {base['n']} | {base['value']:.2f} | {trained:.2f} |")
+    lines += [
+        "",
+        f"The {len(gains)} constraints are those that were trained on. Taken over them the gain is "
+        f"{_cell(mean_interval(gains).as_dict(), '+')} (Student's over constraints).",
+    ]
     lines += ["", "## What it costs", ""]
     ended = [record["metrics"]["answers"]["finished"] for record in records]
     after = " / ".join(f"{values['trained']['value']:.2f}" for values in ended)
