@@ -13,9 +13,6 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from peft import PeftModel
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
 
 from kto_lab import console
 from kto_lab.claim import CONFIG
@@ -24,10 +21,8 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side, summarise_answers
 from kto_lab.evaluation.evaluate import HeldOut, Judge
 from kto_lab.feedback.table import content_hash, of_split
-from kto_lab.models.adapters import Policy, moved, reference_model
+from kto_lab.models.adapters import load_saved, moved, reference_model
 from kto_lab.models.attention import packs, set_packing
-from kto_lab.models.load import hf
-from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.tokens import Encoder
 from kto_lab.run import assemble, deployed_judge, judge_of, load_model, open_shelf, read_feedback
 from kto_lab.studies.identity import plain_values
@@ -76,17 +71,20 @@ def evaluate_run(cfg: DictConfig) -> Path:
     if record.data["fingerprint"] != finished["data"]["fingerprint"]:
         raise LabError(f"The feedback is not what {folder} was trained on: it has changed since. Restore it.")
     console.stage("Policies", "The base policy, which is the reference, and the trained one.")
+    saved = folder / "policy"
+    if not saved.is_dir():
+        raise LabError(f"{saved} is missing, so there is no trained policy to judge. Put it back, or train again.")
     loaded = load_model(parts, COLD)
+    check_weights(loaded.provenance, finished["model"], folder)
     shelf = open_shelf(parts, loaded)
     base_model = loaded.model
     moved(base_model, parts.hardware.device)
-    policy = load_trained(folder, base_model)
-    console.say(f"    {loaded.provenance['name']}; {folder / 'policy'}")
+    number_format = parts.hardware.number_format
+    policy = load_saved(saved, base_model, parts.adapter, lambda: base_model, number_format=number_format)
+    console.say(f"    {loaded.provenance['name']}; {saved}")
     encoder = Encoder(loaded.tokenizer, parts.lengths)
     judge = judge_of(parts, base_model, encoder, of_split(table, "test"), target.with_suffix(""))
     set_packing(policy, packs(base_model))
-    if parts.hardware.number_format == "bf16-mixed":
-        add_in_float32(policy)
     with record.stage("evaluation"):
         console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
         with reference_model(policy, lambda: base_model) as reference:
@@ -138,26 +136,13 @@ def evaluate_model(cfg: DictConfig) -> Path:
     return target
 
 
-def load_trained(folder: Path, base: PreTrainedModel) -> Policy:
-    """The trained policy of a run, on the device and in the number format of its base.
-
-    Args:
-        folder: the run folder.
-        base: the base policy; where only an adapter was saved, it is put onto this model.
-
-    Raises:
-        LabError: the policy is missing or cannot be loaded.
-    """
-    saved = folder / "policy"
-    if not saved.is_dir():
-        raise LabError(f"{saved} is missing, so there is no trained policy to judge. Put it back, or train again.")
-    if not (saved / "adapter_config.json").exists():
-        dtype = str(base.dtype).removeprefix("torch.")
-        return hf(str(saved), dtype=dtype, attention=base.config._attn_implementation).model.to(base.device)  # type: ignore[arg-type]
-    try:
-        return PeftModel.from_pretrained(base, saved)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise LabError(f"The adapter in {saved} cannot be loaded: {error}. Put it back, or train again.") from error
+def check_weights(loaded: dict[str, Any], ran: dict[str, Any], folder: Path) -> None:
+    """Refuse base weights that are not those of the run, where its record has their hash."""
+    if "weights" in ran and loaded.get("weights") != ran["weights"]:
+        raise LabError(
+            f"The weights of {loaded['name']} are not what {folder} was trained from: its record says "
+            f"{ran['weights']}, and these are {loaded.get('weights')} (SHA-256). Put the base back as it was."
+        )
 
 
 def _finished_run(folder: Path) -> tuple[dict[str, Any], DictConfig]:

@@ -17,7 +17,6 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
-from transformers import PreTrainedModel
 
 from kto_lab import console
 from kto_lab.claim import CONFIG, claim, refuse_another_configuration
@@ -309,7 +308,7 @@ def noise_warnings(objective: Objective, weights: Weights, train_table: Dataset)
 
 
 def judge_of(
-    parts: Parts, model: PreTrainedModel, encoder: Encoder, table_test: Dataset, folder: Path, warm: Warm = COLD
+    parts: Parts, model: Policy, encoder: Encoder, table_test: Dataset, folder: Path, warm: Warm = COLD
 ) -> Judge:
     """What measures policies as the configuration says, and leaves its files in a folder."""
     made_of = content_hash(node_key(parts.cfg.model), parts.hardware.number_format)
@@ -341,7 +340,7 @@ def base_key(cfg: DictConfig) -> str:
     return content_hash(nodes, rows, cfg.seed)
 
 
-def load_reference(parts: Parts, warm: Warm, *, packed: bool) -> PreTrainedModel:
+def load_reference(parts: Parts, warm: Warm, *, packed: bool) -> Policy:
     """The model as it was before training, on the device to compute on, with its rows laid out as the policy's are."""
     model = load_model(parts, warm).model
     moved(model, parts.hardware.device)

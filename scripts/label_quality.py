@@ -24,7 +24,7 @@ from kto_lab.feedback.collected import from_collected
 from kto_lab.feedback.table import of_split
 from kto_lab.files import write_json, write_text
 from kto_lab.labeling.command import label_feedback
-from kto_lab.models.load import quiet
+from kto_lab.models.reading import quiet
 from kto_lab.models.tiny import byte_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,6 +20,7 @@ from kto_lab.models.kv_cache import make_cache
 from kto_lab.models.logps import evaluating
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
     from kto_lab.models.load import Loaded
@@ -130,7 +131,7 @@ def _batches(
 
 
 def _reply_logps(
-    model: "PreTrainedModel", heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], *, pad_id: int
+    model: "PreTrainedModel | PeftModel", heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], *, pad_id: int
 ) -> Tensor:
     """(heads * tails, vocabulary) float32 log-probabilities of the first token after each head and tail, on the CPU."""
     cache = make_cache(model.config)
@@ -146,7 +147,7 @@ def _reply_logps(
 
 
 def _last_logits(
-    model: "PreTrainedModel", ids: Tensor, mask: Tensor, positions: Tensor, cache: "DynamicCache"
+    model: "PreTrainedModel | PeftModel", ids: Tensor, mask: Tensor, positions: Tensor, cache: "DynamicCache"
 ) -> Tensor:
     """(rows, vocabulary) float32 logits after the last token; the cache grows by what was fed."""
     out = model(

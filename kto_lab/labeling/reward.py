@@ -23,6 +23,7 @@ class Reward:
     Attributes:
         model: a folder in Hugging Face format, or a hub name.
         revision: branch, tag or commit on the hub.
+        base: where the model is an adapter, its base; None for the one that the adapter names.
         dtype: of the weights.
         good: of a model with several classes, the name or the number of the good one; its log-odds are the score.
         layout: "chat" (the chat template over prompt and answer), "pair" (prompt and answer as two texts), or "auto":
@@ -34,6 +35,7 @@ class Reward:
 
     model: str
     revision: str | None
+    base: str | None
     dtype: str
     good: str | int | None
     layout: Literal["auto", "chat", "pair"]
@@ -50,7 +52,7 @@ class Reward:
         """
         if self.layout not in ("auto", "chat", "pair"):
             raise LabError(f"labeler.layout is {self.layout!r}; it must be 'auto', 'chat' or 'pair'.")
-        tokenizer, model = load(self.model, self.revision, self.dtype)
+        tokenizer, model, provenance = load(self.model, self.revision, self.dtype, self.base)
         place = good_class(model, self.good)
         chat = bool(tokenizer.chat_template) if self.layout == "auto" else self.layout == "chat"
         if chat and not tokenizer.chat_template:
@@ -65,46 +67,40 @@ class Reward:
         for row, value in zip(read, scores, strict=True):
             thumb = self.threshold.thumb(value, line)
             verdicts[row] = NoLabel(NEAR) if thumb is None else Label(thumb, "reward", value, {"reward": value})
-        commit = getattr(model.config, "_commit_hash", None)
-        numbers = {"model": self.model, "commit": commit, "layout": "chat" if chat else "pair", "line": line}
+        numbers = {"model": self.model, "provenance": provenance, "layout": "chat" if chat else "pair", "line": line}
         return Labelled(verdicts, numbers)
 
 
-def load(name: str, revision: str | None, dtype: str) -> tuple["PreTrainedTokenizerBase", "PreTrainedModel"]:
-    """A sequence classifier and its tokenizer; remote code stays off.
+def load(
+    name: str, revision: str | None, dtype: str, base: str | None
+) -> tuple["PreTrainedTokenizerBase", "PreTrainedModel", dict[str, Any]]:
+    """A sequence classifier, its tokenizer and its provenance; remote code stays off.
 
     Raises:
         LabError: it cannot be loaded, or the weights lack a part, such as a language model's lack a classifier's head.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-    from kto_lab.models.load import quiet
+    from kto_lab.models.reading import Reader
 
     weights = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
     if weights is None:
         raise LabError(f"labeler.dtype is {dtype!r}; use float32, bfloat16 or float16.")
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-            model, about = AutoModelForSequenceClassification.from_pretrained(
-                name, revision=revision, dtype=weights, output_loading_info=True
-            )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    read = Reader(AutoModelForSequenceClassification, "SEQ_CLS", {"dtype": weights}, "labeler").read(
+        name, revision, base=base
+    )
+    if read.missing:
         raise LabError(
-            f"Could not load the reward model {name!r}: {str(error).splitlines()[0]} Give a folder in Hugging Face "
-            "format, or a hub name with the hub reachable (HF_HUB_OFFLINE not set)."
-        ) from error
-    if missing := sorted(about["missing_keys"]):
-        raise LabError(
-            f"{name} is no trained sequence classifier: its weights lack {', '.join(missing)}, which would be random. "
-            "Name a reward model; for a language model as judge use labeler=constitution."
+            f"{name} is no trained sequence classifier: its weights lack {', '.join(read.missing)}, which would be "
+            "random. Name a reward model; for a language model as judge use labeler=constitution."
         )
+    model, tokenizer = read.model, read.tokenizer
+    assert isinstance(model, PreTrainedModel) and tokenizer is not None
     if model.config.pad_token_id is None:
         # Decoders look for the last token that is no padding.
         model.config.pad_token_id = pad_id(tokenizer)
-    return tokenizer, model.eval()
+    return tokenizer, model.eval(), read.provenance
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:

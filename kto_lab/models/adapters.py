@@ -2,19 +2,29 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
-from kto_lab.models.load import quiet
+from kto_lab.models.attention import packs, set_packing
+from kto_lab.models.load import hf
 from kto_lab.models.logps import evaluating
 from kto_lab.models.number_format import add_in_float32
+from kto_lab.models.reading import quiet
+from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, fill, merged
 
 Policy = PreTrainedModel | PeftModel
+# A frozen copy of an adapter that is trained further, as it was loaded.
+START = "start"
+# Settings of peft's that may differ where an adapter is trained further, and those that `_settings` compares.
+FREE_OF_CONFIG = {"lora_dropout", "inference_mode", "base_model_name_or_path", "revision", "peft_version", "task_type"}
+FREE_OF_CONFIG |= {"r", "lora_alpha", "target_modules"}
 
 
 class FullFineTuning:
@@ -22,13 +32,26 @@ class FullFineTuning:
 
     merge = False
 
-    def attach(self, model: PreTrainedModel) -> Policy:
-        """The policy: the model itself."""
+    def attach(self, model: Policy) -> Policy:
+        """The policy: the model itself.
+
+        Raises:
+            LabError: it was loaded with an adapter that was kept.
+        """
+        if isinstance(model, PeftModel):
+            raise LabError(
+                "model.saved_adapter=keep keeps an adapter beside the weights, and adapter=none trains all weights. "
+                "Use model.saved_adapter=merge, or adapter=lora to train the adapter further."
+            )
         return model
 
 
 class Lora:
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) by peft; the reference is the policy with them off."""
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) by peft.
+
+    The reference is the policy with them off; where the model came with an adapter that is trained further, the policy
+    with that adapter as it was.
+    """
 
     def __init__(self, rank: int, alpha: int, dropout: float, target_modules: str | list[str], merge: bool) -> None:
         """Describe the adapters.
@@ -46,12 +69,65 @@ class Lora:
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
         )
 
-    def attach(self, model: PreTrainedModel) -> Policy:
-        """The policy: the model with fresh adapters, which at first change nothing."""
-        return get_peft_model(model, self.config)
+    def attach(self, model: Policy) -> PeftModel:
+        """The policy: the model with fresh adapters, which at first change nothing; or with those it came with.
+
+        Raises:
+            LabError: `target_modules` names what the model has not, or the model came with other adapters.
+        """
+        if isinstance(model, PeftModel):
+            return self._continued(model)
+        targets = self.config.target_modules
+        names = [f".{name}" for name, _ in model.named_modules()]
+        listed: set[str] = targets if isinstance(targets, set) else set()
+        unknown = sorted(target for target in listed if not any(name.endswith(f".{target}") for name in names))
+        last = sorted({name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
+        has = f"{type(model).__name__} has {', '.join(last)}"
+        if unknown:
+            raise LabError(f"adapter.target_modules names {', '.join(unknown)}, and {has}.")
+        try:
+            # peft settles the names of modules in the configuration, for this model.
+            policy = get_peft_model(model, deepcopy(self.config))
+        except ValueError as error:
+            raise LabError(f"adapter.target_modules is {targets!r}: {error} {has}.") from error
+        assert isinstance(policy, PeftModel)
+        return policy
+
+    def _continued(self, kept: PeftModel) -> PeftModel:
+        """The policy that goes on with an adapter, beside a frozen copy of it, which is the reference."""
+        weights = get_peft_model_state_dict(kept, save_embedding_layers=False)
+        old, there = kept.peft_config[ADAPTER], _settings(kept)
+        policy = self.attach(kept.unload())
+        new, here = policy.peft_config[ADAPTER], _settings(policy)
+        foreign = [name for name, value in vars(old).items() if name not in FREE_OF_CONFIG and value != vars(new)[name]]
+        if foreign:
+            raise LabError(
+                f"The saved adapter sets {', '.join(foreign)}, which adapter=lora cannot train further. Use "
+                "model.saved_adapter=merge."
+            )
+        if said := [
+            f"{key} is {here[key]}, and its own is {value}" for key, value in there.items() if value != here[key]
+        ]:
+            raise LabError(
+                f"model.saved_adapter=keep goes on with the saved adapter as it is: {'; '.join(said)}. Set the same, "
+                "or use model.saved_adapter=merge."
+            )
+        policy.add_adapter(START, deepcopy(new))
+        for name in (ADAPTER, START):
+            set_peft_model_state_dict(policy, weights, adapter_name=name)
+        policy.set_adapter(ADAPTER)
+        return policy
 
 
-def attached(model: PreTrainedModel, adapter: FullFineTuning | Lora, *, number_format: str) -> Policy:
+def _settings(policy: PeftModel) -> dict[str, object]:
+    """What an adapter is, by the keys of adapter=lora."""
+    config = policy.peft_config[ADAPTER]
+    assert isinstance(config, LoraConfig)
+    modules = sorted({name.split(".")[-1] for name in policy.base_model.targeted_module_names})
+    return {"adapter.rank": config.r, "adapter.alpha": config.lora_alpha, "adapter.target_modules": modules}
+
+
+def attached(model: Policy, adapter: FullFineTuning | Lora, *, number_format: str) -> Policy:
     """The policy to train: the model with its adapter, where it has one, adding in a format that rounds nothing away.
 
     Args:
@@ -73,19 +149,58 @@ def moved(policy: Policy, device: torch.device) -> Policy:
 
 @contextmanager
 def reference_model(policy: Policy, load: Callable[[], Policy]) -> Iterator[Policy]:
-    """The reference in eval mode for a block: the policy with its adapter off, or else a freshly loaded model.
+    """The reference in eval mode for a block: the policy without what was trained of it, or a freshly loaded model.
 
     Args:
         policy: the trained policy.
         load: loads the base model; called only where the policy has no adapter. The caller's block owns the copy.
     """
     if isinstance(policy, PeftModel):
-        with policy.disable_adapter(), evaluating(policy):
+        with _as_it_started(policy), evaluating(policy):
             yield policy
         return
     reference = load()
     with evaluating(reference):
         yield reference
+
+
+@contextmanager
+def _as_it_started(policy: PeftModel) -> Iterator[None]:
+    if START not in policy.peft_config:
+        with policy.disable_adapter():
+            yield
+        return
+    policy.set_adapter(START, inference_mode=True)
+    try:
+        yield
+    finally:
+        policy.set_adapter(ADAPTER)
+
+
+def load_saved(
+    folder: Path, like: Policy, adapter: FullFineTuning | Lora, load: Callable[[], Policy], *, number_format: str
+) -> Policy:
+    """A policy that `save_policy` wrote, in eval mode, on the device of another one and with its rows laid out alike.
+
+    Args:
+        folder: what was written.
+        like: the other one.
+        adapter: what was trained.
+        load: loads the model that it was trained from; called only where an adapter is to be put onto it.
+        number_format: Lightning's name of it.
+
+    Raises:
+        LabError: the policy cannot be loaded.
+    """
+    if not (folder / "adapter_config.json").exists():
+        dtype = str(like.dtype).removeprefix("torch.")
+        policy: Policy = hf(str(folder), dtype=dtype, attention=like.config._attn_implementation).model
+    else:
+        policy = attached(load(), adapter, number_format=number_format)
+        assert isinstance(policy, PeftModel)
+        fill(policy, folder / WEIGHTS)
+    set_packing(policy, packs(like))
+    return moved(policy, like.device).eval()
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool) -> None:
@@ -94,7 +209,10 @@ def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path
     A policy with an adapter is written as the adapter alone, or merged into a whole model.
     """
     if merge and isinstance(policy, PeftModel):
-        policy = policy.merge_and_unload()
+        policy = merged(policy)
     with quiet(), atomic_path(folder) as partial:
-        policy.save_pretrained(str(partial))
+        if isinstance(policy, PeftModel):
+            policy.save_pretrained(str(partial), selected_adapters=[ADAPTER], save_embedding_layers=False)
+        else:
+            policy.save_pretrained(str(partial))
         tokenizer.save_pretrained(partial)

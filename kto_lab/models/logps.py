@@ -195,7 +195,7 @@ def packs_rows(model: PreTrainedModel | nn.Module) -> bool:
 
 
 @torch.no_grad()
-def check_head(model: PreTrainedModel) -> None:
+def check_head(model: PreTrainedModel | PeftModel) -> None:
     """Refuse a model whose logits are not its head applied to its hidden states (for example, soft-capped ones).
 
     Raises LabError naming the architecture.
@@ -207,8 +207,8 @@ def check_head(model: PreTrainedModel) -> None:
         whole = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(ours.float(), whole.float(), rtol=1e-3, atol=1e-3):
         raise LabError(
-            f"{type(model).__name__} changes its logits after the language-model head (scaling or soft-capping), which "
-            "kto-lab does not reproduce. Use another architecture."
+            f"{type(_inner(model)).__name__} changes its logits after the language-model head (scaling or "
+            "soft-capping), which kto-lab does not reproduce. Use another architecture."
         )
 
 
@@ -226,7 +226,7 @@ class ExactRows:
 
 
 @torch.no_grad()
-def find_exact_rows(model: PreTrainedModel) -> ExactRows:
+def find_exact_rows(model: PreTrainedModel | PeftModel) -> ExactRows:
     """Try on the model itself, in the number format of the moment, how its rows can be laid out.
 
     An architecture that ignores or rejects what packed or shared rows ask of it fails here, and is then run the plain
@@ -251,7 +251,7 @@ def find_exact_rows(model: PreTrainedModel) -> ExactRows:
         set_packing(model, was)
 
 
-def _try_rows(model: PreTrainedModel, *, share_prompts: bool) -> Tensor | None:
+def _try_rows(model: PreTrainedModel | PeftModel, *, share_prompts: bool) -> Tensor | None:
     """Log-probabilities of a few sequences, or None where the architecture refuses; packed rows also go on later."""
     size = model.config.vocab_size
     prompt = tuple(i % size for i in range(1, 8))
@@ -269,7 +269,7 @@ def _try_rows(model: PreTrainedModel, *, share_prompts: bool) -> Tensor | None:
     return logps if _agree(model, logps, again) else None
 
 
-def _agree(model: PreTrainedModel, wanted: Tensor, found: Tensor | None) -> bool:
+def _agree(model: PreTrainedModel | PeftModel, wanted: Tensor, found: Tensor | None) -> bool:
     if found is None:
         return False
     exact = next(model.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)

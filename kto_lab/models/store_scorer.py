@@ -14,7 +14,6 @@ import torch
 import transformers
 import xxhash
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import score
@@ -29,7 +28,7 @@ FREE_OF_CONFIG = ("_name_or_path", "_commit_hash", "transformers_version")
 BATCHES_A_PART = 32
 
 
-def scorer_of(model: PreTrainedModel, *, name: str, number_format: str, device: torch.device) -> Scorer:
+def scorer_of(model: Policy, *, name: str, number_format: str, device: torch.device) -> Scorer:
     """Who scores, where the reference is a model as it was loaded: before an adapter or a step has changed it.
 
     Args:
@@ -51,7 +50,7 @@ def scorer_of(model: PreTrainedModel, *, name: str, number_format: str, device: 
     )
 
 
-def weights_hash(model: PreTrainedModel) -> str:
+def weights_hash(model: Policy) -> str:
     """128 bits of the names, shapes, formats and bytes of all parameters (tied ones once) and buffers."""
     whole = xxhash.xxh3_128()
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):

@@ -13,6 +13,7 @@ import ast
 import functools
 import hashlib
 import importlib.resources
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,33 @@ def node_key(node: DictConfig) -> str:
 
 
 def stamp(path: Path) -> str:
-    """What a file or folder holds: a hash of its content, for large files of size and time; "" where there is none."""
+    """What a file or folder holds: a hash of its content, for large files of size and time; "" where there is none.
+
+    A folder with an adapter stands for a model that its base is a part of.
+    """
     try:
         if path.is_dir():
-            return content_hash(sorted((item.name, stamp(item)) for item in path.iterdir() if item.is_file()))
+            own = sorted((item.name, stamp(item)) for item in path.iterdir() if item.is_file())
+            base = _base(path)
+            return content_hash(own) if base is None else content_hash(own, stamp(base))
         if not path.is_file():
             return ""
         about = path.stat()
         return sha256_file(path) if about.st_size <= READ_UP_TO else content_hash(about.st_size, about.st_mtime_ns)
     except OSError:
         return ""
+
+
+def _base(folder: Path) -> Path | None:
+    """What the adapter of a folder names as its base, if the folder holds an adapter and it names one."""
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return None
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return Path(name) if isinstance(name, str) and name and Path(name).resolve() != folder.resolve() else None
 
 
 @functools.cache

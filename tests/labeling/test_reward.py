@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from labeling_cases import CPU
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
@@ -40,7 +41,14 @@ def saved(folder: Path, tokenizer: PreTrainedTokenizerFast, **more: Any) -> str:
 
 
 def reward(model: str, **changes: Any) -> Reward:
-    given: dict[str, Any] = {"revision": None, "dtype": "float32", "good": None, "layout": "auto", "max_tokens": 200}
+    given: dict[str, Any] = {
+        "revision": None,
+        "base": None,
+        "dtype": "float32",
+        "good": None,
+        "layout": "auto",
+        "max_tokens": 200,
+    }
     given |= {"batch_tokens": 4096, "threshold": Threshold("quantile", 0.5, 0.0)}
     return Reward(model, **{**given, **changes})
 
@@ -117,7 +125,7 @@ def test_scores_that_are_no_numbers(tmp_path: Path, tokenizer: PreTrainedTokeniz
         ({"layout": "text"}, "layout is 'text'"),
         ({"dtype": "int4"}, "dtype is 'int4'"),
         ({"good": "yes"}, "has one output"),
-        ({"model": "nowhere/at-all"}, "Could not load the reward model"),
+        ({"model": "nowhere/at-all"}, "Could not load the model"),
     ],
 )
 def test_settings_that_mean_nothing(
@@ -137,3 +145,38 @@ def test_a_tokenizer_without_a_template_reads_pairs(tmp_path: Path, tokenizer: P
     assert reward(folder).label(ANSWERS, [], CPU).numbers["layout"] == "pair"
     with pytest.raises(LabError, match=r"no chat template\. Use labeler\.layout=pair"):
         reward(folder, layout="chat").label(ANSWERS, [], CPU)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_an_adapter_is_the_reward_model_that_it_stands_for(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM, outputs: int
+) -> None:
+    model.save_pretrained(tmp_path / "base")
+    under = LlamaForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=outputs, pad_token_id=2)
+    policy = get_peft_model(under, LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS"))
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            torch.nn.init.normal_(parameter)
+    folder = str(tmp_path / "adapter")
+    policy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    found = reward(folder, layout="pair", good=None if outputs == 1 else 2).label(ANSWERS, [], CPU)
+    assert found.numbers["provenance"]["base"]["name"] == "base"
+    for answer, label in zip(ANSWERS, found.verdicts, strict=True):
+        ids = torch.tensor([tokenizer(answer.prompt_text, answer.completion)["input_ids"]])
+        with torch.no_grad():
+            logits = policy.eval()(ids).logits[0]
+        wanted = logits[0] if outputs == 1 else logits[2] - logits[:2].logsumexp(0)
+        assert isinstance(label, Label) and label.score == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_an_adapter_that_brings_no_head_is_no_reward_model(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM
+) -> None:
+    model.save_pretrained(tmp_path / "base")
+    under = LlamaForSequenceClassification.from_pretrained(tmp_path / "base", pad_token_id=2)
+    policy = get_peft_model(under, LoraConfig(r=2, target_modules=["q_proj"]))
+    policy.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(LabError, match=r"no trained sequence classifier: its weights lack score\.weight"):
+        reward(str(tmp_path / "adapter")).label(ANSWERS, [], CPU)

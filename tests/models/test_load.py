@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
+from kto_lab.files import sha256_file
 from kto_lab.models import load
 from kto_lab.models.load import Loaded, hf, smollm2, tiny
 
@@ -22,7 +23,11 @@ def test_a_folder_comes_back_as_it_was_saved(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     loaded = hf(str(saved(model, tokenizer, tmp_path / "mine")), dtype="float32", attention="sdpa")
-    assert loaded.provenance == {"name": "mine", "dtype": "float32"}
+    assert loaded.provenance == {
+        "name": "mine",
+        "dtype": "float32",
+        "weights": sha256_file(tmp_path / "mine" / "model.safetensors"),
+    }
     assert not loaded.model.training
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], value)
@@ -72,7 +77,7 @@ def test_tiny_random_weights_are_a_function_of_the_seed() -> None:
 
 def test_the_shipped_tiny_policy_loads() -> None:
     loaded = tiny("arithmetic", 0)
-    assert len(loaded.provenance["sha256"]) == 64
+    assert len(loaded.provenance["weights"]) == 64
     assert 9e5 < sum(parameter.numel() for parameter in loaded.model.parameters()) < 2e6
 
 

@@ -1,0 +1,192 @@
+"""Reading a model from the disk or the hub, whole or as an adapter on its base, and whatever its weights lack."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from kto_lab.errors import LabError
+from kto_lab.files import sha256_file
+from kto_lab.models.saved_adapter import SavedAdapter, find_adapter, merged, with_adapter
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Read:
+    """A model as it was read.
+
+    Attributes:
+        model: in eval mode, on the CPU; with an adapter only where one was kept.
+        tokenizer: the one beside it, or else that of its base; None where there is none.
+        provenance: what a record says of it; `weights` is the SHA-256 of its weight files.
+        missing: names of parameters that no file had, so that they are random.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase | None
+    provenance: dict[str, Any]
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads models of one kind. Remote code stays off.
+
+    Attributes:
+        kind: transformers' class, such as AutoModelForCausalLM.
+        task: what peft calls that kind.
+        options: of the class's `from_pretrained`.
+        key: where a person names the model, for messages.
+    """
+
+    kind: Any
+    task: Literal["CAUSAL_LM", "SEQ_CLS"]
+    options: Mapping[str, Any]
+    key: str
+
+    def read(
+        self,
+        name: str,
+        revision: str | None,
+        *,
+        base: str | None = None,
+        keep: bool = False,
+        needs_tokenizer: bool = True,
+    ) -> Read:
+        """A model by its folder or hub name; one that holds an adapter is its base with the adapter.
+
+        Args:
+            name: hub name, or folder in Hugging Face format.
+            revision: branch, tag or commit on the hub.
+            base: the base of the adapter; None for the one that its adapter_config.json names.
+            keep: the adapter stays beside the weights, and is not merged into them.
+            needs_tokenizer: refuse a model without one.
+
+        Raises:
+            LabError: something cannot be loaded, or adapter and base do not fit.
+        """
+        with loading(name):
+            saved = find_adapter(name, revision)
+        if saved is None:
+            if base is not None:
+                raise LabError(f"{self.key}.base is for an adapter, and {name} holds none. Leave it out.")
+            return self._whole(name, revision, needs_tokenizer)
+        if saved.config.task_type not in (None, self.task):
+            raise LabError(f"{name} holds an adapter for {saved.config.task_type}, and {self.task} is wanted.")
+        under = self._base(saved, base)
+        assert isinstance(under.model, PreTrainedModel)
+        model: PreTrainedModel | PeftModel = with_adapter(under.model, saved)
+        if isinstance(model, PeftModel) and not keep:
+            model = merged(model)
+            # The base of what is trained on it next.
+            model.name_or_path = model.config._name_or_path = _where(name)
+        own = saved.provenance
+        tokenizer = _tokenizer(name, revision, needed=needs_tokenizer and under.tokenizer is None) or under.tokenizer
+        both = hashlib.sha256(f"{under.provenance['weights']} {own['weights']}".encode()).hexdigest()
+        trained = set(saved.config.modules_to_save or ())
+        return Read(
+            model,
+            tokenizer,
+            {"name": own["name"], "weights": both, "base": under.provenance, "adapter": {**own, "kept": keep}},
+            [missing for missing in under.missing if not trained & set(missing.split("."))],
+        )
+
+    def _base(self, saved: SavedAdapter, given: str | None) -> Read:
+        """The model that an adapter goes onto."""
+        name = given or saved.config.base_model_name_or_path
+        mend = f"give it with {self.key}.base=PATH (or a hub name)"
+        if not name:
+            raise LabError(f"{saved.name} holds an adapter whose adapter_config.json names no base; {mend}.")
+        if Path(name).resolve() == Path(saved.name).resolve():
+            raise LabError(f"The adapter {saved.name} cannot be its own base; {mend}.")
+        options = dict(self.options)
+        if self.task == "SEQ_CLS" and (outputs := saved.outputs) is not None:
+            options["num_labels"] = outputs
+        try:
+            reader, revision = replace(self, options=options), None if given else saved.config.revision
+            found = reader.read(name, revision, needs_tokenizer=False)
+        except LabError as error:
+            raise LabError(
+                f"The adapter {saved.name} needs its base {name!r}"
+                f"{'' if given else ', which its adapter_config.json names'}. {error} If the base is elsewhere, {mend}."
+            ) from error
+        saved.check_base(found.provenance, mend)
+        return found
+
+    def _whole(self, name: str, revision: str | None, needs_tokenizer: bool) -> Read:
+        where, path = _where(name), Path(name)
+        if path.exists() and not (path / "config.json").exists():
+            raise LabError(f"{path} is no model folder: it has no config.json.")
+        tokenizer = _tokenizer(name, revision, needed=needs_tokenizer)
+        with loading(name), quiet():
+            model, about = self.kind.from_pretrained(where, revision=revision, output_loading_info=True, **self.options)
+            config = cached_file(where, "config.json", revision=revision)
+        assert config is not None
+        provenance = {"name": path.name if path.exists() else name, "weights": weights_digest(Path(config).parent)}
+        if revision is not None:
+            provenance["revision"] = revision
+        if (commit := getattr(model.config, "_commit_hash", None)) is not None:
+            provenance["commit"] = commit
+        return Read(model.eval(), tokenizer, provenance, sorted(about["missing_keys"]))
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Turn what transformers raises where a model cannot be loaded into a LabError."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise LabError(
+            f"Could not load the model {name!r}: {str(error).splitlines()[0]} "
+            "Give a folder in Hugging Face format, a .gguf file, or a hub name with the hub reachable "
+            "(HF_HUB_OFFLINE not set)."
+        ) from error
+
+
+def weights_digest(folder: Path) -> str:
+    """The SHA-256 of a model's weight file, in hex; of the names and hashes of its files where there are several."""
+    files = sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")])
+    if len(files) == 1:
+        return sha256_file(files[0])
+    return hashlib.sha256("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _tokenizer(name: str, revision: str | None, *, needed: bool) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a model; None where there is none and none is needed."""
+    with loading(name), quiet():
+        there = any(
+            cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+            for file in TOKENIZERS
+        )
+        if not there and not needed:
+            return None
+        if not there and Path(name).exists():
+            raise LabError(f"{name} has no tokenizer. Save the model's tokenizer beside its weights (save_pretrained).")
+        return AutoTokenizer.from_pretrained(_where(name), revision=revision)
+
+
+def _where(name: str) -> str:
+    """A hub name, or the absolute path of a folder: what an adapter's configuration can name from anywhere."""
+    path = Path(name)
+    return str(path.resolve()) if path.exists() else name
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers' own: ours say what is being done."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
