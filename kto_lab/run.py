@@ -31,7 +31,7 @@ from kto_lab.losses import Feed, FlipRates, Objective
 from kto_lab.losses.noise import inversion_warnings, robust_weights
 from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved, save_policy
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
@@ -39,6 +39,7 @@ from kto_lab.models.number_format import as_read, masters
 from kto_lab.models.store import NoStore, ReferenceStore, Shelf
 from kto_lab.models.store_scorer import scorer_of
 from kto_lab.models.tokens import Encoder, Lengths
+from kto_lab.saving import save_and_compare
 from kto_lab.studies import wandb_log
 from kto_lab.studies.identity import node_key, plain_values, run_id
 from kto_lab.studies.job import logs
@@ -147,7 +148,15 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
             reference = partial(load_reference, parts, warm, packed=packs(loaded.model))
             record.metrics = deployed.compare(policy, base, trained, beta=parts.objective.reward_beta, load=reference)
         with record.stage("saving"):
-            save_policy(policy, deployed.held_out.encoder.tokenizer, parts.folder / "policy", merge=parts.adapter.merge)
+            record.model["saved_difference"] = save_and_compare(
+                policy,
+                deployed,
+                parts.folder / "policy",
+                adapter=parts.adapter,
+                number_format=parts.hardware.number_format,
+                examples=data.tokens,
+                load=reference,
+            )
         finish(parts, record, loggers, side_by_side(base.answers, trained.answers))
     return parts.folder
 

@@ -1,0 +1,96 @@
+"""Saving the trained policy, and whether what was saved is what was judged."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kto_lab.errors import LabError
+from kto_lab.evaluation.evaluate import Judge
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, load_saved, save_policy
+from kto_lab.models.logps import score
+from kto_lab.models.tokens import Tokens
+
+# Completions that are scored again: enough to see a wrong policy, and next to nothing beside an evaluation.
+EXAMPLES = 4
+# By how much a log-probability (nats) may differ for each nat of it, and by how much at least, in each number format:
+# what rounding explains where an adapter was merged. Where nothing was merged there is no difference.
+TOLERANCE = {"32-true": (1e-4, 1e-3), "bf16-mixed": (2e-2, 0.2)}
+
+
+def save_and_compare(
+    policy: Policy,
+    judge: Judge,
+    folder: Path,
+    *,
+    adapter: FullFineTuning | Lora,
+    number_format: str,
+    examples: Sequence[Tokens],
+    load: Callable[[], Policy],
+) -> float:
+    """Write the policy, read it again, and compare what both give to a few completions.
+
+    Args:
+        policy: the trained one, on its device; where its adapter is merged, it is merged here, too.
+        judge: what judged it; its held-out examples are scored where it has any.
+        folder: to write into.
+        adapter: what was trained.
+        number_format: Lightning's name of it.
+        examples: scored where nothing was held out.
+        load: loads the model that it was trained from, onto the device.
+
+    Returns:
+        The largest difference, nats.
+
+    Raises:
+        LabError: it is more than rounding explains; or the policy cannot be written or read.
+    """
+    asked = list((judge.held_out.tokens or examples)[:EXAMPLES])
+
+    def scored(model: Policy) -> Tensor:
+        with judge.autocast():
+            return score(
+                model,
+                asked,
+                pad_id=judge.held_out.encoder.pad_id,
+                token_budget=judge.token_budget,
+                share_prompts=judge.share_prompts,
+            )
+
+    wanted = scored(policy)
+    save_policy(policy, judge.held_out.encoder.tokenizer, folder, merge=adapter.merge)
+    found = scored(load_saved(folder, policy, adapter, load, number_format=number_format))
+    check_same(wanted, found, folder, number_format=number_format, merge=adapter.merge)
+    return float((found - wanted).abs().max())
+
+
+def check_same(wanted: Tensor, found: Tensor, folder: Path, *, number_format: str, merge: bool) -> None:
+    """Refuse log-probabilities of the saved policy that differ by more than rounding.
+
+    Args:
+        wanted: (N,) of the policy in memory, nats.
+        found: (N,) of the saved one.
+        folder: where it was saved, for the message.
+        number_format: Lightning's name of it.
+        merge: whether an adapter was merged.
+    """
+    by_nat, least = TOLERANCE[number_format]
+    allowed = least + by_nat * wanted.abs()
+    difference = (found - wanted).abs()
+    # Not ">": a difference that is no number is not within the tolerance.
+    off = ~(difference <= allowed)
+    if not off.any():
+        return
+    worst = int(torch.where(off, difference.nan_to_num(torch.inf), -1).argmax())
+    mend = (
+        "Merging the adapter changed it: train again with adapter.merge=false, which saves the adapter alone"
+        + (", or with trainer.precision=32-true." if number_format != "32-true" else ".")
+        if merge
+        else "Look at the disk, and at the architecture: what this model saves may not be all that it computes with."
+    )
+    raise LabError(
+        f"{folder} is not the policy that was judged: {int(off.sum())} of {len(wanted)} log-probs are off, one by "
+        f"{difference[worst]:.3g} nats ({found[worst]:.4f}, where {wanted[worst]:.4f} was measured); rounding explains "
+        f"{allowed[worst]:.2g}. {mend}"
+    )
