@@ -8,6 +8,7 @@ Either way what is found is written as a record (see `studies/record.py`).
 """
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side, summarise_answers
 from kto_lab.evaluation.evaluate import HeldOut, Judge
 from kto_lab.feedback.table import content_hash, of_split
-from kto_lab.models.adapters import load_saved, moved, reference_model
+from kto_lab.models.adapters import load_saved, moved, reference_model, reference_of
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.tokens import Encoder
 from kto_lab.run import assemble, deployed_judge, judge_of, load_model, open_shelf, read_feedback
@@ -85,14 +86,15 @@ def evaluate_run(cfg: DictConfig) -> Path:
     encoder = Encoder(loaded.tokenizer, parts.lengths)
     judge = judge_of(parts, base_model, encoder, of_split(table, "test"), target.with_suffix(""))
     set_packing(policy, packs(base_model))
+    reference_policy = partial(reference_of, base_model, parts.adapter)
     with record.stage("evaluation"):
         console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
-        with reference_model(policy, lambda: base_model) as reference:
+        with reference_model(policy, reference_policy) as reference:
             base = judge.measure(reference, "base", shelf)
         deployed = deployed_judge(parts, judge)
         trained = deployed.measure(policy, "trained")
         record.metrics = deployed.compare(
-            policy, base, trained, beta=parts.objective.reward_beta, load=lambda: base_model
+            policy, base, trained, beta=parts.objective.reward_beta, load=reference_policy
         )
     record.files = {"results": target, "answers and scores": judge.folder}
     show_metrics(_write(record, target)["metrics"])

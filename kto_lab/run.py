@@ -31,7 +31,16 @@ from kto_lab.losses import Feed, FlipRates, Objective
 from kto_lab.losses.noise import inversion_warnings, robust_weights
 from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved
+from kto_lab.models.adapters import (
+    FullFineTuning,
+    Lora,
+    Policy,
+    attached,
+    check_reference,
+    has_bare_reference,
+    moved,
+    reference_at_start,
+)
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
@@ -227,13 +236,15 @@ def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Shelf
 def load_model(parts: Parts, warm: Warm) -> Loaded:
     """The model of the configuration; its weights as the number format of the run reads them."""
     loaded = warm.loaded(parts.cfg.model)
+    check_reference(parts.adapter, loaded.provenance)
     as_read(loaded.model, number_format=parts.hardware.number_format)
     return loaded
 
 
 def open_shelf(parts: Parts, loaded: Loaded, warm: Warm = COLD) -> Shelf | None:
     """The reference's log-probabilities that are known, where the reference is a model as it was loaded."""
-    if isinstance(parts.store, NoStore):
+    # Without its adapter the reference is another model than the one that was loaded.
+    if isinstance(parts.store, NoStore) or has_bare_reference(loaded.model, parts.adapter):
         return None
     device, name = parts.hardware.device, loaded.provenance["name"]
     number_format = parts.hardware.number_format + (", compiled" if parts.hardware.compile else "")
@@ -369,7 +380,8 @@ def measure_base(judge: Judge, policy: Policy, key: str, warm: Warm, shelf: Shel
     if kept.exists():
         return Measured.from_dict(json.loads(kept.read_text(encoding="utf-8")))
     console.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
-    base = warm.get("base", key, lambda: judge.measure(policy, "base", shelf), most=BASES)
+    with reference_at_start(policy) as reference:
+        base = warm.get("base", key, lambda: judge.measure(reference, "base", shelf), most=BASES)
     if not kept.exists():
         judge.keep("base", base)
     return base

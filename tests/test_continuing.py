@@ -77,6 +77,33 @@ def test_a_run_starts_where_the_adapter_ended(taught: Path, tmp_path: Path, word
     assert {name: value["value"] for name, value in found["metrics"]["answers"].items()} == answers(second, "trained")
 
 
+@pytest.mark.parametrize("merge", ["true", "false"])
+def test_a_key_makes_the_bare_base_the_reference(taught: Path, tmp_path: Path, merge: str) -> None:
+    words = [*LORA, *onto(taught), "model.saved_adapter=keep", "adapter.reference=base", f"adapter.merge={merge}"]
+    found = trained(tmp_path / "kto", *words)
+    bare = trained(tmp_path / "bare", *LORA)
+    assert answers(found, "base") == answers(bare, "base")
+    mine, theirs = (
+        json.loads((tmp_path / name / "evaluation" / "base.json").read_text())["logps"] for name in ("kto", "bare")
+    )
+    assert mine == pytest.approx(theirs, abs=1e-4)
+    # What SFT taught is a reward from the first step on, and is trained further.
+    assert abs(float(metrics(tmp_path / "kto")[0]["reward_margin"])) > 1e-3
+    again = ["evaluation=quick", "trainer=cpu", f"run={tmp_path / 'kto'}"]
+    again += [f"evaluation.{name}" for name in ("prompts=40", "reward_examples=16", "kl_prompts=4", "max_new_tokens=4")]
+    judged = read_record(evaluate(composed(again, name="evaluate")))["metrics"]
+    for name in ("reward_margin", "reward_desirable"):
+        assert judged["rewards"][name]["value"] == pytest.approx(found["metrics"]["rewards"][name]["value"], abs=1e-4)
+    assert judged["kl"]["value"] == pytest.approx(found["metrics"]["kl"]["value"], abs=1e-3)
+
+
+def test_the_base_of_a_merged_adapter_is_no_reference(taught: Path, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"adapter\.reference=base .* was merged into it. Use model\.saved_adapter=keep"):
+        trained(tmp_path / "kto", *LORA, *onto(taught), "adapter.reference=base")
+    with pytest.raises(Exception, match=r"adapter\.reference is 'moon'"):
+        trained(tmp_path / "kto", *LORA, "adapter.reference=moon")
+
+
 def test_all_weights_are_not_trained_under_a_kept_adapter(taught: Path, tmp_path: Path) -> None:
     with pytest.raises(LabError, match="adapter=none trains all weights"):
         trained(tmp_path / "kto", *onto(taught), "adapter=none", "model.saved_adapter=keep")

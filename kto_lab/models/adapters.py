@@ -1,9 +1,10 @@
 """Adapters: what of the policy is trained, and what the reference is made of."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -20,7 +21,7 @@ from kto_lab.models.reading import quiet
 from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, fill, merged
 
 Policy = PreTrainedModel | PeftModel
-# A frozen copy of an adapter that is trained further, as it was loaded.
+# The frozen adapter of the reference, where another is trained further.
 START = "start"
 # Settings of peft's that may differ where an adapter is trained further, and those that `_settings` compares.
 FREE_OF_CONFIG = {"lora_dropout", "inference_mode", "base_model_name_or_path", "revision", "peft_version", "task_type"}
@@ -49,11 +50,19 @@ class FullFineTuning:
 class Lora:
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) by peft.
 
-    The reference is the policy with them off; where the model came with an adapter that is trained further, the policy
-    with that adapter as it was.
+    The reference is the policy with them off; where the model came with an adapter that is trained further, a frozen
+    copy of that adapter is on, or a fresh one that changes nothing.
     """
 
-    def __init__(self, rank: int, alpha: int, dropout: float, target_modules: str | list[str], merge: bool) -> None:
+    def __init__(
+        self,
+        rank: int,
+        alpha: int,
+        dropout: float,
+        target_modules: str | list[str],
+        merge: bool,
+        reference: Literal["start", "base"] = "start",
+    ) -> None:
         """Describe the adapters.
 
         Args:
@@ -62,8 +71,13 @@ class Lora:
             dropout: on the adapter's input while training.
             target_modules: names of modules, or "all-linear" for every linear layer but the head.
             merge: the saved policy is a whole model with the adapter merged in, rather than the adapter alone.
+            reference: where the model came with an adapter that is trained further, the policy as it was at the start,
+                or its base without that adapter.
         """
+        if reference not in ("start", "base"):
+            raise LabError(f"adapter.reference is {reference!r}; it must be 'start' or 'base'.")
         self.merge = merge
+        self.reference = reference
         targets = target_modules if isinstance(target_modules, str) else list(target_modules)
         self.config = LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
@@ -112,8 +126,9 @@ class Lora:
                 f"model.saved_adapter=keep goes on with the saved adapter as it is: {'; '.join(said)}. Set the same, "
                 "or use model.saved_adapter=merge."
             )
+        # Before it is given weights it changes nothing.
         policy.add_adapter(START, deepcopy(new))
-        for name in (ADAPTER, START):
+        for name in (ADAPTER, START) if self.reference == "start" else (ADAPTER,):
             set_peft_model_state_dict(policy, weights, adapter_name=name)
         policy.set_adapter(ADAPTER)
         return policy
@@ -125,6 +140,26 @@ def _settings(policy: PeftModel) -> dict[str, object]:
     assert isinstance(config, LoraConfig)
     modules = sorted({name.split(".")[-1] for name in policy.base_model.targeted_module_names})
     return {"adapter.rank": config.r, "adapter.alpha": config.lora_alpha, "adapter.target_modules": modules}
+
+
+def has_bare_reference(model: Policy, adapter: FullFineTuning | Lora) -> bool:
+    """Whether the reference is not the model as it was loaded, but its base without the adapter that it came with."""
+    return isinstance(model, PeftModel) and isinstance(adapter, Lora) and adapter.reference == "base"
+
+
+def reference_of(model: Policy, adapter: FullFineTuning | Lora) -> Policy:
+    """The reference of what is trained from a model, in place of the model."""
+    return model.unload() if isinstance(model, PeftModel) and has_bare_reference(model, adapter) else model
+
+
+def check_reference(adapter: FullFineTuning | Lora, provenance: Mapping[str, Any]) -> None:
+    """Refuse adapter.reference=base where the base is not in memory: its adapter was merged."""
+    merged_in = "adapter" in provenance and not provenance["adapter"]["kept"]
+    if merged_in and isinstance(adapter, Lora) and adapter.reference == "base":
+        raise LabError(
+            f"adapter.reference=base asks for {provenance['name']} without its adapter, which was merged into it. Use "
+            "model.saved_adapter=keep."
+        )
 
 
 def attached(model: Policy, adapter: FullFineTuning | Lora, *, number_format: str) -> Policy:
@@ -161,6 +196,16 @@ def reference_model(policy: Policy, load: Callable[[], Policy]) -> Iterator[Poli
         return
     reference = load()
     with evaluating(reference):
+        yield reference
+
+
+@contextmanager
+def reference_at_start(policy: Policy) -> Iterator[Policy]:
+    """The reference for a block, while the policy still has its first weights: the policy itself, where it can be."""
+    if not (isinstance(policy, PeftModel) and START in policy.peft_config):
+        yield policy
+        return
+    with reference_model(policy, lambda: policy) as reference:
         yield reference
 
 

@@ -2,7 +2,8 @@
 
 They depend on nothing that training changes. So they are looked up in the reference store, and what it lacks is
 computed in large batches of similar length and kept there; the reference is then not needed in memory. Before its first
-step the policy is the reference (an adapter starts as the identity), so no second model is loaded either.
+step the policy is the reference (an adapter starts as the identity) or holds the reference's adapter beside its own: no
+second model is loaded either.
 """
 
 import time
@@ -16,7 +17,7 @@ from torch import Tensor
 from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.losses.reference_points import Completions
-from kto_lab.models.adapters import Policy, moved
+from kto_lab.models.adapters import Policy, moved, reference_at_start
 from kto_lab.models.store import Shelf
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep
 from kto_lab.models.tokens import Tokens
@@ -115,9 +116,13 @@ class ReferencePass(pl.Callback):
         """(N,) log-probabilities that all processes compute together, on the CPU."""
         dealt = prompt_groups(sequences)[trainer.global_rank :: trainer.world_size]
         mine = [index for group in dealt for index in group]
-        with console.progress("reference", len(mine)) as advance, self.hardware.autocast():
+        with (
+            console.progress("reference", len(mine)) as advance,
+            self.hardware.autocast(),
+            reference_at_start(policy) as reference,
+        ):
             own = score_and_keep(
-                policy,
+                reference,
                 [sequences[index] for index in mine],
                 self.shelf,
                 pad_id=module.pad_id,
