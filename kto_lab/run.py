@@ -36,7 +36,7 @@ from kto_lab.models.adapters import (
     Lora,
     Policy,
     attached,
-    check_reference,
+    check_loaded,
     has_bare_reference,
     moved,
     reference_at_start,
@@ -236,7 +236,7 @@ def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Shelf
 def load_model(parts: Parts, warm: Warm) -> Loaded:
     """The model of the configuration; its weights as the number format of the run reads them."""
     loaded = warm.loaded(parts.cfg.model)
-    check_reference(parts.adapter, loaded.provenance)
+    check_loaded(loaded.provenance, parts.adapter, number_format=parts.hardware.number_format)
     as_read(loaded.model, number_format=parts.hardware.number_format)
     return loaded
 

@@ -25,7 +25,7 @@ from kto_lab.auditing.signals import Signal
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Damaged
 from kto_lab.losses import Objective
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, check_reference, moved, reference_at_start
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, check_loaded, moved, reference_at_start
 from kto_lab.models.attention import set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
@@ -110,7 +110,7 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
 
     hardware, optimization = recipe.hardware, recipe.optimization
     loaded = recipe.load()
-    check_reference(recipe.adapter, loaded.provenance)
+    check_loaded(loaded.provenance, recipe.adapter, number_format=hardware.number_format)
     as_read(loaded.model, number_format=hardware.number_format)
     pl.seed_everything(recipe.seed, verbose=False)
     policy = moved(attached(loaded.model, recipe.adapter, number_format=hardware.number_format), hardware.device)

@@ -18,7 +18,7 @@ from kto_lab.models.load import hf
 from kto_lab.models.logps import evaluating
 from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.reading import quiet
-from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, fill, merged
+from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, check_merged, fill, merged
 
 Policy = PreTrainedModel | PeftModel
 # The frozen adapter of the reference, where another is trained further.
@@ -138,7 +138,8 @@ def _settings(policy: PeftModel) -> dict[str, object]:
     """What an adapter is, by the keys of adapter=lora."""
     config = policy.peft_config[ADAPTER]
     assert isinstance(config, LoraConfig)
-    modules = sorted({name.split(".")[-1] for name in policy.base_model.targeted_module_names})
+    targeted: Any = policy.base_model.targeted_module_names
+    modules = sorted({name.split(".")[-1] for name in targeted})
     return {"adapter.rank": config.r, "adapter.alpha": config.lora_alpha, "adapter.target_modules": modules}
 
 
@@ -152,8 +153,18 @@ def reference_of(model: Policy, adapter: FullFineTuning | Lora) -> Policy:
     return model.unload() if isinstance(model, PeftModel) and has_bare_reference(model, adapter) else model
 
 
-def check_reference(adapter: FullFineTuning | Lora, provenance: Mapping[str, Any]) -> None:
-    """Refuse adapter.reference=base where the base is not in memory: its adapter was merged."""
+def check_loaded(provenance: Mapping[str, Any], adapter: FullFineTuning | Lora, *, number_format: str) -> None:
+    """Refuse a model with a merged adapter for a run that needs the two apart.
+
+    Args:
+        provenance: of the model.
+        adapter: what of it will be trained.
+        number_format: Lightning's name of it.
+
+    Raises:
+        LabError: the base alone shall be the reference, or the merged adapter is rounded away.
+    """
+    check_merged(provenance, narrow=number_format == "bf16-mixed")
     merged_in = "adapter" in provenance and not provenance["adapter"]["kept"]
     if merged_in and isinstance(adapter, Lora) and adapter.reference == "base":
         raise LabError(
@@ -254,7 +265,7 @@ def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path
     A policy with an adapter is written as the adapter alone, or merged into a whole model.
     """
     if merge and isinstance(policy, PeftModel):
-        policy = merged(policy)
+        policy = merged(policy).model
     with quiet(), atomic_path(folder) as partial:
         if isinstance(policy, PeftModel):
             policy.save_pretrained(str(partial), selected_adapters=[ADAPTER], save_embedding_layers=False)

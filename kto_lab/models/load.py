@@ -17,6 +17,7 @@ from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, cache_dir, fetch_from_registry, sha256_file
 from kto_lab.models.logps import check_head
 from kto_lab.models.reading import Reader, quiet, weights_digest
+from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -144,6 +145,7 @@ def hf(
             f"The weights of {name} lack {read.missing[0]}{more}, which would be random. Fetch the model again, or use "
             "another."
         )
+    check_merged(read.provenance, narrow=number_format == torch.bfloat16)
     check_head(read.model)
     assert read.tokenizer is not None
     return Loaded(read.model, read.tokenizer, {**read.provenance, **packed, "dtype": dtype})

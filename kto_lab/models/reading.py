@@ -84,19 +84,19 @@ class Reader:
             raise LabError(f"{name} holds an adapter for {saved.config.task_type}, and {self.task} is wanted.")
         under = self._base(saved, base)
         assert isinstance(under.model, PreTrainedModel)
+        own = saved.provenance | {"kept": keep}
         model: PreTrainedModel | PeftModel = with_adapter(under.model, saved)
         if isinstance(model, PeftModel) and not keep:
-            model = merged(model)
+            model, own["in_bfloat16"] = merged(model)
             # The base of what is trained on it next.
             model.name_or_path = model.config._name_or_path = _where(name)
-        own = saved.provenance
         tokenizer = _tokenizer(name, revision, needed=needs_tokenizer and under.tokenizer is None) or under.tokenizer
         both = hashlib.sha256(f"{under.provenance['weights']} {own['weights']}".encode()).hexdigest()
         trained = set(saved.config.modules_to_save or ())
         return Read(
             model,
             tokenizer,
-            {"name": own["name"], "weights": both, "base": under.provenance, "adapter": {**own, "kept": keep}},
+            {"name": own["name"], "weights": both, "base": under.provenance, "adapter": own},
             [missing for missing in under.missing if not trained & set(missing.split("."))],
         )
 

@@ -7,11 +7,11 @@ the bare base. So the parts are put together here, and whatever does not fit is 
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
@@ -181,27 +181,65 @@ def _few(names: list[str]) -> str:
     return shown if len(names) <= 2 else f"{shown} and {len(names) - 2} more"
 
 
+class Merged(NamedTuple):
+    """A model with an adapter in its weights.
+
+    Attributes:
+        model: nothing of peft is left in it.
+        in_bfloat16: the share of the adapter's change that is left when the weights are rounded to bfloat16, along the
+            change: 0 where all of it is less than half a step of the weights, about 1 where little is.
+    """
+
+    model: PreTrainedModel
+    in_bfloat16: float
+
+
 @torch.no_grad()
-def merged(policy: PeftModel) -> PreTrainedModel:
-    """The model that a policy with an adapter stands for, in place: the adapter in its weights, and nothing of peft.
+def merged(policy: PeftModel) -> Merged:
+    """The model that a policy with an adapter stands for, in place.
 
     Sums are made in float32 and rounded once, to the format of the base. Where the adapter changes one of two modules
     that share a weight (a head tied to the embedding), each has its own from then on.
     """
+    along = whole = 0.0
     inner = policy.get_base_model()
     assert isinstance(inner, PreTrainedModel)
     for module in [part for part in inner.modules() if isinstance(part, BaseTunerLayer)]:
         base = module.get_base_layer()
         _own_weights(base, inner)
         with _in_float32(base):
+            before = [part.clone() for part in base.parameters(recurse=False)]
             module.merge(safe_merge=True)
+            for old, new in zip(before, base.parameters(recurse=False), strict=True):
+                change, rounded = new - old, new.bfloat16().float() - old.bfloat16().float()
+                along += (change * rounded).sum().item()
+                whole += change.square().sum().item()
     with warnings.catch_warnings():
         # Of what is meant here: embeddings that are not tied any more.
         warnings.simplefilter("ignore")
         model = policy.merge_and_unload()
     assert isinstance(model, PreTrainedModel)
     # peft froze what was under the adapter.
-    return model.requires_grad_(True)
+    return Merged(model.requires_grad_(True), along / whole if whole else 1.0)
+
+
+def check_merged(provenance: Mapping[str, Any], *, narrow: bool) -> None:
+    """Refuse a merged adapter that the number format rounds away.
+
+    Args:
+        provenance: of the model.
+        narrow: whether products read its weights in bfloat16.
+
+    Raises:
+        LabError: less than half of the adapter is left.
+    """
+    left = provenance.get("adapter", {}).get("in_bfloat16", 1.0)
+    if narrow and left < 0.5:
+        raise LabError(
+            f"{provenance['name']} holds an adapter that changes its base by less than bfloat16 can say: merged, "
+            f"{left:.0%} of the change is left. Use model.saved_adapter=keep, or float32 (trainer.precision=32-true, "
+            "model.dtype=float32)."
+        )
 
 
 def _own_weights(layer: nn.Module, model: PreTrainedModel) -> None:

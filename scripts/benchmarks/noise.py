@@ -15,10 +15,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from kto_lab.cli import config_dir
 from kto_lab.feedback.table import of_split
+from kto_lab.models.adapters import Policy
 from kto_lab.models.load import hf
 from kto_lab.models.logps import score
 from kto_lab.models.number_format import dither, round_once
@@ -83,7 +83,7 @@ def _configuration(model: str, batch: int, steps: int, learning_rate: float, see
         )
 
 
-def _same_weights(cfg: DictConfig, trained: PreTrainedModel, seed: int, most: int) -> dict[str, Any]:
+def _same_weights(cfg: DictConfig, trained: Policy, seed: int, most: int) -> dict[str, Any]:
     """Log-ratios of one update, that of a float32 run, in both number formats."""
     loaded = instantiate(cfg.model)
     encoder = Encoder(loaded.tokenizer, instantiate(cfg.lengths))
@@ -98,7 +98,7 @@ def _same_weights(cfg: DictConfig, trained: PreTrainedModel, seed: int, most: in
     policy = copy.deepcopy(reference)
     dither(policy, seed=seed)
 
-    def logps(of: PreTrainedModel, *, bf16: bool, budget: int = 1024) -> Tensor:
+    def logps(of: Policy, *, bf16: bool, budget: int = 1024) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             return score(of, sequences, pad_id=data.pad_id, token_budget=budget)
 
@@ -118,7 +118,7 @@ def _same_weights(cfg: DictConfig, trained: PreTrainedModel, seed: int, most: in
 
 
 @torch.no_grad()
-def _add(model: PreTrainedModel, update: Sequence[Tensor]) -> None:
+def _add(model: Policy, update: Sequence[Tensor]) -> None:
     for parameter, change in zip(model.parameters(), update, strict=True):
         parameter.add_(change)
 

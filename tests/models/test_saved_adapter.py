@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
 from kto_lab.files import sha256_file
-from kto_lab.models.adapters import Lora, reference_model
+from kto_lab.models.adapters import Lora, check_loaded, reference_model
 from kto_lab.models.load import Loaded, hf
 from kto_lab.models.saved_adapter import merged
 from kto_lab.models.store_scorer import scorer_of
@@ -46,7 +46,7 @@ def base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: 
 
 
 def saved(policy: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
-    policy.save_pretrained(folder)
+    policy.save_pretrained(folder, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -99,6 +99,7 @@ def test_the_record_names_both_by_their_hashes(
         "name": "a",
         "weights": sha256_file(folder / "adapter_model.safetensors"),
         "kept": False,
+        "in_bfloat16": pytest.approx(1, abs=0.2),
     }
     assert len({found["weights"], found["base"]["weights"], found["adapter"]["weights"]}) == 3
 
@@ -146,6 +147,25 @@ def test_merging_rounds_once(base: LlamaForCausalLM, tokenizer: PreTrainedTokeni
     assert found.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
+def test_an_adapter_that_bfloat16_rounds_away_is_not_merged(
+    base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    # A base of bfloat16 numbers, and a change of less than half a step between them.
+    base.to(torch.bfloat16).to(torch.float32).save_pretrained(tmp_path / "base")
+    policy = trained(base, lora_alpha=5e-5)
+    folder = saved(policy, tokenizer, tmp_path / "a")
+    provenance = load(folder).provenance
+    assert provenance["adapter"]["in_bfloat16"] < 0.2
+    said = r"less than bfloat16 can say: merged, \d+% of the change is left"
+    with pytest.raises(LabError, match=said):
+        load(folder, dtype="bfloat16")
+    lora = Lora(rank=2, alpha=4, dropout=0.0, target_modules="all-linear", merge=False)
+    with pytest.raises(LabError, match=said):
+        check_loaded(provenance, lora, number_format="bf16-mixed")
+    check_loaded(provenance, lora, number_format="32-true")
+    load(folder, dtype="bfloat16", saved_adapter="keep")
+
+
 def test_a_kept_adapter_is_its_own_reference(
     base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -166,7 +186,7 @@ def test_a_kept_adapter_is_its_own_reference(
     assert {name for name, parameter in policy.named_parameters() if parameter.requires_grad} == of_training
     torch.testing.assert_close(logits(policy), moved, rtol=0, atol=0)
     assert not torch.allclose(moved, wanted, atol=1e-2)
-    torch.testing.assert_close(logits(merged(policy)), moved, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(merged(policy).model), moved, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
