@@ -24,6 +24,7 @@ from kto_lab.evaluation.evaluate import HeldOut, Judge
 from kto_lab.feedback.table import content_hash, of_split
 from kto_lab.models.adapters import load_saved, moved, reference_model, reference_of
 from kto_lab.models.attention import packs, set_packing
+from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tokens import Encoder
 from kto_lab.run import assemble, deployed_judge, judge_of, load_model, open_shelf, read_feedback
@@ -114,6 +115,8 @@ def evaluate_model(cfg: DictConfig) -> Path:
     console.stage("Policy", "The model to judge.")
     loaded = instantiate(cfg.model)
     check_merged(loaded.provenance, narrow=hardware.number_format == "bf16-mixed")
+    if hardware.number_format == "bf16-mixed":
+        add_in_float32(loaded.model)
     record.model = loaded.provenance
     record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"])
     console.say(f"    {loaded.provenance['name']}; {hardware.device}, {hardware.number_format}")

@@ -110,10 +110,13 @@ class Lora:
     def _continued(self, kept: PeftModel) -> PeftModel:
         """The policy that goes on with an adapter, beside a frozen copy of it, which is the reference."""
         weights = get_peft_model_state_dict(kept, save_embedding_layers=False)
-        old, there = kept.peft_config[ADAPTER], _settings(kept)
+        old, there, modules = kept.peft_config[ADAPTER], _settings(kept), _targeted(kept)
         policy = self.attach(kept.unload())
         new, here = policy.peft_config[ADAPTER], _settings(policy)
         foreign = [name for name, value in vars(old).items() if name not in FREE_OF_CONFIG and value != vars(new)[name]]
+        if here == there and modules != _targeted(policy):
+            # Modules of the same names in other layers.
+            foreign.append("target_modules")
         if foreign:
             raise LabError(
                 f"The saved adapter sets {', '.join(foreign)}, which adapter=lora cannot train further. Use "
@@ -134,12 +137,17 @@ class Lora:
         return policy
 
 
+def _targeted(policy: PeftModel) -> set[str]:
+    """Full names of the modules that an adapter changes."""
+    names: Any = policy.base_model.targeted_module_names
+    return set(names)
+
+
 def _settings(policy: PeftModel) -> dict[str, object]:
     """What an adapter is, by the keys of adapter=lora."""
     config = policy.peft_config[ADAPTER]
     assert isinstance(config, LoraConfig)
-    targeted: Any = policy.base_model.targeted_module_names
-    modules = sorted({name.split(".")[-1] for name in targeted})
+    modules = sorted({name.split(".")[-1] for name in _targeted(policy)})
     return {"adapter.rank": config.r, "adapter.alpha": config.lora_alpha, "adapter.target_modules": modules}
 
 

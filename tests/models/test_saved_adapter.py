@@ -215,6 +215,15 @@ def test_a_kept_adapter_of_another_kind_is_refused(
         lora.attach(load(folder, saved_adapter="keep").model)
 
 
+def test_a_kept_adapter_of_other_layers_is_refused(
+    base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = saved(trained(base, target_modules=["layers.0.mlp.up_proj"]), tokenizer, tmp_path / "a")
+    lora = Lora(rank=2, alpha=4, dropout=0.0, target_modules=["up_proj"], merge=False)
+    with pytest.raises(LabError, match="sets target_modules, which adapter=lora cannot train further"):
+        lora.attach(load(folder, saved_adapter="keep").model)
+
+
 def change_config(folder: Path, **values: Any) -> None:
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
