@@ -139,11 +139,11 @@ def _check_values(cfg: "DictConfig") -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    # What is not set is said by the command, of all keys together.
-    if not OmegaConf.missing_keys(cfg):
-        for key in AT_ONCE:
-            if key in cfg:
-                instantiate(cfg[key])
+    # These alone: a study refers to keys that its cells have and the command has not.
+    for key in AT_ONCE:
+        # What is not set is said by the command, of all keys together.
+        if key in cfg and not OmegaConf.missing_keys(cfg[key]):
+            instantiate(cfg[key])
 
 
 def _list_groups_at_once() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import overrides, thumbs, write_jsonl
+from small_runs import options, overrides, thumbs, write_jsonl
 
 from kto_lab import cli, files
 from kto_lab.models import load
@@ -178,6 +178,17 @@ def test_a_run_folder_that_cannot_be_is_said(failing: Failing, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     said = failing(f"run_dir={tmp_path}/file/run")
     assert "Could not write" in said and "file" in said
+
+
+@pytest.mark.parametrize("study", options("study"))
+def test_a_report_of_any_study_gets_as_far_as_its_runs(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A study refers to keys of its cells, such as the rate of a corruption; the report's configuration has none.
+    monkeypatch.setattr(sys, "argv", ["kto-lab", "report"])
+    with pytest.raises(SystemExit):
+        cli.run("report", [f"study={study}", f"runs_dir={tmp_path}"])
+    assert f"There is no study at {tmp_path}/studies/{study}/study.json" in capsys.readouterr().err
 
 
 def kto_lab(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
