@@ -82,7 +82,10 @@ def evaluate_run(cfg: DictConfig) -> Path:
     moved(base_model, parts.hardware.device)
     policy = load_trained(folder, base_model)
     console.say(f"    {loaded.provenance['name']}; {folder / 'policy'}")
-    encoder = Encoder(loaded.tokenizer, parts.lengths)
+    encoder = Encoder.of(loaded, parts.lengths)
+    for name, found in encoder.hashes.items():
+        if finished["model"].get(name) != found:
+            raise LabError(f"The base model's {name} is not what {folder} was trained with. Restore it.")
     judge = judge_of(parts, base_model, encoder, of_split(table, "test"), target.with_suffix(""))
     set_packing(policy, packs(base_model))
     if parts.hardware.number_format == "bf16-mixed":
@@ -112,10 +115,10 @@ def evaluate_model(cfg: DictConfig) -> Path:
     table = read_feedback(cfg.feedback, record, ("test",))
     console.stage("Policy", "The model to judge.")
     loaded = instantiate(cfg.model)
-    record.model = loaded.provenance
-    record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"])
+    encoder = Encoder.of(loaded)
+    record.model = {**loaded.provenance, **encoder.hashes}
+    record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"], encoder.hashes)
     console.say(f"    {loaded.provenance['name']}; {hardware.device}, {hardware.number_format}")
-    encoder = Encoder(loaded.tokenizer)
     judge = Judge(
         held_out=HeldOut.of(of_split(table, "test"), encoder, examples=0),
         plain=encoder,

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kto_lab.files import atomic_path
+from kto_lab.models.ending import Ending
 from kto_lab.models.load import quiet
 from kto_lab.models.logps import evaluating
 from kto_lab.models.number_format import add_in_float32
@@ -88,13 +89,17 @@ def reference_model(policy: Policy, load: Callable[[], Policy]) -> Iterator[Poli
         yield reference
 
 
-def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool) -> None:
+def save_policy(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool, ending: Ending
+) -> None:
     """Write the policy in Hugging Face format (safetensors) and its tokenizer, whole or not at all.
 
-    A policy with an adapter is written as the adapter alone, or merged into a whole model.
+    A policy with an adapter is written as the adapter alone, or merged into a whole model. Its settings of generation
+    end an answer where training did.
     """
     if merge and isinstance(policy, PeftModel):
         policy = policy.merge_and_unload()
     with quiet(), atomic_path(folder) as partial:
         policy.save_pretrained(str(partial))
+        ending.written(policy.generation_config).save_pretrained(str(partial))
         tokenizer.save_pretrained(partial)

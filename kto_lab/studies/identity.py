@@ -27,6 +27,8 @@ FREE_KEYS = ("runs_dir", "run_dir", "logger", "trainer", "reference_store")
 ROOMS = ("feedback", "losses", "models", "training", "evaluation")
 # Larger files (weights) are known by size and time of change: to read gigabytes for every cell would cost more.
 READ_UP_TO = 64 * 2**20
+# Where a model's folder has its chat templates when there are several.
+CHAT_TEMPLATES = "additional_chat_templates"
 
 
 def plain_values(cfg: DictConfig) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def stamp(path: Path) -> str:
     """What a file or folder holds: a hash of its content, for large files of size and time; "" where there is none."""
     try:
         if path.is_dir():
-            return content_hash(sorted((item.name, stamp(item)) for item in path.iterdir() if item.is_file()))
+            files = [item for place in (path, path / CHAT_TEMPLATES) if place.is_dir() for item in place.iterdir()]
+            return content_hash(sorted((str(item.relative_to(path)), stamp(item)) for item in files if item.is_file()))
         if not path.is_file():
             return ""
         about = path.stat()

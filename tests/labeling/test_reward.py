@@ -41,7 +41,7 @@ def saved(folder: Path, tokenizer: PreTrainedTokenizerFast, **more: Any) -> str:
 
 def reward(model: str, **changes: Any) -> Reward:
     given: dict[str, Any] = {"revision": None, "dtype": "float32", "good": None, "layout": "auto", "max_tokens": 200}
-    given |= {"batch_tokens": 4096, "threshold": Threshold("quantile", 0.5, 0.0)}
+    given |= {"template_date": "2024-07-26", "batch_tokens": 4096, "threshold": Threshold("quantile", 0.5, 0.0)}
     return Reward(model, **{**given, **changes})
 
 
