@@ -1,4 +1,4 @@
-"""Whose a run folder is: an unfinished run goes on with the same settings and examples, and with nothing else."""
+"""Whose a run folder is: an unfinished run goes on with what it began with, and nothing else."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,13 @@ from kto_lab.studies.identity import identity
 
 CONFIG = "config.yaml"
 CLAIM = "run.json"
+# What an unfinished run may not have another of, and how to say that it has.
+_CHANGED = {
+    "fingerprint": "other examples",
+    "version": "another version of kto-lab",
+    "tokenizer": "another tokenizer",
+    "chat_template": "another chat template",
+}
 
 
 def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
@@ -36,27 +43,31 @@ def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
         )
 
 
-def claim(folder: Path, cfg: DictConfig, fingerprint: str) -> None:
+def claim(folder: Path, cfg: DictConfig, fingerprint: str, tokenizer: dict[str, str]) -> None:
     """Make the folder this run's, now that its data and its plan stand; a run that fails before leaves it free.
 
     Args:
         folder: the run folder.
         cfg: the run's configuration, which is kept there.
         fingerprint: of the table of examples.
+        tokenizer: hashes of the tokenizer and of its chat template; see `Encoder.hashes`.
 
     Raises:
-        LabError: an unfinished run in the folder had other data, or another version of kto-lab.
+        LabError: an unfinished run in the folder had other data, another tokenizer, another chat template, or another
+            version of kto-lab.
     """
-    mine = {"fingerprint": fingerprint, "version": __version__}
+    mine = {"fingerprint": fingerprint, "version": __version__, **tokenizer}
     kept = folder / CLAIM
     if not kept.exists():
         write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
         write_json(kept, mine)
         return
-    if json.loads(kept.read_text(encoding="utf-8")) != mine:
+    theirs = json.loads(kept.read_text(encoding="utf-8"))
+    changed = [what for key, what in _CHANGED.items() if theirs.get(key) != mine[key]]
+    if changed:
         raise LabError(
-            f"{folder} holds an unfinished run on other examples, or of another version of kto-lab. Choose another "
-            "run_dir."
+            f"{folder} holds an unfinished run with {' and '.join(changed)}. Put back what it began with to resume it, "
+            "or choose another run_dir."
         )
 
 

@@ -1,4 +1,4 @@
-"""The command line: `kto-lab train`, `sweep`, `report`, `evaluate`, `feedback collect`, `feedback inspect`, `cache`.
+"""The command line: `kto-lab train`, `sweep`, `report`, `evaluate`, `feedback ...`, `cache`.
 
 Each command is a Hydra application over `conf/<command>.yaml`. Heavy imports wait until a command runs, so that help
 and mistakes in the configuration come at once.
@@ -6,14 +6,19 @@ and mistakes in the configuration come at once.
 
 import importlib
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from kto_lab import __version__
 from kto_lab.messages import explain
+from kto_lab.usage import closest, list_groups_of, list_options_at_once
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,22 +26,42 @@ if TYPE_CHECKING:
 # With one of these, Hydra answers and nothing is run.
 HELP = {"--help", "-h", "--hydra-help"}
 ASKING = HELP | {"--cfg", "-c", "--info", "-i"}
+# What a shell reports of a program that a broken pipe has ended.
+BROKEN_PIPE = 128 + signal.SIGPIPE
 # Nodes of a configuration that are made without torch; the trainer, last, asks it for the devices that there are.
 AT_ONCE = ("optimization", "lengths", "evaluation", "trainer")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its configuration, the function that takes it, and what it is for."""
+    """A command.
+
+    Attributes:
+        config: its configuration.
+        function: that takes it.
+        about: what the command is for.
+        without: groups of the configuration that are another command's.
+        flags: words of its own beside Hydra's, and what each does.
+    """
 
     config: str
     function: str
     about: str
+    without: Sequence[str] = ()
+    flags: Mapping[str, str] = field(default_factory=dict)
 
 
 COMMANDS = {
-    "train": Command("train", "kto_lab.run:train", "align a policy with feedback, and judge it"),
-    "sweep": Command("train", "kto_lab.studies.cell:run_cell", "run what is missing of a study, on a laptop or Slurm"),
+    "train": Command("train", "kto_lab.run:train", "align a policy with feedback, and judge it", without=["study"]),
+    "sweep": Command(
+        "train",
+        "kto_lab.studies.cell:run_cell",
+        "run what is missing of a study, on a laptop or Slurm",
+        flags={
+            "--dry-run": "say which cells there are and what they will cost, and run none",
+            "--retry-failed": "run cells again that failed or whose record is damaged",
+        },
+    ),
     "report": Command("report", "kto_lab.studies.report:report_study", "tables, figures and a page of a study's runs"),
     "evaluate": Command("evaluate", "kto_lab.evaluate:evaluate", "judge a finished run again, or any model"),
     "feedback collect": Command(
@@ -65,29 +90,80 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point of the `kto-lab` command."""
-    arguments = sys.argv[1:]
+    with _ends_with_its_reader():
+        _run_command_line(sys.argv[1:])
+
+
+@contextmanager
+def _ends_with_its_reader() -> Iterator[None]:
+    """End quietly where nobody reads on what is said, as behind `| head`; a pipe of anything else is an error."""
+    threading.excepthook = _in_a_thread
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except BrokenPipeError:
+        deserted = [stream for stream in (sys.stdout, sys.stderr) if _is_deserted(stream)]
+        if not deserted:
+            raise
+        # The interpreter writes what is left at its end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in deserted:
+            os.dup2(nowhere, stream.fileno())
+        sys.exit(BROKEN_PIPE)
+
+
+def _in_a_thread(what: threading.ExceptHookArgs) -> None:
+    """A progress display whose reader has gone ends; the command goes on to what it has to say itself."""
+    if not (isinstance(what.exc_value, BrokenPipeError) and _is_deserted(sys.stdout)):
+        threading.__excepthook__(what)
+
+
+def _is_deserted(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _run_command_line(arguments: list[str]) -> None:
     if arguments in (["--version"], ["-V"]):
         print(f"kto-lab {__version__}")
         return
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     name = next((name for name in COMMANDS if arguments[: len(name.split())] == name.split()), None)
-    if name is None:
-        asked = not arguments or arguments[0] in ("-h", "--help", "help")
-        if not asked:
-            print(f"kto-lab: there is no command {' '.join(arguments[:2])!r}\n", file=sys.stderr)
-        print(usage(), file=sys.stdout if asked else sys.stderr)
-        sys.exit(0 if asked else 2)
-    run(name, arguments[len(name.split()) :])
+    if name is not None:
+        run(name, arguments[len(name.split()) :])
+        return
+    words = [word for word in arguments if word not in HELP]
+    among = _under(words)
+    if among:
+        print(usage(among))
+        return
+    family = _under(words[:1])
+    meant = closest(words, COMMANDS)
+    hint = f". Did you mean 'kto-lab {meant}'?" if meant else ""
+    print(f"kto-lab: there is no command {' '.join(words[: 2 if family else 1])!r}{hint}\n", file=sys.stderr)
+    print(usage(family or list(COMMANDS)), file=sys.stderr)
+    sys.exit(2)
 
 
-def usage() -> str:
-    """What `kto-lab --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"    kto-lab {name:<{width}}  {command.about}" for name, command in COMMANDS.items()]
+def _under(words: Sequence[str]) -> list[str]:
+    """The commands that begin with these words: all for none, those of a family for its name."""
+    return [name for name in COMMANDS if name.split()[: len(words)] == list(words)]
+
+
+def usage(names: Sequence[str]) -> str:
+    """What `kto-lab --help` prints, of these commands."""
+    width = max(map(len, names))
     return "\n".join(
         [
             "kto-lab: alignment from thumbs-up / thumbs-down, done as reproducible science",
             "",
-            *lines,
+            *(f"    kto-lab {name:<{width}}  {COMMANDS[name].about}" for name in names),
             "",
             "Every command takes Hydra overrides, such as loss=dpo optimization.learning_rate=1e-5;",
             "--help lists its groups, --cfg job prints its configuration, --config-dir adds your own.",
@@ -129,7 +205,10 @@ def run(name: str, overrides: list[str]) -> None:
         with_messages(lambda: _sweep(overrides, task))
         return
     if HELP.intersection(overrides):
-        _list_groups_at_once()
+        list_options_at_once()
+        if "--hydra-help" not in overrides:
+            list_groups_of(command.config, without=command.without)
+            overrides = [*overrides, f'hydra.help.header="{_header(name)}"']
     sys.argv = [whole[0], *overrides]
     with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
 
@@ -139,36 +218,26 @@ def _check_values(cfg: "DictConfig") -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    # What is not set is said by the command, of all keys together.
-    if not OmegaConf.missing_keys(cfg):
-        for key in AT_ONCE:
-            if key in cfg:
-                instantiate(cfg[key])
+    # These alone: a study refers to keys that its cells have and the command has not.
+    for key in AT_ONCE:
+        # What is not set is said by the command, of all keys together.
+        if key in cfg and not OmegaConf.missing_keys(cfg[key]):
+            instantiate(cfg[key])
 
 
-def _list_groups_at_once() -> None:
-    """Have Hydra list its groups from its sources as they are: by itself it copies them for each, for seconds."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.object_type import ObjectType
-
-    def options(
-        loader: ConfigLoaderImpl,
-        group_name: str,
-        results_filter: ObjectType | None = ObjectType.CONFIG,
-        config_name: str | None = None,
-        overrides: list[str] | None = None,
-    ) -> list[str]:
-        return loader.repository.get_group_options(group_name, results_filter)
-
-    ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment, method-assign]
+def _header(name: str) -> str:
+    """What a command's --help begins with."""
+    command = COMMANDS[name]
+    width = max(map(len, command.flags), default=0)
+    flags = [f"    {flag:<{width}}  {about}" for flag, about in command.flags.items()]
+    return "\n".join([f"kto-lab {name}: {command.about}", "", *([*flags, ""] if flags else [])])
 
 
 def _sweep(words: list[str], task: Callable[..., object]) -> None:
     from kto_lab.studies.sweep import sweep
 
-    flags = {"--dry-run", "--retry-failed"}
     sweep(
-        [word for word in words if word not in flags],
+        [word for word in words if word not in COMMANDS["sweep"].flags],
         task,
         config_dir=config_dir(),
         dry_run="--dry-run" in words,
@@ -186,14 +255,16 @@ def _words_of_job() -> list[str]:
 def with_messages(function: Callable[[], object]) -> object:
     """Call a function; an error meant for a person is printed without a traceback, and ends the program with 1."""
     try:
-        return function()
+        # Within: of an exception Hydra would speak, to whoever is left.
+        with _ends_with_its_reader():
+            return function()
     except Exception as error:
         message = explain(error)
         if message is None:
             raise
-        from rich.console import Console
+        from kto_lab.console import Screen
 
-        Console(stderr=True, highlight=False, soft_wrap=True).print("\nerror:", style="bold red", end=" ")
+        Screen(stderr=True, highlight=False, soft_wrap=True).print("\nerror:", style="bold red", end=" ")
         print(message, file=sys.stderr)
         sys.exit(1)
 

@@ -32,6 +32,14 @@ LARGE = 1e6
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
+class Screen(Console):
+    """A console that leaves to the command what is done where nobody reads any more; rich's ends the program with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that rich is at."""
+        raise
+
+
 # Where everything goes instead, inside `into`.
 _redirected: list[Console] = []
 
@@ -44,7 +52,7 @@ def console() -> Console:
 @functools.cache
 def _standard() -> Console:
     first = all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
-    return Console(highlight=False, quiet=not first)
+    return Screen(highlight=False, quiet=not first)
 
 
 @contextmanager

@@ -85,7 +85,10 @@ def evaluate_run(cfg: DictConfig) -> Path:
     number_format = parts.hardware.number_format
     policy = load_saved(saved, base_model, parts.adapter, lambda: base_model, number_format=number_format)
     console.say(f"    {loaded.provenance['name']}; {saved}")
-    encoder = Encoder(loaded.tokenizer, parts.lengths)
+    encoder = Encoder.of(loaded, parts.lengths)
+    for name, found in encoder.hashes.items():
+        if finished["model"].get(name) != found:
+            raise LabError(f"The base model's {name} is not what {folder} was trained with. Restore it.")
     judge = judge_of(parts, base_model, encoder, of_split(table, "test"), target.with_suffix(""))
     set_packing(policy, packs(base_model))
     reference_policy = partial(reference_of, base_model, parts.adapter)
@@ -117,10 +120,10 @@ def evaluate_model(cfg: DictConfig) -> Path:
     check_merged(loaded.provenance, narrow=hardware.number_format == "bf16-mixed")
     if hardware.number_format == "bf16-mixed":
         add_in_float32(loaded.model)
-    record.model = loaded.provenance
-    record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"])
+    encoder = Encoder.of(loaded)
+    record.model = {**loaded.provenance, **encoder.hashes}
+    record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"], encoder.hashes)
     console.say(f"    {loaded.provenance['name']}; {hardware.device}, {hardware.number_format}")
-    encoder = Encoder(loaded.tokenizer)
     judge = Judge(
         held_out=HeldOut.of(of_split(table, "test"), encoder, examples=0),
         plain=encoder,

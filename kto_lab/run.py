@@ -129,7 +129,7 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
         damaged = damage(cfg.corruption, of_split(table, "train"))
         data = plan(parts, damaged, encoder, record)
         judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation", warm)
-    claim(parts.folder, cfg, record.data["fingerprint"])
+    claim(parts.folder, cfg, record.data["fingerprint"], encoder.hashes)
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         with record.stage("evaluation before"):
@@ -164,6 +164,7 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
                 adapter=parts.adapter,
                 number_format=parts.hardware.number_format,
                 examples=data.tokens,
+                ending=data.ending,
                 load=reference,
             )
         finish(parts, record, loggers, side_by_side(base.answers, trained.answers))
@@ -230,7 +231,9 @@ def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Shelf
         f"{parts.hardware.number_format}"
     )
     made_of = content_hash(node_key(parts.cfg.model), node_key(parts.cfg.lengths))
-    return loaded, shelf, policy, warm.get("encoder", made_of, lambda: Encoder(loaded.tokenizer, parts.lengths))
+    encoder = warm.get("encoder", made_of, lambda: Encoder.of(loaded, parts.lengths))
+    record.model |= encoder.hashes
+    return loaded, shelf, policy, encoder
 
 
 def load_model(parts: Parts, warm: Warm) -> Loaded:
@@ -293,6 +296,13 @@ def plan(parts: Parts, damaged: Damaged, encoder: Encoder, record: Record) -> Tr
         console.say(f"    {data.dropped} examples left out: the prompt leaves no room within lengths.max_length")
     if data.cut:
         console.say(f"    {data.cut} completions cut at lengths.max_length")
+    for count, what in (
+        (data.ended, "completions had the text of their end: it is written once, and nothing after it"),
+        (data.special, "completions have the text of a special token inside: it is read as text, letter by letter"),
+        (data.special_prompts, "examples have the text of a special token in their prompt: it is read as that token"),
+    ):
+        if count:
+            console.say(f"    {count} {what}")
     if data.plan.same_prompt:
         console.say(f"    {data.plan.same_prompt} mismatched pairs share a prompt: their step had too few prompts")
     members = [data.plan.units[unit] for unit in data.plan.steps.flat]
@@ -310,6 +320,9 @@ def plan(parts: Parts, damaged: Damaged, encoder: Encoder, record: Record) -> Tr
         "lambda_undesirable": weights.undesirable,
         "dropped": data.dropped,
         "cut": data.cut,
+        "end_in_text": data.ended,
+        "special_tokens_in_text": data.special,
+        "special_tokens_in_prompt": data.special_prompts,
         "mismatched_same_prompt": data.plan.same_prompt,
         "corruption": [asdict(change) for change in damaged.changes],
         "pairs_swapped": data.swapped and {"swapped": data.swapped.swapped, "touched": data.swapped.touched},

@@ -9,6 +9,7 @@ from torch import Tensor
 from kto_lab.errors import LabError
 from kto_lab.evaluation.evaluate import Judge
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy, load_saved, save_policy
+from kto_lab.models.ending import Ending
 from kto_lab.models.logps import score
 from kto_lab.models.tokens import Tokens
 
@@ -27,6 +28,7 @@ def save_and_compare(
     adapter: FullFineTuning | Lora,
     number_format: str,
     examples: Sequence[Tokens],
+    ending: Ending,
     load: Callable[[], Policy],
 ) -> float:
     """Write the policy, read it again, and compare what both give to a few completions.
@@ -38,6 +40,7 @@ def save_and_compare(
         adapter: what was trained.
         number_format: Lightning's name of it.
         examples: scored where nothing was held out.
+        ending: how its completions end.
         load: loads the model that it was trained from, onto the device.
 
     Returns:
@@ -59,7 +62,7 @@ def save_and_compare(
             )
 
     wanted = scored(policy)
-    save_policy(policy, judge.held_out.encoder.tokenizer, folder, merge=adapter.merge)
+    save_policy(policy, judge.held_out.encoder.released, folder, merge=adapter.merge, ending=ending)
     found = scored(load_saved(folder, policy, adapter, load, number_format=number_format))
     check_same(wanted, found, folder, number_format=number_format, merge=adapter.merge)
     return float((found - wanted).abs().max())

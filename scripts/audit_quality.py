@@ -243,7 +243,7 @@ def rewards_at(steps: Sequence[int], table: Dataset, train: Ints, score: Ints, r
     loaded = recipe.load()
     pl.seed_everything(recipe.seed, verbose=False)
     policy = recipe.adapter.attach(loaded.model)
-    encoder = Encoder(loaded.tokenizer, recipe.lengths)
+    encoder = Encoder.of(loaded, recipe.lengths)
     shared = find_exact_rows(loaded.model).shared
     data = prepare(Damaged(table.select(train), ()), encoder, recipe.objective, recipe.optimization, seed=recipe.seed)
     tokens = encoder.encode_table(table.select(score)).tokens

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import overrides, thumbs, write_jsonl
+from hydra.errors import ConfigCompositionException
+from small_runs import composed, options, overrides, thumbs, write_jsonl
 
 from kto_lab import cli, files
 from kto_lab.models import load
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 
 Failing = Callable[..., str]
+FEEDBACK = [name for name in cli.COMMANDS if name.startswith("feedback ")]
 
 
 @pytest.fixture
@@ -180,6 +183,17 @@ def test_a_run_folder_that_cannot_be_is_said(failing: Failing, tmp_path: Path) -
     assert "Could not write" in said and "file" in said
 
 
+@pytest.mark.parametrize("study", options("study"))
+def test_a_report_of_any_study_gets_as_far_as_its_runs(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A study refers to keys of its cells, such as the rate of a corruption; the report's configuration has none.
+    monkeypatch.setattr(sys, "argv", ["kto-lab", "report"])
+    with pytest.raises(SystemExit):
+        cli.run("report", [f"study={study}", f"runs_dir={tmp_path}"])
+    assert f"There is no study at {tmp_path}/studies/{study}/study.json" in capsys.readouterr().err
+
+
 def kto_lab(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "kto_lab.cli", *words],
@@ -283,3 +297,113 @@ def test_help_and_mistakes_come_before_what_takes_seconds_to_import(words: list[
     )
     assert done.stdout.splitlines()[-1] == "imported", done.stderr
     assert ("error: " in done.stderr) == (not {"--help", "--cfg"}.intersection(words))
+
+
+def lines_of(text: str, heading: str) -> dict[str, str]:
+    """What a help lists under a heading: name to the rest of its line."""
+    part = text.partition(heading)[2].partition("\n\n\n")[0]
+    return {name: rest for name, sep, rest in (line.partition(": ") for line in part.splitlines()) if sep}
+
+
+def helped(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The help of a command, made in this process."""
+    monkeypatch.setattr(sys, "argv", ["kto-lab", *name.split(), "--help"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_command_s_help_lists_the_groups_that_it_takes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = helped(name, monkeypatch, capsys)
+    assert said.startswith(f"kto-lab {name}: {cli.COMMANDS[name].about}\n\n")
+    groups = lines_of(said, "Configuration groups ==")
+    assert (groups and "study" not in groups) or name in ("sweep", "report")
+    # What is listed can be chosen, and nothing else can. What a nested group stands in is chosen first.
+    outer = {"loss": "kto", "corruption": "compose", "labeler": "constitution"}
+    for key, listed in groups.items():
+        within = key.partition("@")[2].partition(".")[0]
+        chosen = [f"{within}={outer[within]}"] if within else []
+        assert composed([*chosen, f"{key}={listed.split(', ')[-1]}"], name=cli.COMMANDS[name].config)
+    for folder in cli.config_dir().iterdir():
+        if folder.is_dir() and folder.name not in {*groups, "hydra", *cli.COMMANDS[name].without}:
+            with pytest.raises(ConfigCompositionException):
+                composed([f"{folder.name}={options(folder.name)[0]}"], name=cli.COMMANDS[name].config)
+
+
+def test_nested_groups_are_listed_by_the_word_that_chooses_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = lines_of(helped("train", monkeypatch, capsys), "Configuration groups ==")
+    assert listed["value@loss.value"] == "concave, identity, logistic, power"
+    assert {"reference_point@loss.reference_point", "weighting@loss.weighting"} < set(listed)
+    assert [key for key in listed if key.startswith("corruption@")] == [
+        f"corruption@corruption.{place}" for place in ("first", "second", "third")
+    ]
+    assert not {"export", "prompts", "answers", "labeler", "study", "value"} & set(listed)
+    assert "model@labeler.model" in lines_of(helped("feedback label", monkeypatch, capsys), "Configuration groups ==")
+    assert "--retry-failed  run cells again" in helped("sweep", monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said", "listed"),
+    [
+        ([], 0, "", [*cli.COMMANDS]),
+        (["help"], 0, "", [*cli.COMMANDS]),
+        (["feedback"], 0, "", FEEDBACK),
+        (["feedback", "--help"], 0, "", FEEDBACK),
+        (["help", "feedback"], 0, "", FEEDBACK),
+        (["trian", "loss=dpo"], 2, "no command 'trian'. Did you mean 'kto-lab train'?", [*cli.COMMANDS]),
+        (["inspect"], 2, "no command 'inspect'. Did you mean 'kto-lab feedback inspect'?", [*cli.COMMANDS]),
+        (["feedbak", "audit"], 2, "no command 'feedbak'. Did you mean 'kto-lab feedback audit'?", [*cli.COMMANDS]),
+        (["feedback", "inspct"], 2, "command 'feedback inspct'. Did you mean 'kto-lab feedback inspect'?", FEEDBACK),
+        (["feedback", "xyz"], 2, "there is no command 'feedback xyz'\n", FEEDBACK),
+        (["xyz"], 2, "there is no command 'xyz'\n", [*cli.COMMANDS]),
+    ],
+)
+def test_commands_are_listed_and_the_nearest_is_suggested(
+    words: list[str],
+    status: int,
+    said: str,
+    listed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kto-lab", *words])
+    if status:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == status
+    else:
+        cli.main()
+    out, err = capsys.readouterr()
+    text = err if status else out
+    assert said in text and (not status or not out)
+    assert [name for name in cli.COMMANDS if f"    kto-lab {name} " in text] == listed
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["feedback"], ["train", "--help"], ["report", "--help"], ["train", "--cfg", "job"], ["cache"]],
+    ids=" ".join,
+)
+def test_a_reader_who_leaves_ends_a_command_quietly(words: list[str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kto_lab.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    )
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    said = process.stderr.read()
+    assert (process.wait(timeout=100), said) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_broken_pipe_of_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", out)
+        with pytest.raises(BrokenPipeError), cli._ends_with_its_reader():
+            raise BrokenPipeError(errno.EPIPE, "a server has gone")

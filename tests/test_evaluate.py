@@ -11,6 +11,7 @@ from kto_lab.errors import LabError
 from kto_lab.evaluate import evaluate
 from kto_lab.feedback.prompts import arithmetic
 from kto_lab.feedback.table import build_table
+from kto_lab.models import tiny
 from kto_lab.run import train
 from kto_lab.studies.record import read_record
 from tests.small_runs import composed
@@ -188,6 +189,12 @@ def test_a_broken_adapter_is_named(finished: Callable[[str], Path], tmp_path: Pa
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(LabError, match=r"The adapter in .*policy cannot be loaded"):
         again(f"run={folder}", "evaluation=none")
+
+
+def test_another_chat_template_than_the_runs_is_refused(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "CHATML", tiny.CHATML + " ")
+    with pytest.raises(LabError, match="chat_template is not what"):
+        again(f"run={run_folder}", "evaluation=none")
 
 
 def test_feedback_that_has_changed_since_is_refused(run_folder: Path) -> None:

@@ -114,7 +114,7 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
     as_read(loaded.model, number_format=hardware.number_format)
     pl.seed_everything(recipe.seed, verbose=False)
     policy = moved(attached(loaded.model, recipe.adapter, number_format=hardware.number_format), hardware.device)
-    encoder = Encoder(loaded.tokenizer, recipe.lengths)
+    encoder = Encoder.of(loaded, recipe.lengths)
     data = prepare(Damaged(train, ()), encoder, recipe.objective, optimization, seed=recipe.seed)
     with hardware.autocast():
         exact = find_exact_rows(loaded.model)

@@ -37,7 +37,7 @@ class ScoredAnswer:
         group: what results are broken down by.
         prompt: the prompt.
         answer: the answer's text.
-        n_tokens: tokens of the answer, its end-of-turn token not counted.
+        n_tokens: tokens of the answer, its end not counted.
         finished: whether it ended by itself.
         metric: what the score is ("pass_rate" or "sentiment"), None where the prompt has no checks.
         score: the score, None where the prompt has no checks.
@@ -148,7 +148,7 @@ def answer_prompts(
             group=row["group"],
             prompt=row["prompt"],
             answer=answer.text,
-            n_tokens=len(answer.tokens) - answer.finished,
+            n_tokens=answer.length,
             finished=answer.finished,
             metric=metric_name(row["checks"]) if row["checks"] else None,
             score=score_answer(row["checks"], answer.text) if row["checks"] else None,

@@ -3,10 +3,11 @@
 A run gets a folder with the local tasks and its own held-out prompts, so that lm-eval's own command line gives the same
 numbers for the saved policy:
 
-    lm-eval run --model hf --model_args pretrained=RUN/policy --include_path RUN/lm_eval --tasks kto_lab_checks \
-        --batch_size 64 --apply_chat_template
+    lm-eval run --model hf --model_args pretrained=RUN/policy,add_bos_token=False --include_path RUN/lm_eval \
+        --tasks kto_lab_checks --batch_size 64 --apply_chat_template
 
-(without `--apply_chat_template` where the prompts are plain text). The checks need kto_lab to be installed there.
+(`add_bos_token=False` keeps the tokenizer from adding to what the chat template wrote; without that and
+`--apply_chat_template` where the prompts are plain text). The checks need kto_lab to be installed there.
 """
 
 import contextlib
@@ -30,10 +31,12 @@ from kto_lab.feedback.checkers import metric_name
 from kto_lab.feedback.table import is_chat
 from kto_lab.files import atomic_path
 from kto_lab.models.adapters import Policy
+from kto_lab.models.ending import Ending
 from kto_lab.models.tokens import Encoder, Prompt
 
 CHECKS = "kto_lab_checks"
-LOCAL_TASKS = (CHECKS, "kto_lab_neutral")
+NEUTRAL = "kto_lab_neutral"
+LOCAL_TASKS = (CHECKS, NEUTRAL)
 
 # lm-eval's resamples for metrics that have no closed-form error; its default of 100,000 takes minutes.
 _RESAMPLES = 1000
@@ -103,26 +106,32 @@ def run_lm_eval(
     """
     from lightning.pytorch.utilities.seed import isolate_rng
     from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
 
+    chat = is_chat(table_test)
     checked = table_test if CHECKS in tasks else table_test.select([])
     write_tasks(folder, encoder, checked, max_new_tokens=max_new_tokens, limit=limit)
     was_training = model.training
+    found: dict[str, dict[str, Estimate]] = {}
     try:
-        with isolate_rng(), _printing_to(folder.with_name("lm_eval.log")):
-            results = simple_evaluate(
-                model=HFLM(pretrained=model, tokenizer=encoder.tokenizer, batch_size=batch_size),
-                tasks=list(tasks),
-                task_manager=_task_manager(tasks, folder),
-                num_fewshot=num_fewshot,
-                limit=limit,
-                bootstrap_iters=_RESAMPLES,
-                apply_chat_template=is_chat(table_test),
-                random_seed=seed,
-                numpy_random_seed=seed,
-                torch_random_seed=seed,
-                fewshot_random_seed=seed,
-            )
+        with isolate_rng(), _printing_to(folder.with_name("lm_eval.log")), _ending_at(model, encoder.ending(chat)):
+            lm = _language_model(model, encoder, batch_size)
+            manager = _task_manager(tasks, folder)
+            for part, adds in _by_special_tokens(tasks, chat):
+                lm.add_bos_token = adds
+                results = simple_evaluate(
+                    model=lm,
+                    tasks=part,
+                    task_manager=manager,
+                    num_fewshot=num_fewshot,
+                    limit=limit,
+                    bootstrap_iters=_RESAMPLES,
+                    apply_chat_template=chat,
+                    random_seed=seed,
+                    numpy_random_seed=seed,
+                    torch_random_seed=seed,
+                    fewshot_random_seed=seed,
+                )
+                found |= {task: _estimates(results, task, seed) for task in results["results"]}
     except OSError as error:
         raise LabError(
             f"lm-eval could not load its data for {', '.join(tasks)}: {error}. Most of its tasks come from the Hugging "
@@ -130,7 +139,42 @@ def run_lm_eval(
         ) from error
     finally:
         model.train(was_training)
-    return {task: _estimates(results, task, seed) for task in results["results"]}
+    return found
+
+
+def _language_model(model: Policy, encoder: Encoder, batch_size: int) -> Any:
+    """The policy as lm-eval takes it."""
+    from lm_eval.models.huggingface import HFLM
+
+    class InMemory(HFLM):
+        def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
+            # An end of several tokens is found in the text, for which transformers asks for the tokenizer.
+            return super()._model_generate(context, max_length, stop, tokenizer=self.tokenizer, **settings)
+
+    return InMemory(pretrained=model, tokenizer=encoder.tokenizer, batch_size=batch_size)
+
+
+@contextlib.contextmanager
+def _ending_at(model: Policy, ending: Ending) -> Iterator[None]:
+    """For a block, the model's settings of generation are those that it will be saved with."""
+    own = model.generation_config
+    kept = (own.eos_token_id, own.stop_strings)
+    ours = ending.written(own)
+    own.eos_token_id, own.stop_strings = ours.eos_token_id, ours.stop_strings
+    try:
+        yield
+    finally:
+        own.eos_token_id, own.stop_strings = kept
+
+
+def _by_special_tokens(tasks: Sequence[str], chat: bool) -> list[tuple[list[str], bool | None]]:
+    """Tasks, and whether the tokenizer adds its special tokens to what they ask; None for what it does by itself.
+
+    It does not where the chat template has written them, nor where lm-eval begins the text itself: there would be two.
+    """
+    alone = [task for task in tasks if chat or task == NEUTRAL]
+    parts: list[tuple[list[str], bool | None]] = [(alone, False), ([t for t in tasks if t not in alone], None)]
+    return [(part, adds) for part, adds in parts if part]
 
 
 def _task_manager(tasks: Sequence[str], folder: Path) -> Any:
@@ -166,14 +210,16 @@ def _text(prompt: Prompt, control: str) -> dict[str, str]:
 
 def _checks_task(encoder: Encoder, documents: list[dict[str, str]], chat: bool, max_new_tokens: int) -> dict[str, Any]:
     """What the run adds to the template of the checks task."""
-    stop = encoder.stop_ids(chat)
+    ending = encoder.ending(chat)
     metrics = sorted({metric_name(document["checks"]) for document in documents})
     return {
         "include": "kto_lab_checks_template_yaml",
         "generation_kwargs": {
-            # The ids stop the sampler; the texts are there because lm-eval wants some.
-            "until": [encoder.tokenizer.decode([token]) for token in stop],
-            "eos_token_id": stop,
+            # Tokens stop the sampler, as does the text of an end that is none; lm-eval wants some text in any case.
+            "until": ending.texts,
+            "eos_token_id": list(ending.stop_ids),
+            # lm-eval's own search for the text stands in for transformers', which would ask for the tokenizer.
+            "stop_strings": None,
             "max_gen_toks": max_new_tokens,
             "do_sample": False,
         },

@@ -84,7 +84,7 @@ def collect(
         LabError: the folder holds shards of a collection with another model or other settings.
     """
     asked = [[item.prompt, item.checks, item.group, list(item.worked)] for item in prompts]
-    _claim(folder, content_hash(vars(sampling), dict(provenance), asked))
+    _claim(folder, content_hash(vars(sampling), dict(provenance), encoder.hashes, asked))
     rows: list[dict[str, Any]] = []
     for number, start in enumerate(range(0, len(prompts), sampling.block)):
         block = prompts[start : start + sampling.block]
@@ -102,8 +102,9 @@ def _claim(folder: Path, identity: str) -> None:
     if marker.exists():
         if json.loads(marker.read_text(encoding="utf-8"))["identity"] != identity:
             raise LabError(
-                f"{folder} holds an unfinished collection with another model, other prompts or other settings. Give "
-                "the same ones to go on with it, choose another output, or remove the folder."
+                f"{folder} holds an unfinished collection with another model, tokenizer or chat template, other "
+                "prompts or other settings. Give the same ones to go on with it, choose another output, or remove the "
+                "folder."
             )
         return
     write_json(marker, {"identity": identity})

@@ -37,7 +37,7 @@ def collect_feedback(cfg: DictConfig) -> Path:
     with console.progress("prompts", len(prompts)) as advance:
         rows = collect(
             loaded.model.to(device),
-            Encoder(loaded.tokenizer),
+            Encoder.of(loaded),
             prompts,
             sampling,
             shards,

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,11 @@ from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.mapping import Layout, layout, table_rows
+from kto_lab.feedback.survey import told
 from kto_lab.feedback.table import build_table
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
-_TEXTS = ("prompt", "completion", "chosen", "rejected")
 _BOOLEANS = ("label", "chosen_wins", "finished")
 _LARGEST_CELL = 2**31 - 1
 
@@ -27,26 +27,36 @@ def from_file(
     format: Literal["auto", "jsonl", "csv", "parquet"],
     columns: Mapping[str, str | None],
     labels: Mapping[Any, bool | None] | None,
-    threshold: float | None,
+    up_from: float | None,
+    down_to: float | None,
     as_chat: bool,
+    constant_prompt: str | None,
+    lists: Literal["turns", "alternatives", "text"] | None,
+    ignore: Sequence[str],
     min_certainty: float | None,
+    cut_at: int | None,
     bad_rows: Literal["error", "drop"],
     held_out: float,
 ) -> Dataset:
     """The table of examples of one file; see `mapping` for what a row may be.
 
-    A CSV has a header and is read as UTF-8. Its empty cells are absent values, `true` and `false` in any case are
-    booleans, and a JSON list of messages in a prompt or completion cell is chat messages. JSONL and Parquet are read
-    in pieces.
+    A CSV has a header and is read as UTF-8. Its empty cells are absent values, and `true` and `false` in any case are
+    booleans. JSONL and Parquet are read in pieces. A file is read twice: a first look settles what single rows leave
+    open.
 
     Args:
         path: the file.
         format: its format; "auto" goes by the file name.
         columns: see `mapping.layout`.
         labels: see `mapping.layout`.
-        threshold: see `mapping.layout`.
-        as_chat: see `mapping.layout`.
+        up_from: see `mapping.layout`.
+        down_to: see `mapping.layout`.
+        as_chat: a prompt that is text becomes one user message.
+        constant_prompt: see `mapping.layout`.
+        lists: see `mapping.layout`.
+        ignore: see `mapping.layout`.
         min_certainty: see `mapping.layout`.
+        cut_at: see `mapping.layout`.
         bad_rows: see `mapping.layout`.
         held_out: share of prompts in the test split, in [0, 1).
 
@@ -56,12 +66,18 @@ def from_file(
     how = layout(
         columns,
         labels=labels,
-        threshold=threshold,
-        as_chat=as_chat,
+        up_from=up_from,
+        down_to=down_to,
+        chat="all" if as_chat else "given",
+        constant_prompt=constant_prompt,
+        lists=lists,
+        ignore=ignore,
         min_certainty=min_certainty,
+        cut_at=cut_at,
         bad_rows=bad_rows,
     )
     file = Path(path).expanduser()
+    how = told(raw_rows(file, format, how), how, source=str(file))
     raws = raw_rows(file, format, how)
     # The table's identity holds the source's name, so it must not hold the folder.
     return build_table(table_rows(raws, how, source=str(file)), source=file.name, held_out=held_out)
@@ -75,7 +91,7 @@ def raw_rows(
     Args:
         file: to read.
         format: its format; "auto" goes by the file name.
-        how: which columns of a CSV hold booleans and messages.
+        how: which columns of a CSV hold booleans.
         node: whose `path` and `format` were given, for messages.
 
     Raises:
@@ -152,20 +168,7 @@ def _typed(cells: dict[str, str], how: Layout) -> dict[str, Any]:
             continue
         if field in _BOOLEANS:
             row[column] = {"true": True, "false": False}.get(cell.strip().lower(), cell)
-        elif field in _TEXTS:
-            row[column] = _messages(cell)
     return row
-
-
-def _messages(cell: str) -> Any:
-    """Chat messages where the cell is a JSON list of objects, else the cell."""
-    if not cell.lstrip().startswith("["):
-        return cell
-    try:
-        value = json.loads(cell)
-    except (ValueError, RecursionError):
-        return cell
-    return value if value and all(isinstance(item, dict) for item in value) else cell
 
 
 def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ from datasets.exceptions import DatasetsError
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.mapping import layout, table_rows
+from kto_lab.feedback.survey import told
 from kto_lab.feedback.table import build_table
 
 
@@ -21,9 +22,14 @@ def from_hub(
     data_files: str | Sequence[str] | None,
     columns: Mapping[str, str | None],
     labels: Mapping[Any, bool | None] | None,
-    threshold: float | None,
+    up_from: float | None,
+    down_to: float | None,
     as_chat: bool,
+    constant_prompt: str | None,
+    lists: Literal["turns", "alternatives", "text"] | None,
+    ignore: Sequence[str],
     min_certainty: float | None,
+    cut_at: int | None,
     bad_rows: Literal["error", "drop"],
     limit: int | None,
     seed: int,
@@ -41,9 +47,14 @@ def from_hub(
         data_files: files of the dataset to read, local or on the hub; None for those that its card names.
         columns: see `mapping.layout`.
         labels: see `mapping.layout`.
-        threshold: see `mapping.layout`.
-        as_chat: see `mapping.layout`.
+        up_from: see `mapping.layout`.
+        down_to: see `mapping.layout`.
+        as_chat: a prompt that is text becomes one user message.
+        constant_prompt: see `mapping.layout`.
+        lists: see `mapping.layout`.
+        ignore: see `mapping.layout`.
         min_certainty: see `mapping.layout`.
+        cut_at: see `mapping.layout`.
         bad_rows: see `mapping.layout`.
         limit: how many rows to draw at random; None for all. A smaller draw is part of a larger one.
         seed: of the draw.
@@ -55,9 +66,14 @@ def from_hub(
     how = layout(
         columns,
         labels=labels,
-        threshold=threshold,
-        as_chat=as_chat,
+        up_from=up_from,
+        down_to=down_to,
+        chat="all" if as_chat else "given",
+        constant_prompt=constant_prompt,
+        lists=lists,
+        ignore=ignore,
         min_certainty=min_certainty,
+        cut_at=cut_at,
         bad_rows=bad_rows,
     )
     if limit is not None and limit < 1:
@@ -68,6 +84,7 @@ def from_hub(
     drawn = list(range(len(loaded)))
     if limit is not None:
         drawn = sorted(np.random.default_rng(seed).permutation(len(loaded))[:limit].tolist())
+    how = told(_raws(loaded, drawn, source), how, source=source)
     return build_table(table_rows(_raws(loaded, drawn, source), how, source=source), source=name, held_out=held_out)
 
 

@@ -5,30 +5,38 @@ Shared by `file` and `hub`. Two kinds of raw row are known:
 - a thumb: `prompt`, `completion`, `label`. One row of the table.
 - a pair: `prompt`, `chosen`, `rejected`. Two rows of the table, one desirable and one not.
 
-A prompt is text or chat messages. A completion is text, or a list with one assistant message. Where no prompt column is
-named, the completion holds the whole conversation: chat messages, or a transcript of "Human:" and "Assistant:" turns
-with a blank line before each. Its last turn is then the completion, and the turns before are the prompt.
+A prompt is text or chat messages, also as a text that spells them as JSON. A `system` column is put before it as a
+system turn, an `input` column (of an instruction) behind it after a blank line. A completion is text, or a list with
+one assistant message. Where no prompt column is named, the completion holds the whole conversation: chat messages, or a
+transcript of "Human:" and "Assistant:" turns with a blank line before each. Its last turn is then the completion, and
+the turns before are the prompt.
 """
 
 import datetime
 import logging
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kto_lab import console
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import check_completion, check_label, check_prompt
-from kto_lab.models.tokens import Prompt
+from kto_lab.feedback.asked import LISTS, Asking, check_messages
+from kto_lab.feedback.cut import Longest, cut
+from kto_lab.feedback.scale import Said, Scale, scale_of
+from kto_lab.feedback.table import check_completion, check_prompt
+from kto_lab.feedback.unread import ignored
 
-COMMON = ("prompt", "rater", "timestamp", "group", "split", "finished", "certainty")
+COMMON = ("prompt", "system", "input", "rater", "timestamp", "group", "split", "finished", "certainty")
 THUMB = ("completion", "label", "score")
 PAIR = ("chosen", "rejected", "chosen_wins", "score_chosen", "score_rejected")
 
-_TURN = re.compile(r"\n\n(Human|Assistant):")
-_ROLE = {"Human": "user", "Assistant": "assistant"}
+_COUNTED = {
+    "left out": "left out {} of {read} rows, whose label is neutral or too uncertain.",
+    "missing": "{} answers are missing (an empty turn of a list) and left out.",
+    "cut": "{} answers were cut by the tool that wrote them: they get no end of turn.",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +47,20 @@ class Layout:
 
     Attributes:
         columns: the raw column of each field that is read.
-        labels: what each label value means; None for values that leave the row out. Absent: labels are booleans.
-        threshold: a numeric label above it is desirable.
-        as_chat: a prompt that is text becomes one user message.
+        scale: what a label says.
+        asking: how prompts and answers are put together.
+        ignore: columns, and keys of messages, that are left out by name.
         min_certainty: rows whose `certainty` is below it are left out.
+        cut_at: the tool that wrote the rows cuts texts at so many characters.
         bad_rows: stop at a malformed row, or drop it and say how many were dropped.
     """
 
     columns: dict[str, str]
-    labels: dict[str, bool | None] | None
-    threshold: float | None
-    as_chat: bool
+    scale: Scale
+    asking: Asking
+    ignore: frozenset[str]
     min_certainty: float | None
+    cut_at: int | None
     bad_rows: Literal["error", "drop"]
 
     @property
@@ -63,69 +73,110 @@ def layout(
     columns: Mapping[str, str | None],
     *,
     labels: Mapping[Any, bool | None] | None = None,
-    threshold: float | None = None,
-    as_chat: bool = False,
+    up_from: float | None = None,
+    down_to: float | None = None,
+    chat: Literal["given", "system", "all"] = "given",
+    constant_prompt: str | None = None,
+    lists: Literal["turns", "alternatives", "text"] | None = None,
+    ignore: Iterable[str] | None = None,
     min_certainty: float | None = None,
+    cut_at: int | None = None,
     bad_rows: Literal["error", "drop"] = "error",
+    node: str = "feedback",
 ) -> Layout:
     """Check the settings of a source and make its layout.
 
     Args:
         columns: field name to column name; None for a field that the data lacks. The fields are COMMON, and THUMB or
             PAIR. Where `chosen` and `rejected` are named, `completion` and `label` are not read.
-        labels: see `Layout`; keys are compared as text, with true and false in lower case.
-        threshold: see `Layout`.
-        as_chat: see `Layout`.
+        labels: see `scale.scale_of`.
+        up_from: see `scale.Scale`.
+        down_to: see `scale.Scale`.
+        chat: see `asked.Asking`.
+        constant_prompt: what all answers answer; only where no column holds a prompt.
+        lists: what a list of texts is: turns of a conversation whose last answer is judged, alternatives that share
+            the row's thumb, or the text that spells it. None: where there is one, this is asked for.
+        ignore: see `Layout`.
         min_certainty: see `Layout`.
+        cut_at: see `Layout`.
         bad_rows: see `Layout`.
+        node: whose settings these are, for messages.
 
     Raises:
         LabError: a field is unknown or missing, or two settings contradict each other.
     """
     if unknown := sorted(set(columns) - {*COMMON, *THUMB, *PAIR}):
-        raise LabError(f"feedback.columns has no field {unknown[0]!r}. Known: {', '.join((*COMMON, *THUMB, *PAIR))}.")
+        raise LabError(f"{node}.columns has no field {unknown[0]!r}. Known: {', '.join((*COMMON, *THUMB, *PAIR))}.")
     named = {field: column for field, column in columns.items() if column is not None}
     paired = any(field in named for field in PAIR)
     wanted = ("chosen", "rejected") if paired else ("completion", "label")
     if missing := [field for field in wanted if field not in named]:
         raise LabError(
-            f"feedback.columns.{missing[0]} names no column. Name {wanted[0]} and {wanted[1]}, both"
+            f"{node}.columns.{missing[0]} names no column. Name {wanted[0]} and {wanted[1]}, both"
             f"{', or leave out all of ' + ', '.join(PAIR) if paired else ''}."
         )
     if paired and "score" in named:
-        raise LabError("feedback.columns.score is for rows with one completion. Use score_chosen and score_rejected.")
-    if labels is not None and threshold is not None:
-        raise LabError("feedback.labels and feedback.threshold are both given. Labels are mapped by one of them only.")
-    if paired and "chosen_wins" not in named and (labels is not None or threshold is not None):
-        raise LabError("feedback.labels and feedback.threshold map a label, and pairs have none. Set both to null.")
+        raise LabError(f"{node}.columns.score is for rows with one completion. Use score_chosen and score_rejected.")
+    if paired and "chosen_wins" not in named and (labels is not None or up_from is not None):
+        raise LabError(
+            f"{node}.labels, {node}.up_from and {node}.down_to say what a label means, and pairs have none. "
+            "Set them to null."
+        )
     if (min_certainty is None) != ("certainty" not in named):
-        raise LabError("feedback.min_certainty and feedback.columns.certainty go together: give both, or neither.")
+        raise LabError(f"{node}.min_certainty and {node}.columns.certainty go together: give both, or neither.")
     if bad_rows not in ("error", "drop"):
-        raise LabError(f"feedback.bad_rows is {bad_rows!r}; it must be 'error' or 'drop'.")
+        raise LabError(f"{node}.bad_rows is {bad_rows!r}; it must be 'error' or 'drop'.")
+    _check_asking(named, constant_prompt, lists, paired=paired, node=node)
+    if cut_at is not None and cut_at < 1:
+        raise LabError(f"{node}.cut_at is {cut_at}; it must be a number of characters, or null.")
     read = (*COMMON, *(PAIR if paired else THUMB))
+    kept = {field: column for field, column in named.items() if field in read}
     return Layout(
-        columns={field: column for field, column in named.items() if field in read},
-        labels=None if labels is None else _label_map(labels),
-        threshold=threshold,
-        as_chat=as_chat,
+        columns=kept,
+        scale=scale_of(labels, up_from, down_to, node=node),
+        asking=Asking(chat, constant_prompt, lists, node),
+        ignore=ignored(ignore, kept.values(), node=node),
         min_certainty=min_certainty,
+        cut_at=cut_at,
         bad_rows=bad_rows,
     )
+
+
+def _check_asking(
+    named: Mapping[str, str], constant_prompt: str | None, lists: str | None, *, paired: bool, node: str
+) -> None:
+    if lists is not None and lists not in LISTS:
+        raise LabError(f"{node}.lists is {lists!r}; it must be one of {', '.join(LISTS)}, or null.")
+    if lists == "alternatives" and paired:
+        raise LabError(f"{node}.lists=alternatives is for rows with one thumb, not for pairs.")
+    if constant_prompt is not None and "prompt" in named:
+        raise LabError(
+            f"{node}.constant_prompt is what all answers answer, and {node}.columns.prompt names a column of prompts. "
+            f"Set {node}.columns.prompt=null, or take the constant away."
+        )
+    if constant_prompt is not None and not constant_prompt.strip():
+        raise LabError(f"{node}.constant_prompt is empty. Say what all answers answer, or set it to null.")
+    if "input" in named and "prompt" not in named:
+        raise LabError(f"{node}.columns.input goes behind the text of {node}.columns.prompt, which names no column.")
 
 
 def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, source: str) -> Iterator[dict[str, Any]]:
     """Rows for `build_table` from raw rows, each with the place it comes from.
 
-    Rows that are left out (a label mapped to null, too little certainty) or dropped are counted and logged.
+    Rows that are left out (a neutral label, too little certainty), dropped, or cut are counted, and said at the end.
+
+    Args:
+        raws: the rows.
+        how: the layout, as `survey.surveyed` gives it.
+        source: what they come from.
 
     Raises:
-        LabError: a row is malformed (unless `bad_rows` is "drop"), or a named column is in no row at all.
+        LabError: a row is malformed (unless `bad_rows` is "drop").
     """
-    seen: dict[str, None] = {}
     counts: Counter[str] = Counter()
+    longest = Longest()
     first = ""
     for where, raw in raws:
-        seen.update(dict.fromkeys(raw))
         counts["read"] += 1
         try:
             rows = rows_of(raw, where, how)
@@ -136,12 +187,19 @@ def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, so
             first = first or str(error)
             continue
         counts["left out"] += not rows
-        yield from rows
-    absent = [(field, column) for field, column in how.columns.items() if column not in seen]
-    if counts["read"] and absent:
-        raise _no_column(source, *absent[0], seen)
-    if counts["left out"]:
-        logger.info("%s: left out %d of %d rows, as asked.", source, counts["left out"], counts["read"])
+        for row in rows:
+            if row["completion"] is None:
+                counts["missing"] += 1
+                continue
+            text, finished = cut(row["completion"], how.cut_at, finished=row["finished"])
+            counts["cut"] += row["finished"] and not finished
+            longest.see(text, finished=finished)
+            yield {**row, "completion": text, "finished": finished}
+    for what in ("left out", "missing", "cut"):
+        if counts[what]:
+            console.say(f"    {source}: {_COUNTED[what].format(counts[what], read=counts['read'])}")
+    if told := longest.suspicion(how.asking.node):
+        console.say(f"    {source}: {told}")
     if counts["dropped"]:
         logger.warning(
             "%s: dropped %d of %d rows as malformed. The first: %s", source, counts["dropped"], counts["read"], first
@@ -151,12 +209,14 @@ def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, so
 def rows_of(raw: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:
     """The table rows of one raw row: one for a thumb, two for a pair, none where it is to be left out.
 
+    An answer that is missing from a list of turns is a row whose completion is None.
+
     Raises:
         LabError: a required column is missing, or a value is malformed.
     """
     for field in ("prompt", "chosen", "rejected", "completion", "label"):
         if field in how.columns and how.columns[field] not in raw:
-            raise _no_column(where, field, how.columns[field], raw)
+            raise no_column(where, field, how.columns[field], raw, node=how.asking.node)
     cells = {field: raw.get(column) for field, column in how.columns.items()}
     if how.min_certainty is not None and _number(cells["certainty"], where, "certainty") < how.min_certainty:
         return []
@@ -166,31 +226,32 @@ def rows_of(raw: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, A
         "timestamp": _timestamp(cells.get("timestamp"), where),
         "group": _text(cells.get("group")),
         "split": cells.get("split"),
-        "finished": _finished(cells.get("finished"), where),
     }
     answers = _pair(cells, where, how) if how.paired else _thumb(cells, where, how)
     return [{**known, **answer} for answer in answers]
 
 
 def _thumb(cells: dict[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:
-    desirable = _label(cells["label"], where, how)
+    desirable, rating = _label(cells["label"], where, how)
     if desirable is None:
         return []
-    score = cells.get("score")
-    if score is None and how.threshold is not None:
-        score = cells["label"]
-    return [_answer(cells, "completion", where, how, desirable=desirable, score=score)]
+    score = rating if cells.get("score") is None else cells["score"]
+    return [
+        _answer({**cells, "completion": one}, "completion", where, how, desirable=desirable, score=score)
+        for one in how.asking.alternatives(cells["completion"])
+    ]
 
 
 def _pair(cells: dict[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:
-    wins = _label(cells["chosen_wins"], where, how) if "chosen_wins" in cells else True
+    wins = _label(cells["chosen_wins"], where, how)[0] if "chosen_wins" in cells else True
     if wins is None:
         return []
     answers = [
         _answer(cells, "chosen", where, how, desirable=wins, score=cells.get("score_chosen")),
         _answer(cells, "rejected", where, how, desirable=not wins, score=cells.get("score_rejected")),
     ]
-    if answers[0]["prompt"] != answers[1]["prompt"]:
+    # Of turns, each side has its own answers before the last one.
+    if answers[0]["prompt"] != answers[1]["prompt"] and how.asking.lists != "turns":
         raise LabError(f"{where}: the two completions do not answer the same prompt. Repair or remove the row.")
     return answers
 
@@ -198,80 +259,32 @@ def _pair(cells: dict[str, Any], where: str, how: Layout) -> list[dict[str, Any]
 def _answer(
     cells: dict[str, Any], field: str, where: str, how: Layout, *, desirable: bool, score: Any
 ) -> dict[str, Any]:
-    if "prompt" in cells:
-        prompt, completion = cells["prompt"], _completion(cells[field], where)
-    else:
-        prompt, completion = _conversation(cells[field], where)
-    if how.as_chat and isinstance(prompt, str) and prompt.strip():
-        prompt = [{"role": "user", "content": prompt}]
+    prompt, completion = how.asking.prompt_and_answer(cells, cells[field], where)
+    check_messages(prompt, where)
+    missing = completion is None and how.asking.lists is not None
     return {
         "prompt": check_prompt(prompt, where),
-        "completion": check_completion(completion, where),
+        "completion": None if missing else check_completion(completion, where),
         "desirable": desirable,
         "score": None if score is None else _number(score, where, "score"),
+        "finished": _finished(cells.get("finished"), where),
     }
 
 
-def _completion(value: Any, where: str) -> Any:
-    """The text of a completion that is text, or a list with one assistant message."""
-    if not isinstance(value, list):
-        return value
-    if len(value) == 1 and isinstance(value[0], Mapping) and value[0].get("role") == "assistant":
-        return value[0].get("content")
+def _label(value: Any, where: str, how: Layout) -> tuple[bool | None, float | None]:
+    """Thumbs-up or not, None where the row is to be left out; and the rating that says so."""
+    said, rating = how.scale.says(value)
+    if said in (Said.UP, Said.DOWN):
+        return said is Said.UP, rating
+    if said is Said.NEUTRAL:
+        return None, None
+    node = how.asking.node
+    if said is Said.ABSENT:
+        raise LabError(f"{where}: there is no label. Remove the row, or drop such rows with {node}.bad_rows=drop.")
     raise LabError(
-        f"{where}: the completion is a list, and not of one assistant message. Where it holds the whole conversation, "
-        "set feedback.columns.prompt=null."
+        f"{where}: the label is {value!r}, and nothing says what that means. Map it with {node}.labels, such as "
+        f"{node}.labels='{{good: true, bad: false, unsure: null}}'; null leaves such rows out."
     )
-
-
-def _conversation(value: Any, where: str) -> tuple[Prompt, Any]:
-    """Prompt and last answer of chat messages or of a transcript."""
-    messages = _transcript(value) if isinstance(value, str) else value
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    if not isinstance(last, Mapping) or last.get("role") != "assistant":
-        raise LabError(
-            f"{where}: without a prompt column a completion is a whole conversation (chat messages, or a transcript of "
-            "'Human:' and 'Assistant:' turns) that ends with the assistant's turn; this one does not."
-        )
-    return messages[:-1], last.get("content")
-
-
-def _transcript(text: str) -> list[dict[str, str]]:
-    """The messages of a transcript; none where the text does not start with a turn."""
-    before, *parts = _TURN.split("\n\n" + text.lstrip())
-    if before.strip():
-        return []
-    return [{"role": _ROLE[who], "content": words.strip()} for who, words in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def _label(value: Any, where: str, how: Layout) -> bool | None:
-    if how.threshold is not None:
-        return _number(value, where, "label") > how.threshold
-    if how.labels is None:
-        return check_label(value, where)
-    key = _key(value)
-    if key not in how.labels:
-        raise LabError(
-            f"{where}: the label is {value!r}, which feedback.labels does not map; it maps {', '.join(how.labels)}. "
-            "Add it as true or false, or as null to leave such rows out."
-        )
-    return how.labels[key]
-
-
-def _label_map(labels: Mapping[Any, bool | None]) -> dict[str, bool | None]:
-    for key, value in labels.items():
-        if value is not None and not isinstance(value, bool):
-            raise LabError(f"feedback.labels maps {key!r} to {value!r}. Map each value to true, false or null.")
-    return {_key(key): value for key, value in labels.items()}
-
-
-def _key(value: Any) -> str:
-    """A label value as text, the same for 1, 1.0 and "1", and for true and "true"."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
 
 
 def _number(value: Any, where: str, what: str) -> float:
@@ -308,8 +321,24 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _no_column(where: str, field: str, column: str, have: Iterable[str]) -> LabError:
+def no_column(where: str, field: str, column: str, have: Iterable[str], *, node: str) -> LabError:
+    """The error that a column is not there.
+
+    Args:
+        where: the place.
+        field: what the column was to hold.
+        column: its name.
+        have: the columns that there are.
+        node: whose settings these are.
+    """
+    names = list(map(str, have))
+    more = ""
+    if field == "prompt":
+        more = (
+            f" Where {node}.columns.prompt=null, an answer holds the whole conversation; where all answers answer one "
+            f"thing and no column says it (a comment box, a search page), {node}.constant_prompt='...' names it."
+        )
     return LabError(
-        f"{where}: there is no column {column!r} for the {field}. There are: {', '.join(map(str, have)) or 'none'}. "
-        f"Name the right one with feedback.columns.{field}=<column>."
+        f"{where}: there is no column {column!r} for the {field}. There are: {', '.join(names[:20]) or 'none'}. "
+        f"Name the right one with {node}.columns.{field}=<column>.{more}"
     )

@@ -172,7 +172,7 @@ def check_label(value: Any, where: str) -> bool:
         return value
     raise LabError(
         f"{where}: the label is {value!r}, which is no boolean. Use true or false, or map your values with "
-        "feedback.labels (for example feedback.labels='{up: true, down: false}') or feedback.threshold."
+        "feedback.labels (for example feedback.labels='{up: true, down: false}') or feedback.up_from and down_to."
     )
 
 
@@ -280,7 +280,7 @@ def require_both_classes(table: "Dataset") -> None:
     kind = "desirable (thumbs-up)" if desirable else "undesirable (thumbs-down)"
     raise LabError(
         f"All {len(table)} examples are {kind}. Training on feedback needs both classes: add examples of the other "
-        "one, or check feedback.labels and feedback.threshold."
+        "one, or check feedback.labels, feedback.up_from and feedback.down_to."
         if len(table)
         else "There is no example to train on. Use more data, or a smaller feedback.held_out."
     )

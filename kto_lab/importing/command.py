@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
+from kto_lab.feedback.cut import Longest, cut
 from kto_lab.files import atomic_path, write_json, write_text
 from kto_lab.importing.page import page
 from kto_lab.importing.personal import Search
@@ -24,7 +25,7 @@ from kto_lab.importing.screen import screen
 from kto_lab.importing.settings import Settings, settings
 from kto_lab.importing.show import show
 from kto_lab.importing.stage import Stage
-from kto_lab.importing.thumbs import Export, LeftOut, Reason, Row
+from kto_lab.importing.thumbs import Export, LeftOut, Note, Reason, Row, Thumb
 from kto_lab.importing.writing import write_table
 
 KEYS = (
@@ -149,7 +150,14 @@ def _import(export: Export, stage: Stage, target: Path, how: Settings, *, source
 def _read(export: Export, stage: Stage, search: Search | None, how: Settings) -> Reading:
     """Stage the thumbs of every row, and count what is left out."""
     reading = Reading(how.places)
+    longest = Longest()
     for row in export.read():
+        if isinstance(row, Note):
+            reading.notes.append(row.text)
+            continue
+        row = dataclasses.replace(row, thumbs=tuple(_cut(thumb, export.cut_at, reading) for thumb in row.thumbs))
+        for thumb in row.thumbs:
+            longest.see(thumb.completion, finished=thumb.finished)
         refused = _stage(row, stage, search, how)
         left_out = [*row.left_out, *refused]
         if not row.thumbs and not left_out:
@@ -157,7 +165,18 @@ def _read(export: Export, stage: Stage, search: Search | None, how: Settings) ->
         reading.row(len(row.thumbs), left_out, len(refused))
         if reading.rows % ROWS_A_LINE == 0:
             console.say(f"    {reading.rows:,} rows")
+    if reading.cut:
+        reading.notes.append(f"{reading.cut:,} answers were cut by the tool that wrote them: they get no end of turn.")
+    if told := longest.suspicion("export"):
+        reading.notes.append(told)
     return reading
+
+
+def _cut(thumb: Thumb, cut_at: int | None, reading: Reading) -> Thumb:
+    """The thumb, with its answer unfinished where the tool cut it."""
+    completion, finished = cut(thumb.completion, cut_at, finished=thumb.finished)
+    reading.cut += thumb.finished and not finished
+    return dataclasses.replace(thumb, completion=completion, finished=finished)
 
 
 def _stage(row: Row, stage: Stage, search: Search | None, how: Settings) -> list[LeftOut]:

@@ -37,6 +37,7 @@ def page(report: Report) -> str:
     parts = [
         f"<h1>Import of {escape(report.source)}</h1>",
         _flow(report),
+        *(_note(note) for note in report.notes),
         "<h2>Rows that gave no thumb, and thumbs that can be no example</h2>",
         _reasons(report),
         "<h2>Thumbs that are no example of their own</h2>",

@@ -48,6 +48,8 @@ class Reading:
         left_out: of each reason, how often.
         rows_left_out: of each reason, how many rows give nothing because of it.
         places: of each reason, the first ones.
+        notes: on the source as a whole: how labels were read, what was not read.
+        cut: answers that the tool cut.
     """
 
     most_places: int
@@ -58,6 +60,8 @@ class Reading:
     left_out: Counter[Reason] = field(default_factory=Counter)
     rows_left_out: Counter[Reason] = field(default_factory=Counter)
     places: dict[Reason, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    cut: int = 0
 
     def row(self, given: int, left_out: Sequence[LeftOut], refused: int) -> None:
         """Count one row.
@@ -115,6 +119,7 @@ class Report:
         source: what was read.
         settings: of the import.
         rows, rows_taken, thumbs, refused: see `Reading`.
+        notes: on the source as a whole.
         reasons: why rows, or thumbs of rows, are left out.
         fates: why thumbs are no example of their own.
         examples: of the table.
@@ -132,6 +137,7 @@ class Report:
     rows_taken: int
     thumbs: int
     refused: int
+    notes: list[str]
     reasons: list[Line]
     fates: list[Line]
     examples: int
@@ -185,6 +191,7 @@ def report_of(
         rows_taken=reading.rows_taken,
         thumbs=reading.thumbs,
         refused=reading.refused,
+        notes=[_redacted(note) for note in reading.notes],
         reasons=reading.lines(),
         fates=fates,
         examples=stage.examples,
@@ -235,5 +242,9 @@ def _named(row: Balance) -> Balance:
 
 
 def _without_personal_data(text: str) -> str:
-    shown = printable(text)[:SHOWN]
+    return _redacted(printable(text)[:SHOWN])
+
+
+def _redacted(text: str) -> str:
+    shown = printable(text)
     return redacted(shown, find(shown, None))

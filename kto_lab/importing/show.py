@@ -11,6 +11,10 @@ INDENT = " " * 14
 
 def show(report: Report) -> None:
     """Say what became of rows and thumbs, what personal data was found, and the ratio that deployment will see."""
+    for note in report.notes:
+        console.say(
+            textwrap.fill(note, WIDTH, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
+        )
     console.stage("Left out", "Every row and every thumb that is no example, with the reason.")
     console.say(f"    {report.rows:>9,} rows")
     console.say(f"    {report.rows_taken:>9,} of them gave {report.thumbs - report.refused:,} thumbs")

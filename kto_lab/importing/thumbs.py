@@ -1,7 +1,8 @@
 """What a reader makes of an export: thumbs, and what it leaves out and why.
 
 Every reader yields one `Row` a source row, in order, and never raises because of a row: a malformed one has a
-`LeftOut`. What is wrong with the whole (no such file, a wrong password) is a `LabError`.
+`LeftOut`. What is to be said of the whole, such as how labels were read, is a `Note`; what is wrong with it (no such
+file, a wrong password, a column of unknown meaning) is a `LabError`.
 """
 
 from collections.abc import Iterator
@@ -81,11 +82,23 @@ class Row:
     left_out: tuple[LeftOut, ...] = ()
 
 
+@dataclass(frozen=True)
+class Note:
+    """A sentence on the source as a whole, for the terminal and the report."""
+
+    text: str
+
+
 class Export(Protocol):
     """A reader of one kind of export; a Hydra option of the group `export`."""
 
-    def read(self) -> Iterator[Row]:
-        """The rows in the order of the source, in bounded memory.
+    @property
+    def cut_at(self) -> int | None:
+        """The tool cuts texts at so many characters; None: it does not."""
+        ...
+
+    def read(self) -> Iterator[Row | Note]:
+        """The rows in the order of the source, in bounded memory, with notes among them.
 
         Raises:
             LabError: the source as a whole cannot be read.

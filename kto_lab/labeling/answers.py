@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.feedback.file import raw_rows
 from kto_lab.feedback.mapping import Layout, layout, rows_of
+from kto_lab.feedback.survey import surveyed
 from kto_lab.feedback.table import content_hash, prompt_id, split_of
 from kto_lab.labeling.labels import Answer
 
@@ -48,6 +50,9 @@ class File:
         format: its format; "auto" goes by the file name.
         columns: field name to column name, None where there is no such column. The fields are COLUMNS.
         labels: what the values of the label column mean; None there for values that are no thumb.
+        up_from: see `kto_lab.feedback.scale.Scale`.
+        down_to: see `kto_lab.feedback.scale.Scale`.
+        ignore: columns, and keys of messages, that are left out by name.
         as_chat: a prompt that is text becomes one user message.
         bad_rows: stop at a malformed row, or drop it and say how many were dropped.
         held_out: share of prompts in the test split, where no column says.
@@ -57,6 +62,9 @@ class File:
     format: Literal["auto", "jsonl", "csv", "parquet"]
     columns: Mapping[str, str | None]
     labels: Mapping[Any, bool | None] | None
+    up_from: float | None
+    down_to: float | None
+    ignore: Sequence[str]
     as_chat: bool
     bad_rows: Literal["error", "drop"]
     held_out: float
@@ -77,24 +85,27 @@ class File:
         named = {field: column for field, column in self.columns.items() if column is not None}
         # Empty where there is none, which is no column's name.
         checks, label = named.pop("checks", ""), named.get("label", "")
-        answer = _layout({**named, "label": _BLANK}, self)
-        thumb = _layout(named, self, labels=self.labels) if label else None
+        answer = _layout({**named, "label": _BLANK}, self, rated=False)
+        thumb = _layout(named, self, rated=True) if label else None
+        file = Path(self.path).expanduser()
+        columns = {**named, **({"checks": checks} if checks else {})}
+        looked = (raw for _, raw in raw_rows(file, self.format, thumb or answer, node="answers"))
+        settled, said = surveyed(looked, columns, thumb or answer, fields=COLUMNS, source=str(file))
+        for sentence in said:
+            console.say(f"    {sentence}")
+        thumb = settled if label else None
         dropped, first, read = 0, "", 0
-        seen: set[str] = set()
-        for where, raw in raw_rows(Path(self.path).expanduser(), self.format, thumb or answer, node="answers"):
+        for where, raw in raw_rows(file, self.format, thumb or answer, node="answers"):
             read += 1
-            seen.update(raw)
             try:
                 (row,) = rows_of({**raw, _BLANK: True}, where, answer)
                 given = rows_of(raw, where, thumb) if thumb is not None and raw.get(label) is not None else []
             except LabError as error:
                 if self.bad_rows == "error":
-                    raise LabError(str(error).replace("feedback.", "answers.")) from error
+                    raise
                 dropped, first = dropped + 1, first or str(error)
                 continue
             yield self._answer(row, where, given[0]["desirable"] if given else None, raw.get(checks) or "")
-        if absent := [column for column in (*named.values(), checks) if column and column not in seen]:
-            raise LabError(f"{self.path}: there is no column {absent[0]!r} in any of {read} rows. See answers.columns.")
         if dropped:
             logger.warning("%s: dropped %d of %d rows as malformed. The first: %s", self.path, dropped, read, first)
 
@@ -105,11 +116,17 @@ class File:
         return Answer(row["prompt"], row["completion"], where, thumb, thumb, more)
 
 
-def _layout(columns: Mapping[str, str], how: File, labels: Mapping[Any, bool | None] | None = None) -> Layout:
-    try:
-        return layout(columns, labels=labels, as_chat=how.as_chat, bad_rows=how.bad_rows)
-    except LabError as error:
-        raise LabError(str(error).replace("feedback.", "answers.")) from error
+def _layout(columns: Mapping[str, str], how: File, *, rated: bool) -> Layout:
+    return layout(
+        columns,
+        labels=how.labels if rated else None,
+        up_from=how.up_from if rated else None,
+        down_to=how.down_to if rated else None,
+        chat="all" if how.as_chat else "given",
+        ignore=how.ignore,
+        bad_rows=how.bad_rows,
+        node="answers",
+    )
 
 
 def examples_of(table: "Dataset") -> list[Answer]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from kto_lab.errors import LabError
 from kto_lab.models.kv_cache import make_cache
 from kto_lab.models.logps import evaluating
+from kto_lab.models.tokenizer import added, dated
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -84,10 +85,10 @@ def ask(
     Returns:
         (N, Q) leanings; None for an exchange that is too long.
     """
-    tokenizer, model = loaded.tokenizer, loaded.model
+    tokenizer, model = dated(loaded.tokenizer, loaded.template_date), loaded.model
     model.to(device)  # type: ignore[arg-type]
     before, after = _frame(tokenizer, chat=chat)
-    begin = tokenizer(before, add_special_tokens=not chat)["input_ids"]
+    begin = tokenizer(before, add_special_tokens=False)["input_ids"] if chat else added(tokenizer)[0]
     # A turn's end that is written in an answer is text and ends no turn.
     told = tokenizer([_told(item) for item in exchanges], add_special_tokens=False, split_special_tokens=True)
     heads = [begin + ids for ids in told["input_ids"]] if exchanges else []

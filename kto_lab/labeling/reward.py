@@ -8,6 +8,7 @@ from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel, Verdict
 from kto_lab.labeling.threshold import NEAR, Threshold
+from kto_lab.models.tokenizer import dated
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ class Reward:
         revision: branch, tag or commit on the hub.
         base: where the model is an adapter, its base; None for the one that the adapter names.
         dtype: of the weights.
+        template_date: what the chat template gets where it asks for the date.
         good: of a model with several classes, the name or the number of the good one; its log-odds are the score.
         layout: "chat" (the chat template over prompt and answer), "pair" (prompt and answer as two texts), or "auto":
             chat where the tokenizer has a template.
@@ -37,6 +39,7 @@ class Reward:
     revision: str | None
     base: str | None
     dtype: str
+    template_date: str
     good: str | int | None
     layout: Literal["auto", "chat", "pair"]
     max_tokens: int
@@ -53,6 +56,7 @@ class Reward:
         if self.layout not in ("auto", "chat", "pair"):
             raise LabError(f"labeler.layout is {self.layout!r}; it must be 'auto', 'chat' or 'pair'.")
         tokenizer, model, provenance = load(self.model, self.revision, self.dtype, self.base)
+        tokenizer = dated(tokenizer, self.template_date)
         place = good_class(model, self.good)
         chat = bool(tokenizer.chat_template) if self.layout == "auto" else self.layout == "chat"
         if chat and not tokenizer.chat_template:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
 from kto_lab.models.attention import packs, set_packing
+from kto_lab.models.ending import Ending
 from kto_lab.models.load import hf
 from kto_lab.models.logps import evaluating
 from kto_lab.models.number_format import add_in_float32
@@ -267,10 +268,13 @@ def load_saved(
     return moved(policy, like.device).eval()
 
 
-def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool) -> None:
+def save_policy(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool, ending: Ending
+) -> None:
     """Write the policy in Hugging Face format (safetensors) and its tokenizer, whole or not at all.
 
-    A policy with an adapter is written as the adapter alone, or merged into a whole model.
+    A policy with an adapter is written as the adapter alone, or merged into a whole model. Its settings of generation
+    end an answer where training did.
     """
     if merge and isinstance(policy, PeftModel):
         policy = merged(policy).model
@@ -279,4 +283,5 @@ def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path
             policy.save_pretrained(str(partial), selected_adapters=[ADAPTER], save_embedding_layers=False)
         else:
             policy.save_pretrained(str(partial))
+        ending.written(policy.generation_config).save_pretrained(str(partial))
         tokenizer.save_pretrained(partial)

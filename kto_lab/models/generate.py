@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from kto_lab.models.adapters import Policy
+from kto_lab.models.ending import Ending
 from kto_lab.models.kv_cache import make_cache
 from kto_lab.models.logps import evaluating
 from kto_lab.models.tokens import Encoder, Prompt
@@ -23,13 +24,15 @@ class Answer:
 
     Attributes:
         text: the answer without special tokens.
-        tokens: its token ids, with the end-of-turn token when it is finished.
+        tokens: its token ids, with its end when it is finished.
         finished: whether it ended by itself rather than at the token limit.
+        length: tokens before the end.
     """
 
     text: str
     tokens: tuple[int, ...]
     finished: bool
+    length: int
 
 
 @torch.inference_mode()
@@ -70,19 +73,19 @@ def generate(
         torch.manual_seed(seed)
         for start in range(0, len(order), at_once):
             rows = order[start : start + at_once]
-            stop = encoder.stop_ids(chat=not isinstance(prompts[rows[0]], str))
+            ending = encoder.ending(chat=not isinstance(prompts[rows[0]], str))
             found = sample_tokens(
                 model,
                 [ids[i] for i in rows],
                 pad_id=encoder.pad_id,
-                stop_ids=stop,
+                ended=ending.reached,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 samples=samples,
             )
             for place, row in enumerate(rows):
                 of_prompt = found[place * samples : (place + 1) * samples]
-                answers[row] = [_answer(encoder, drawn, set(stop)) for drawn in of_prompt]
+                answers[row] = [_answer(ending, drawn) for drawn in of_prompt]
             advance(len(rows) * samples)
     return answers
 
@@ -93,7 +96,7 @@ def sample_tokens(
     prompts: Sequence[tuple[int, ...]],
     *,
     pad_id: int,
-    stop_ids: Sequence[int],
+    ended: Callable[[Sequence[int]], bool],
     max_new_tokens: int,
     temperature: float,
     samples: int = 1,
@@ -106,13 +109,13 @@ def sample_tokens(
         model: a causal language model, in eval mode.
         prompts: token ids.
         pad_id: any valid token id.
-        stop_ids: ids that end an answer.
+        ended: whether an answer ends with its last token; asked after each.
         max_new_tokens: where an unfinished answer is cut.
         temperature: as for `generate`.
         samples: answers a prompt.
 
     Returns:
-        The answers, those of a prompt in a row, each with the id that ended it.
+        The answers, those of a prompt in a row, each with the tokens that ended it.
     """
     width = max(map(len, prompts))
     input_ids = torch.full((len(prompts), width), pad_id)
@@ -121,7 +124,6 @@ def sample_tokens(
         input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     input_ids, mask = input_ids.to(model.device), mask.to(model.device)
-    stop = torch.tensor(list(stop_ids), device=model.device)
     cache = make_cache(model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = _last_logits(model, input_ids, mask, positions, cache)
@@ -129,20 +131,21 @@ def sample_tokens(
         cache.batch_repeat_interleave(samples)
         logits, mask, positions = (part.repeat_interleave(samples, 0) for part in (logits, mask, positions))
     found: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
-    open_rows = torch.arange(len(found), device=model.device)
+    open_rows = list(range(len(found)))
     position = positions[:, -1:]
     for _ in range(max_new_tokens):
         token = _draw(logits, temperature)
-        for row, drawn in zip(open_rows.tolist(), token.tolist(), strict=True):
+        for row, drawn in zip(open_rows, token.tolist(), strict=True):
             found[row].append(drawn)
-        going_on = ~torch.isin(token, stop)
-        if not going_on.any():
+        going_on = [place for place, row in enumerate(open_rows) if not ended(found[row])]
+        if not going_on:
             break
-        if not going_on.all():
+        if len(going_on) < len(open_rows):
             # An answer that has ended leaves the batch, so that the last ones are not paid for by all.
-            kept = going_on.nonzero()[:, 0]
+            kept = torch.tensor(going_on, device=model.device)
             cache.batch_select_indices(kept)
-            open_rows, token, mask, position = open_rows[kept], token[kept], mask[kept], position[kept]
+            token, mask, position = token[kept], mask[kept], position[kept]
+            open_rows = [open_rows[place] for place in going_on]
         position = position + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = _last_logits(model, token[:, None], mask, position, cache)
@@ -169,8 +172,6 @@ def _draw(logits: Tensor, temperature: float) -> Tensor:
     return torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
 
 
-def _answer(encoder: Encoder, ids: list[int], stop: set[int]) -> Answer:
-    end = next((place for place, token in enumerate(ids) if token in stop), None)
-    kept = ids if end is None else ids[: end + 1]
-    text = encoder.tokenizer.decode(ids[:end], skip_special_tokens=True)
-    return Answer(text=str(text), tokens=tuple(kept), finished=end is not None)
+def _answer(ending: Ending, ids: list[int]) -> Answer:
+    text, length, finished = ending.split(ids)
+    return Answer(text=text, tokens=tuple(ids), finished=finished, length=length)

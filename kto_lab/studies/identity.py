@@ -28,6 +28,8 @@ FREE_KEYS = ("runs_dir", "run_dir", "logger", "trainer", "reference_store")
 ROOMS = ("feedback", "losses", "models", "training", "evaluation")
 # Larger files (weights) are known by size and time of change: to read gigabytes for every cell would cost more.
 READ_UP_TO = 64 * 2**20
+# Where a model's folder has its chat templates when there are several.
+CHAT_TEMPLATES = "additional_chat_templates"
 
 
 def plain_values(cfg: DictConfig) -> dict[str, Any]:
@@ -68,7 +70,8 @@ def stamp(path: Path) -> str:
     """
     try:
         if path.is_dir():
-            own = sorted((item.name, stamp(item)) for item in path.iterdir() if item.is_file())
+            files = [item for place in (path, path / CHAT_TEMPLATES) if place.is_dir() for item in place.iterdir()]
+            own = sorted((str(item.relative_to(path)), stamp(item)) for item in files if item.is_file())
             base = _base(path)
             return content_hash(own) if base is None else content_hash(own, stamp(base))
         if not path.is_file():

@@ -17,6 +17,7 @@ from kto_lab.losses import Feed, MeanOver, Objective
 from kto_lab.losses.noise import clean_counts
 from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
+from kto_lab.models.ending import Ending
 from kto_lab.models.rows import cut_micro_batches, padding
 from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.training.optimization import Optimization
@@ -84,7 +85,10 @@ class TrainingData:
         cut: examples whose completion was cut to fit.
         swapped: pairs that the corruption exchanged; None where it leaves pairs alone.
         pad_id: any valid token id.
-        stop_ids: ids that end a sampled completion.
+        ending: how a completion ends.
+        ended: completions that had the text of their end, which is not written twice.
+        special: completions with the text of a special token inside, which is read as text.
+        special_prompts: examples whose prompt has the text of a special token, which is read as that token.
     """
 
     tokens: list[Tokens]
@@ -97,7 +101,10 @@ class TrainingData:
     cut: int
     swapped: Swapped | None
     pad_id: int
-    stop_ids: list[int]
+    ending: Ending
+    ended: int
+    special: int
+    special_prompts: int
 
     def mismatched_tokens(self, step: int) -> list[Tokens]:
         """The mismatched pairs (x, y') of a step, one a unit."""
@@ -156,7 +163,10 @@ def prepare(
         cut=encoded.cut,
         swapped=swaps,
         pad_id=encoder.pad_id,
-        stop_ids=encoder.stop_ids(is_chat(table)),
+        ending=encoder.ending(is_chat(table)),
+        ended=encoded.ended,
+        special=encoded.special,
+        special_prompts=encoded.special_prompts,
     )
 
 

@@ -77,7 +77,7 @@ class ReferencePass(pl.Callback):
             pl_module.samples = PolicySamples(
                 policy,
                 pad_id=pl_module.pad_id,
-                stop_ids=self.data.stop_ids,
+                ending=self.data.ending,
                 token_budget=pl_module.optimization.micro_batch_tokens,
                 seed=pl_module.seed,
             )

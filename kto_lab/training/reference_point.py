@@ -11,6 +11,7 @@ from torch import Tensor
 from kto_lab.losses.objective import Estimator, Sampling
 from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, State
 from kto_lab.models.adapters import Policy, reference_model
+from kto_lab.models.ending import Ending
 from kto_lab.models.generate import sample_tokens
 from kto_lab.models.logps import evaluating, score
 from kto_lab.models.tokens import Tokens
@@ -23,19 +24,19 @@ class PolicySamples:
     Make it while the policy still is the reference: a policy without an adapter is copied.
     """
 
-    def __init__(self, policy: Policy, *, pad_id: int, stop_ids: list[int], token_budget: int, seed: int) -> None:
+    def __init__(self, policy: Policy, *, pad_id: int, ending: Ending, token_budget: int, seed: int) -> None:
         """Keep the reference.
 
         Args:
             policy: as it is before its first step.
             pad_id: any valid token id.
-            stop_ids: ids that end a completion.
+            ending: how a completion ends.
             token_budget: padded tokens a batch of scoring.
             seed: of the sampling, with the number of the step.
         """
         self.reference = policy if isinstance(policy, PeftModel) else copy.deepcopy(policy).requires_grad_(False)
         self.pad_id = pad_id
-        self.stop_ids = stop_ids
+        self.ending = ending
         self.token_budget = token_budget
         self.seed = seed
 
@@ -52,7 +53,7 @@ class PolicySamples:
                 policy,
                 prompts,
                 pad_id=self.pad_id,
-                stop_ids=self.stop_ids,
+                ended=self.ending.reached,
                 max_new_tokens=sampled.max_new_tokens,
                 temperature=1.0,
             )

@@ -59,7 +59,7 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
     torch.set_num_threads(settings.threads)
     cfg = data.composed(data.MODELS[settings.model])
     loaded = instantiate(cfg.model)
-    encoder = Encoder(loaded.tokenizer, instantiate(cfg.lengths))
+    encoder = Encoder.of(loaded, instantiate(cfg.lengths))
     checked = arithmetic(settings.prompts, 99, data.SEED) if settings.model == "tiny" else instruction_checks()
     prompts = [one.prompt for one in checked[: settings.prompts]]
     ways: dict[str, Callable[[], list[list[int]]]] = {
@@ -100,7 +100,7 @@ def theirs(model: PreTrainedModel, encoder: Encoder, prompts: Sequence[Prompt], 
     """Token ids of transformers' answers, up to the token that ends them."""
     ids = [encoder.prompt(prompt) for prompt in prompts]
     width, pad = max(map(len, ids)), encoder.pad_id
-    stop = encoder.stop_ids(chat=not isinstance(prompts[0], str))
+    stop = encoder.ending(chat=not isinstance(prompts[0], str)).stop_ids
     inputs = torch.tensor([[pad] * (width - len(one)) + list(one) for one in ids])
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in ids])
     model.eval()

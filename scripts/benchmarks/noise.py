@@ -86,7 +86,7 @@ def _configuration(model: str, batch: int, steps: int, learning_rate: float, see
 def _same_weights(cfg: DictConfig, trained: Policy, seed: int, most: int) -> dict[str, Any]:
     """Log-ratios of one update, that of a float32 run, in both number formats."""
     loaded = instantiate(cfg.model)
-    encoder = Encoder(loaded.tokenizer, instantiate(cfg.lengths))
+    encoder = Encoder.of(loaded, instantiate(cfg.lengths))
     damaged = instantiate(cfg.corruption)(of_split(instantiate(cfg.feedback), "train"))
     data = prepare(damaged, encoder, instantiate(cfg.loss), instantiate(cfg.optimization), seed=seed)
     sequences = reference_sequences(data)[:most]

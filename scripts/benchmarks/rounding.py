@@ -182,7 +182,7 @@ def prepared(settings: Settings) -> Trial:
     cfg = composed([*words, *(f"optimization.{name}={value}" for name, value in named.items())])
     loaded, objective, optimization = (instantiate(cfg[key]) for key in ("model", "loss", "optimization"))
     damaged = instantiate(cfg.corruption)(of_split(instantiate(cfg.feedback), "train"))
-    encoder = Encoder(loaded.tokenizer, instantiate(cfg.lengths))
+    encoder = Encoder.of(loaded, instantiate(cfg.lengths))
     data = prepare(damaged, encoder, objective, optimization, seed=settings.seed)
     return Trial(cfg, loaded.model, data, objective, optimization)
 

@@ -80,7 +80,9 @@ def test_a_right_answer_passes(model: LlamaForCausalLM, encoder: Encoder, monkey
     from kto_lab.models.generate import Answer
 
     tokens = encoder.completion("8", chat=True, finished=True)
-    monkeypatch.setattr(answers, "generate", lambda *a, **k: [[Answer("8", tokens, True)] for _ in a[2]])
+    monkeypatch.setattr(
+        answers, "generate", lambda *a, **k: [[Answer("8", tokens, True, len(tokens) - 1)] for _ in a[2]]
+    )
     table = sums(9)
     found = answer_prompts(model, encoder, table, prompts=9, max_new_tokens=5, batch_size=4, seed=0)
     assert {a.prompt[0]["content"]: a.score for a in found if a.score} == {"4 + 4": 1.0}

@@ -1,16 +1,21 @@
+import copy
 import json
 import math
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, config
+from lm_eval.models.huggingface import HFLM
+from small_tokenizers import dated, end_and_more, end_as_text, end_not_eos, ending_each, instructions
+from taught import taught
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
@@ -19,7 +24,7 @@ from kto_lab.evaluation.lm_eval import _check_names, run_lm_eval, write_tasks
 from kto_lab.evaluation.statistics import Estimate, proportion_interval
 from kto_lab.feedback.checkers import arithmetic_checks
 from kto_lab.feedback.table import build_table
-from kto_lab.models.tiny import random_llama
+from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.models.tokens import Encoder, Prompt
 
 ROOT = Path(__file__).parents[2]
@@ -168,8 +173,6 @@ def test_the_neutral_perplexity_is_the_models(
 def test_a_task_file_of_ones_own_has_the_interval_of_its_standard_error(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datasets import config
-
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     documents = [{"question": f"{n}:", "choices": [" ab", " cd"], "answer": n % 2} for n in range(8)]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
@@ -247,3 +250,99 @@ def test_a_task_whose_data_cannot_be_reached_says_so(
     with pytest.raises(LabError, match=r"could not load its data for .*far\.yaml"):
         evaluate(model, tokenizer, [str(tmp_path / "far.yaml")], table(questions(2)), tmp_path)
     assert model.training
+
+
+@pytest.mark.parametrize("make", [byte_tokenizer, end_as_text, end_not_eos, instructions, ending_each, dated])
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_policy_is_asked_with_the_ids_that_it_was_trained_with(
+    make: Callable[[], PreTrainedTokenizerFast], chat: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder(make())
+    model = random_llama(vocabulary=len(encoder.tokenizer), hidden=32, layers=2, intermediate=64)
+    asked: list[tuple[int, ...]] = []
+
+    def listen(
+        self: HFLM, context: torch.Tensor, *more: Any, attention_mask: torch.Tensor, **rest: Any
+    ) -> torch.Tensor:
+        asked.extend(tuple(ids[mask.bool()].tolist()) for ids, mask in zip(context, attention_mask, strict=True))
+        return context
+
+    monkeypatch.setattr(HFLM, "_model_generate", listen)
+    prompts: list[Prompt] = [
+        [{"role": "user", "content": text}] if chat else text for text in ("one", "<|im_end|> two")
+    ]
+    run_lm_eval(
+        model,
+        encoder,
+        ["kto_lab_checks"],
+        table_test=table(prompts, ["1", "2"]),
+        folder=tmp_path / "lm_eval",
+        max_new_tokens=2,
+        limit=None,
+        batch_size=4,
+        num_fewshot=None,
+        seed=0,
+    )
+    assert sorted(asked) == sorted(map(encoder.prompt, prompts))
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_text_that_lm_eval_begins_has_one_beginning(
+    chat: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = instructions()
+    model = random_llama(vocabulary=len(tokenizer), hidden=32, layers=2, intermediate=64)
+    seen: list[list[int]] = []
+    call = HFLM._model_call
+
+    def listen(self: HFLM, inps: torch.Tensor, **rest: Any) -> torch.Tensor:
+        seen.extend(inps.tolist())
+        return call(self, inps, **rest)
+
+    monkeypatch.setattr(HFLM, "_model_call", listen)
+    data = table(questions(2) if chat else ["1+1="])
+    evaluate(model, tokenizer, ["kto_lab_neutral"], data, tmp_path, limit=2, batch_size=1)
+    assert len(seen) == 2 and all(ids.count(tokenizer.bos_token_id) == 1 for ids in seen)
+
+
+@pytest.mark.parametrize("make", [end_as_text, end_not_eos, end_and_more])
+def test_an_answer_ends_for_lm_eval_where_it_does_for_us(
+    make: Callable[[], PreTrainedTokenizerFast], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make()
+    encoder = Encoder(tokenizer)
+    prompts, said = [questions(4)[0], questions(4)[3]], ["use <b>", "a longer answer!"]
+    more = tuple(tokenizer("\nand on and on", add_special_tokens=False)["input_ids"])
+    model = taught(
+        tokenizer,
+        [
+            (encoder.prompt(prompt), encoder.completion(text, chat=True, finished=True) + more)
+            for prompt, text in zip(prompts, said, strict=True)
+        ],
+    )
+    kept = copy.deepcopy(model.generation_config)
+    found = evaluate(model, tokenizer, ["kto_lab_checks"], table(prompts, said), tmp_path, max_new_tokens=40)
+    assert found["kto_lab_checks"]["answer_words"].value == 2.5
+    assert found["kto_lab_checks"]["pass_rate"].value == 1
+    assert model.generation_config.to_dict() == kept.to_dict()
+
+    # A task that says nothing of ends stops at the same place.
+    made: list[str] = []
+    generate = HFLM._model_generate
+
+    def listen(self: HFLM, context: torch.Tensor, *more: Any, **rest: Any) -> torch.Tensor:
+        whole = generate(self, context, *more, **rest)
+        made.extend(tokenizer.batch_decode(whole[:, context.shape[1] :]))
+        return whole
+
+    monkeypatch.setattr(HFLM, "_model_generate", listen)
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": p[-1]["content"]}) + "\n" for p in prompts))
+    (tmp_path / "own.yaml").write_text(
+        "task: own\noutput_type: generate_until\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {tmp_path}/own.jsonl\ntest_split: test\ndoc_to_text: text\ndoc_to_target: ''\n"
+        "generation_kwargs:\n  until: ['@@']\n  max_gen_toks: 40\nmetric_list:\n  - metric: exact_match\n"
+    )
+    evaluate(model, tokenizer, [str(tmp_path / "own.yaml")], table(prompts[:1], said), tmp_path)
+    assert len(made) == 2 and all(text.partition("<|im_end|>")[0] in said for text in made)
+    assert not any("and on" in text for text in made)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_tokenizers import dated
 from transformers import LlamaForCausalLM
 
 from kto_lab.errors import LabError
@@ -32,9 +33,9 @@ PROMPTS = [chat("Say red.", worked=True), *(chat(f"Say {n}.", worked=n == 3) for
 @pytest.fixture
 def gather(model: LlamaForCausalLM, encoder: Encoder, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     def call(folder: str = "shards", sampling: Sampling = SAMPLING, **changes: Any) -> list[dict[str, Any]]:
-        given = {"prompts": PROMPTS, "provenance": {"name": "tiny"}, **changes}
-        prompts = given.pop("prompts")
-        return collect(model, encoder, prompts, sampling, tmp_path / folder, **given)
+        given = {"encoder": encoder, "prompts": PROMPTS, "provenance": {"name": "tiny"}, **changes}
+        asking, prompts = given.pop("encoder"), given.pop("prompts")
+        return collect(model, asking, prompts, sampling, tmp_path / folder, **given)
 
     return call
 
@@ -60,7 +61,7 @@ def test_the_worked_example_is_shown_to_the_model_before_the_prompt(
 
     def generate(model: Any, encoder: Any, prompts: Any, *, samples: int, **rest: Any) -> list[list[Answer]]:
         asked.extend(prompts)
-        return [[Answer("fine", (1,), True)] * samples for _ in prompts]
+        return [[Answer("fine", (1,), True, 0)] * samples for _ in prompts]
 
     monkeypatch.setattr(module, "generate", generate)
     gather()
@@ -98,6 +99,7 @@ def test_an_interrupted_collection_goes_on_and_gives_the_same_rows(
         {"sampling": dataclasses.replace(SAMPLING, temperature=0.5)},
         {"prompts": PROMPTS[:-1]},
         {"provenance": {"name": "another model"}},
+        {"encoder": Encoder(dated())},
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(
@@ -105,7 +107,7 @@ def test_other_settings_in_the_same_folder_are_refused(
 ) -> None:
     gather()
     before = {file.name: file.read_bytes() for file in (tmp_path / "shards").iterdir()}
-    with pytest.raises(LabError, match="another model, other prompts or other settings"):
+    with pytest.raises(LabError, match="another model, tokenizer or chat template, other prompts or other settings"):
         gather(**changes)
     assert {file.name: file.read_bytes() for file in (tmp_path / "shards").iterdir()} == before
 
@@ -128,7 +130,9 @@ def test_the_thumb_is_the_pass_or_a_sentiment_above_the_threshold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        module, "generate", lambda *given, samples, **rest: [[Answer(text, (1, 2), False)] * samples for _ in given[2]]
+        module,
+        "generate",
+        lambda *given, samples, **rest: [[Answer(text, (1, 2), False, 2)] * samples for _ in given[2]],
     )
     sampling = dataclasses.replace(SAMPLING, threshold=0.5)
     rows = gather(sampling=sampling, prompts=[CheckedPrompt("1+1=", checks, "sum")])

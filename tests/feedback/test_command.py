@@ -41,7 +41,7 @@ def test_the_command_writes_a_table_that_feedback_collected_reads(
 def test_empty_answers_are_left_out_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = [Answer("7", (1,), True), Answer(" ", (1,), True), Answer("", (), True), Answer("8", (1,), True)]
+    answers = [Answer(text, (1, 0), True, 1) for text in ("7", " ", "", "8")]
     monkeypatch.setattr(collect, "generate", lambda *given, **rest: [answers for _ in given[2]])
     table = from_collected(str(collect_feedback(configured(tmp_path))), None)
     assert set(table["completion"]) == {"7", "8"}

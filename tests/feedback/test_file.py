@@ -17,6 +17,7 @@ from kto_lab.feedback.table import class_counts, is_chat
 
 DEFAULTS = yaml.safe_load((Path(__file__).parents[2] / "conf/feedback/file.yaml").read_text())
 CHAT = [{"role": "user", "content": "Say hi."}]
+STARS = {"up_from": 4, "down_to": 2}
 
 
 def read(path: Path, columns: Mapping[str, str | None] | None = None, **changes: Any) -> Dataset:
@@ -109,11 +110,12 @@ def test_label_values_are_mapped_and_null_leaves_a_row_out(tmp_path: Path) -> No
     }  # fmt: skip
 
 
-def test_threshold_is_exclusive_and_keeps_the_rating(tmp_path: Path) -> None:
-    rows = [thumb(completion=str(stars), label=stars) for stars in (2, 3, 3.5)]
-    table = read(jsonl(tmp_path, *rows), threshold=3)
-    assert table["desirable"] == [False, False, True]
-    assert table["score"] == [2.0, 3.0, 3.5]
+def test_ratings_are_kept_and_the_middle_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [thumb(completion=str(stars), label=stars) for stars in (2, 3, 3.5, 4)]
+    table = read(jsonl(tmp_path, *rows), up_from=3.5, down_to=2)
+    assert table["desirable"] == [False, True, True]
+    assert table["score"] == [2.0, 3.5, 4.0]
+    assert "left out 1 of 4 rows" in capsys.readouterr().out
 
 
 def test_pairs_become_two_rows(tmp_path: Path) -> None:
@@ -156,13 +158,13 @@ def test_bad_rows_can_be_dropped_and_are_counted(tmp_path: Path, caplog: pytest.
         ("[1]", {}, "no JSON object"),
         ("9" * 5000, {}, "broken JSON: Exceeds the limit"),
         ("[" * 200_000, {}, "broken JSON: maximum recursion"),
-        (thumb(label=10**400), {"threshold": 3}, "which is no number"),
+        (thumb(label=10**400), STARS, "nothing says what that means"),
         (thumb(completion="  "), {}, "the completion is empty"),
         (thumb(completion=CHAT), {}, "not of one assistant message"),
-        (thumb(label="up"), {}, "the label is 'up', which is no boolean"),
-        (thumb(label="meh"), {"labels": {True: True, "down": False}}, "labels does not map; it maps true, down"),
-        (thumb(label="high"), {"threshold": 3}, "the label is 'high', which is no number"),
-        (thumb(label=float("nan")), {"threshold": 3}, "which is no number"),
+        (thumb(label="meh"), {}, "the label is 'meh', and nothing says what that means"),
+        (thumb(label=None), {}, "there is no label"),
+        (thumb(label="high"), STARS, "the label is 'high'"),
+        (thumb(label=float("nan")), STARS, "the label is nan"),
         (
             {"prompt": "Say hi.", "completion": "Hi."},
             {},
@@ -171,7 +173,7 @@ def test_bad_rows_can_be_dropped_and_are_counted(tmp_path: Path, caplog: pytest.
     ],
 )
 def test_bad_jsonl_rows_name_file_and_line(tmp_path: Path, second: Any, settings: dict, message: str) -> None:
-    good = thumb(label=4) if "threshold" in settings else thumb()
+    good = thumb(label=4) if settings else thumb()
     with pytest.raises(LabError, match=rf"thumbs\.jsonl:3: .*{message}"):
         read(jsonl(tmp_path, good, "", second, good), **settings)
 
@@ -276,8 +278,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ({"chosen": "a"}, {}, "columns.rejected names no column"),
         ({"score_chosen": "a"}, {}, "columns.chosen names no column"),
         ({"chosen": "a", "rejected": "b", "score": "c"}, {}, "Use score_chosen"),
-        ({"chosen": "a", "rejected": "b"}, {"threshold": 1.0}, "pairs have none"),
-        ({}, {"labels": {"up": True}, "threshold": 1.0}, "both given"),
+        ({"chosen": "a", "rejected": "b"}, STARS, "pairs have none"),
+        ({}, {"up_from": 4}, "go together"),
+        ({}, {"up_from": 2, "down_to": 2}, "the first must be the smaller"),
+        ({}, {"constant_prompt": "Q"}, "columns.prompt names a column of prompts"),
+        ({"prompt": None}, {"constant_prompt": " "}, "constant_prompt is empty"),
+        ({"prompt": None, "input": "i"}, {}, "columns.input goes behind"),
+        ({}, {"ignore": ["prompt"]}, "which feedback.columns reads"),
+        ({}, {"ignore": "comment"}, "must be a list"),
+        ({}, {"lists": "both"}, "must be one of turns, alternatives, text"),
+        ({"chosen": "a", "rejected": "b"}, {"lists": "alternatives"}, "not for pairs"),
+        ({}, {"cut_at": 0}, "cut_at is 0"),
         ({}, {"labels": {"up": "yes"}}, "maps 'up' to 'yes'"),
         ({}, {"min_certainty": 1.0}, "go together"),
         ({"certainty": "c"}, {}, "go together"),

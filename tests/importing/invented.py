@@ -20,6 +20,7 @@ class Invented:
     """An export of rows that are given."""
 
     rows: list[Row]
+    cut_at: int | None = None
 
     def read(self) -> Iterator[Row]:
         return iter(self.rows)

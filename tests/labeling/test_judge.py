@@ -3,12 +3,14 @@ import math
 import pytest
 import torch
 from labeling_cases import CPU
+from small_tokenizers import dated, ending_each
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
 from kto_lab.labeling import judge
 from kto_lab.labeling.judge import ORDERS, Exchange, ask
 from kto_lab.models.load import Loaded
+from kto_lab.models.tiny import random_llama
 
 EXCHANGES = [Exchange("Say hi.", "Hi."), Exchange("2+2=", "4"), Exchange("Tell me a story.", "Once there was a cat.")]
 QUESTIONS = ["Is it true?", "Is the answer long and kind?"]
@@ -86,3 +88,19 @@ def test_a_tokenizer_that_cannot_tell_yes_from_no() -> None:
 
     with pytest.raises(LabError, match="yes and no with the same token"):
         judge._beginnings(Blind())  # type: ignore[arg-type]
+
+
+def test_the_judge_is_asked_with_the_day_that_was_set_and_a_text_that_does_not_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads: list[list[int]] = []
+    reply = judge._reply_logps
+    monkeypatch.setattr(
+        judge, "_reply_logps", lambda model, given, *r, **k: (heads.extend(given), reply(model, given, *r, **k))[1]
+    )
+    for make, chat in ((dated, True), (ending_each, False)):
+        own = make()
+        model = random_llama(vocabulary=len(own), hidden=32, layers=2, intermediate=64).eval()
+        ask(Loaded(model, own, {}), EXCHANGES[:1], QUESTIONS, CPU, **{**LIMITS, "chat": chat})
+    assert dated().decode(heads[0]).startswith("Today is 26 Jul 2024.")
+    assert heads[1][0] == 0 and 1 not in heads[1]

@@ -46,6 +46,7 @@ def reward(model: str, **changes: Any) -> Reward:
         "base": None,
         "dtype": "float32",
         "good": None,
+        "template_date": "2024-07-26",
         "layout": "auto",
         "max_tokens": 200,
     }

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedToken
 from kto_lab import files
 from kto_lab.errors import LabError
 from kto_lab.models.adapters import FullFineTuning, Lora, reference_model, save_policy
+from kto_lab.models.tokens import Encoder
 
 IDS = torch.tensor([[5, 6, 7]])
 
@@ -76,7 +77,7 @@ def test_a_saved_policy_gives_the_same_logits(
     model.save_pretrained(tmp_path / "base")
     policy = trained(model, lora(merge=merge))
     wanted = logits(policy)
-    save_policy(policy, tokenizer, tmp_path / "policy", merge=merge)
+    save_policy(policy, tokenizer, tmp_path / "policy", merge=merge, ending=Encoder(tokenizer).ending(chat=True))
     if merge:
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     else:
@@ -95,5 +96,5 @@ def test_a_policy_is_saved_whole_or_not_at_all(
 
     monkeypatch.setattr(files, "_flush", full)
     with pytest.raises(LabError, match=r"policy: No space left"):
-        save_policy(model, tokenizer, tmp_path / "policy", merge=False)
+        save_policy(model, tokenizer, tmp_path / "policy", merge=False, ending=Encoder(tokenizer).ending(chat=True))
     assert not list(tmp_path.iterdir())

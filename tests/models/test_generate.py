@@ -25,7 +25,7 @@ def greedily(model: LlamaForCausalLM, encoder: Encoder, prompt: str, tokens: int
     for _ in range(tokens):
         with torch.no_grad():
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        if ids[-1] in encoder.stop_ids(chat=False):
+        if ids[-1] in encoder.ending(chat=False).stop_ids:
             return tuple(ids[start:]), True
     return tuple(ids[start:]), False
 
@@ -45,7 +45,7 @@ def test_an_answer_that_ends_stops_there_and_the_others_go_on(lively: LlamaForCa
     ended = [answer for answer in found if answer.finished]
     assert 0 < len(ended) < len(found)
     for answer in found:
-        stops = [token in encoder.stop_ids(chat=False) for token in answer.tokens]
+        stops = [token in encoder.ending(chat=False).stop_ids for token in answer.tokens]
         assert stops.count(True) == answer.finished and (not answer.finished or stops[-1])
         assert answer.finished or len(answer.tokens) == 30
         assert "<|" not in answer.text
@@ -106,4 +106,4 @@ def test_chat_answers_end_with_the_turn(lively: LlamaForCausalLM, encoder: Encod
     prompt = [{"role": "user", "content": "hello"}]
     # All logits are equal now, so the likeliest token is the first: the end of the turn.
     ((answer,),) = generate(lively, encoder, [prompt], max_new_tokens=5)
-    assert answer == Answer(text="", tokens=(0,), finished=True)
+    assert answer == Answer(text="", tokens=(0,), finished=True, length=0)

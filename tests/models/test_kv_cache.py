@@ -66,7 +66,7 @@ def test_answers_are_those_with_the_plain_cache(
                 model.eval(),
                 prompts,
                 pad_id=0,
-                stop_ids=list(range(90)),
+                ended=lambda tokens: tokens[-1] < 90,
                 max_new_tokens=2 * ROOM,
                 temperature=temperature,
                 samples=3,

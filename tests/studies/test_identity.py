@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from small_runs import configuration, thumbs, write_jsonl
 
+from kto_lab.models.tiny import byte_tokenizer
 from kto_lab.studies import identity as identity_module
-from kto_lab.studies.identity import code_version, run_id
+from kto_lab.studies.identity import code_version, run_id, stamp
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,16 @@ def test_it_sees_what_is_in_the_files_and_not_when_they_were_written(tmp_path: P
     assert run_id(configuration(tmp_path)) == before
     write_jsonl(tmp_path / "thumbs.jsonl", thumbs()[:-1])
     assert run_id(configuration(tmp_path)) != before
+
+
+def test_one_of_several_chat_templates_counts(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "one"}
+    tokenizer.save_pretrained(tmp_path)
+    before = stamp(tmp_path)
+    tokenizer.chat_template["tool_use"] = "another"
+    tokenizer.save_pretrained(tmp_path)
+    assert stamp(tmp_path) != before
 
 
 def test_code_counts_and_words_about_it_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def module_of(
     )
     module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     if samples:
-        module.samples = PolicySamples(policy, pad_id=2, stop_ids=encoder.stop_ids(False), token_budget=999, seed=0)
+        module.samples = PolicySamples(policy, pad_id=2, ending=encoder.ending(False), token_budget=999, seed=0)
     return module
 
 
@@ -145,7 +145,7 @@ def test_sampled_prompts_are_those_of_the_step_and_repeat_where_there_are_too_fe
 ) -> None:
     objective, optimization = settings("sampled", 999)
     step = make_step(prepared(encoder, objective, optimization), objective, optimization, 0, share_prompts=False)
-    samples = PolicySamples(model, pad_id=2, stop_ids=encoder.stop_ids(False), token_budget=999, seed=0)
+    samples = PolicySamples(model, pad_id=2, ending=encoder.ending(False), token_budget=999, seed=0)
     assert samples.logratios(model, step, Sampled(samples=11, max_new_tokens=2)).shape == (11,)
 
 

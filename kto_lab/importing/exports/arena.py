@@ -6,16 +6,25 @@ Read from the data cards of `lmsys/chatbot_arena_conversations` (2023) and `lmar
     {"question_id" or "id", "model_a", "model_b", "winner", "conversation_a": [{"role", "content"}], "conversation_b",
      "judge" or "evaluation_session_id", "turn", "language", "tstamp" or "timestamp"}
 
-`winner` is model_a, model_b, tie, or "tie (bothbad)" (2025: both_bad). The content of 2025 is a list of parts. Files
-are JSON lines, a JSON list or Parquet. A vote is on whole conversations; the thumb is given to each side's last answer,
-after everything that was said before on that side.
+`winner` is model_a, model_b, tie, or "tie (bothbad)" (2025: both_bad). The content of 2025 is a list of parts. The
+competition of 2024 (`lmarena-ai/arena-human-preference-55k`) has lists of turns instead, as JSON texts, where an answer
+may be null:
+
+    {"id", "model_a", "model_b", "prompt": [text], "response_a": [text], "response_b": [text],
+     "winner_model_a": 0 or 1, "winner_model_b", "winner_tie"}
+
+Files are JSON lines, a JSON list, CSV or Parquet. A vote is on whole conversations; the thumb is given to each side's
+last answer, after everything that was said before on that side.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.asked import texts_of, turns
+from kto_lab.feedback.scale import number_of
+from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.reading import existing, records, rows_of
 from kto_lab.importing.exports.values import (
     NoThumbError,
@@ -23,15 +32,24 @@ from kto_lab.importing.exports.values import (
     completion_of,
     decoded,
     identity_of,
+    notes_of,
     prompt_of,
     shown,
+    unread_of,
     utc,
     zone_of,
 )
-from kto_lab.importing.thumbs import Reason, Row, Thumb
+from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
 TIES = ("leave_out", "both_up", "both_down")
 _BOTH_BAD = ("tie (bothbad)", "both_bad", "bothbad")
+# What its columns are called; only some are of use here.
+_KNOWN = (
+    *("question_id", "id", "model_a", "model_b", "winner", "judge", "evaluation_session_id", "evaluation_order"),
+    *("conversation_a", "conversation_b", "full_conversation", "conv_metadata", "category_tag", "is_code", "turn"),
+    *("anony", "language", "tstamp", "timestamp", "openai_moderation", "toxic_chat_tag"),
+    *("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie"),
+)
 _BOTH = {"both_up": (True, True), "both_down": (False, False)}
 
 
@@ -44,14 +62,18 @@ class ArenaExport:
         ties: what a tie says of both answers.
         both_bad: what "both are bad" says of them.
         timezone: what a time means that names no zone.
+        ignore: columns, and keys of messages, that are left out by name.
+        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     path: str
     ties: Literal["leave_out", "both_up", "both_down"]
     both_bad: Literal["leave_out", "both_up", "both_down"]
     timezone: str
+    ignore: Sequence[str]
+    cut_at: int | None
 
-    def read(self) -> Iterator[Row]:
+    def read(self) -> Iterator[Row | Note]:
         """One row for each vote.
 
         Raises:
@@ -62,14 +84,18 @@ class ArenaExport:
                 raise LabError(f"export.{key} is {value!r}; it must be one of {', '.join(TIES)}.")
         zone = zone_of(self.timezone)
         file = existing(self.path, "export.path")
-        seen = Seen()
+        unread, seen = unread_of(self.ignore), Seen()
 
         def make(where: str, raw: dict[str, Any]) -> Row:
             up = self._winners(raw)
             when = utc(raw.get("tstamp"), zone) or utc(raw.get("timestamp"), zone)
-            thumbs = []
+            thumbs, missing = [], []
+            unread.look(raw, _KNOWN)
             for side, desirable in zip("ab", up, strict=True):
-                prompt, completion = _side(raw, side)
+                prompt, completion = _side(raw, side, where, unread)
+                if completion is None:
+                    missing.append(LeftOut(where, Reason.NO_COMPLETION, f"response_{side} lacks a turn"))
+                    continue
                 thumbs.append(
                     Thumb(
                         where=where,
@@ -83,16 +109,18 @@ class ArenaExport:
                     )
                 )
             seen.refuse_again(raw.get("question_id") or raw.get("id"), tuple(thumbs))
-            return Row(tuple(thumbs))
+            return Row(tuple(thumbs), tuple(missing))
 
         yield from rows_of(records(file), make)
+        yield from notes_of(unread, file.name)
 
     def _winners(self, raw: dict[str, Any]) -> tuple[bool, bool]:
         """Whether each side gets a thumbs-up."""
-        winner = raw.get("winner")
+        columns = "winner_tie" in raw
+        winner = _winner_of_columns(raw) if columns else raw.get("winner")
         if winner in ("model_a", "model_b"):
             return winner == "model_a", winner == "model_b"
-        if winner is None and "conversation_a" not in raw:
+        if winner is None and "conversation_a" not in raw and not columns:
             raise NoThumbError(Reason.UNKNOWN_SCHEMA, "no vote: it has neither `winner` nor `conversation_a`")
         if winner is None or winner == "":
             raise NoThumbError(Reason.NO_THUMB, "no vote")
@@ -104,10 +132,28 @@ class ArenaExport:
         return both
 
 
-def _side(raw: dict[str, Any], side: str) -> tuple[list[dict[str, str]], str]:
-    turns = decoded(raw.get(f"conversation_{side}"))
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise NoThumbError(Reason.NO_COMPLETION, f"conversation_{side} is {shown(turns)}")
-    if turns[-1].get("role") != "assistant":
+def _winner_of_columns(raw: dict[str, Any]) -> str | None:
+    """The winner, where each outcome has a column of 0 or 1."""
+    outcomes = {"model_a": "winner_model_a", "model_b": "winner_model_b", "tie": "winner_tie"}
+    said = [winner for winner, column in outcomes.items() if number_of(raw.get(column)) == 1]
+    if len(said) > 1:
+        raise NoThumbError(Reason.UNKNOWN_THUMB, f"{' and '.join(said)} at once")
+    return said[0] if said else None
+
+
+def _side(raw: dict[str, Any], side: str, where: str, unread: Unread) -> tuple[list[dict[str, str]], str | None]:
+    """What one side was asked and what it answered; no answer where it lacks a turn."""
+    if f"conversation_{side}" not in raw and f"response_{side}" in raw:
+        questions = texts_of(raw.get("prompt")) or [raw.get("prompt")]
+        try:
+            messages, answer = turns(questions, raw[f"response_{side}"], where)
+        except LabError as error:
+            raise NoThumbError(Reason.UNREADABLE, "prompt and responses have other numbers of turns") from error
+        return prompt_of(messages), None if answer is None else completion_of(answer)
+    talk = decoded(raw.get(f"conversation_{side}"))
+    if not isinstance(talk, list) or not talk or not all(isinstance(turn, dict) for turn in talk):
+        raise NoThumbError(Reason.NO_COMPLETION, f"conversation_{side} is {shown(talk)}")
+    if talk[-1].get("role") != "assistant":
         raise NoThumbError(Reason.NO_ANSWER, f"conversation_{side} does not end with the assistant's turn")
-    return prompt_of(turns[:-1]), completion_of(turns[-1].get("content"))
+    unread.look_at_messages(talk[-1:])
+    return prompt_of(talk[:-1], unread), completion_of(talk[-1].get("content"))

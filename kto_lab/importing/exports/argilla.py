@@ -12,14 +12,27 @@ several thumbs. The export holds neither their times nor their status, so drafts
 filter by status when you export. Argilla 1 wrote `responses` as a list and is not read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.scale import Scale
+from kto_lab.feedback.unread import Unread
+from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.reading import existing, records, rows_of
 from kto_lab.importing.exports.traced import traced_prompt
-from kto_lab.importing.exports.values import NoThumbError, Scale, Seen, completion_of, identity_of, prompt_of, shown
-from kto_lab.importing.thumbs import LeftOut, Reason, Row, Thumb
+from kto_lab.importing.exports.values import (
+    NoThumbError,
+    Seen,
+    completion_of,
+    identity_of,
+    notes_of,
+    prompt_of,
+    shown,
+    unread_of,
+    verdict,
+)
+from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
 
 @dataclass(frozen=True)
@@ -33,54 +46,73 @@ class ArgillaExport:
         completion_field: the field of the answer.
         question: the question that is the thumb.
         labels: what label values mean; None for nothing.
-        up_from: a rating from here on is a thumbs-up.
+        up_from: a rating from here on is a thumbs-up; None: asked for where it has to be known.
         down_to: one up to here is a thumbs-down.
         suggestions: take suggestions where there is no response, as the signal "suggestion".
         model_key: the key of the metadata that names what answered, or None.
+        ignore: keys that are left out by name, of inputs and of messages.
+        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     path: str
     prompt_field: str | None
     completion_field: str
     question: str
-    labels: Mapping[Any, bool | None]
-    up_from: float
-    down_to: float
+    labels: Mapping[Any, bool | None] | None
+    up_from: float | None
+    down_to: float | None
     suggestions: bool
     model_key: str | None
+    ignore: Sequence[str]
+    cut_at: int | None
 
-    def read(self) -> Iterator[Row]:
+    def read(self) -> Iterator[Row | Note]:
         """One row for each record.
 
         Raises:
             LabError: the file cannot be read, or a setting is wrong.
         """
-        scale = Scale.of(self.labels, self.up_from, self.down_to)
         file = existing(self.path, "export.path")
-        seen = Seen()
+        scale, notes = read_labels(
+            records(file, "json"),
+            self._values,
+            labels=self.labels,
+            up_from=self.up_from,
+            down_to=self.down_to,
+            source=file.name,
+        )
+        yield from notes
+        unread, seen = unread_of(self.ignore), Seen()
 
         def make(where: str, raw: dict[str, Any]) -> Row:
-            row = self._row(where, raw, scale)
+            row = self._row(where, raw, scale, unread)
             seen.refuse_again(raw.get("id"), row.thumbs)
             return row
 
         yield from rows_of(records(file, "json"), make)
+        yield from notes_of(unread, file.name)
 
-    def _row(self, where: str, raw: dict[str, Any], scale: Scale) -> Row:
+    def _values(self, raw: dict[str, Any]) -> list[Any]:
+        """The labels of a record, as they are."""
+        responses = raw.get("responses")
+        given = self._given(responses if isinstance(responses, dict) else {}, raw.get("suggestions"))
+        return [_value(answer) for _, answer in given]
+
+    def _row(self, where: str, raw: dict[str, Any], scale: Scale, unread: Unread) -> Row:
         fields, responses = raw.get("fields"), raw.get("responses")
         if not isinstance(fields, dict) or not isinstance(responses or {}, dict):
             raise NoThumbError(
                 Reason.UNKNOWN_SCHEMA, "no record of Argilla 2, which has `fields` and `responses` as objects"
             )
         given = self._given(responses or {}, raw.get("suggestions"))
-        prompt, completion = self._texts(fields)
+        prompt, completion = self._texts(fields, unread)
         metadata = raw.get("metadata")
         model = metadata.get(self.model_key) if isinstance(metadata, dict) and self.model_key else None
         thumbs, left_out = [], []
         for number, (signal, answer) in enumerate(given):
             place = where if len(given) == 1 else f"{where} response {number + 1}"
             try:
-                desirable, score = scale.verdict(_value(answer))
+                desirable, score = verdict(scale, _value(answer))
             except NoThumbError as none:
                 left_out.append(LeftOut(place, none.reason, none.detail))
                 continue
@@ -110,16 +142,18 @@ class ArgillaExport:
             raise NoThumbError(Reason.NO_THUMB, f"no response to the question {shown(self.question)}")
         return given
 
-    def _texts(self, fields: dict[str, Any]) -> tuple[list[dict[str, str]], str]:
+    def _texts(self, fields: dict[str, Any], unread: Unread) -> tuple[list[dict[str, str]], str]:
         answer = fields.get(self.completion_field)
+        unread.look(fields, (self.prompt_field or self.completion_field, self.completion_field))
         if self.prompt_field is not None:
             completion = completion_of(answer)
-            return traced_prompt(fields.get(self.prompt_field), None), completion
+            return traced_prompt(fields.get(self.prompt_field), None, unread), completion
         if not isinstance(answer, list) or not answer or not isinstance(answer[-1], dict):
             raise NoThumbError(Reason.NO_COMPLETION, f"the field is {shown(answer)}, no chat")
         if answer[-1].get("role") != "assistant":
             raise NoThumbError(Reason.NO_ANSWER, "the chat does not end with the assistant's turn")
-        return prompt_of(answer[:-1]), completion_of(answer[-1].get("content"))
+        unread.look_at_messages(answer[-1:])
+        return prompt_of(answer[:-1], unread), completion_of(answer[-1].get("content"))
 
 
 def _value(answer: dict[str, Any]) -> Any:

@@ -18,28 +18,34 @@ other with no turn between them, the first was replaced by the second, and is no
 """
 
 import datetime
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.scale import Scale, scale_of
+from kto_lab.feedback.unread import Unread
+from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.lookup import lookup
 from kto_lab.importing.exports.reading import existing, records, rows_of
 from kto_lab.importing.exports.values import (
     ROLES,
     NoThumbError,
-    Scale,
     Seen,
     completion_of,
     decoded,
     identity_of,
+    notes_of,
     prompt_of,
     shown,
     signals_of,
+    unread_of,
     utc,
+    verdict,
     zone_of,
 )
-from kto_lab.importing.thumbs import LeftOut, Reason, Row, Thumb
+from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
 COLUMNS = ("conversation", "messages", "model", "user", "timestamp", "events", "thumb")
 EVENT_COLUMNS = ("id", "conversation", "message", "index", "type", "value", "completion", "user", "timestamp")
@@ -54,20 +60,28 @@ class ChatLogExport:
         events: the file of events; None: each conversation holds its own.
         columns: the key of each field of a conversation; the fields are `COLUMNS`.
         event_columns: the key of each field of an event; the fields are `EVENT_COLUMNS`.
-        thumbs: what the values of thumbs mean; None for nothing.
+        labels: what the values of thumbs mean, where the common words do not say; None for nothing.
+        up_from: a thumb that is a number from here on is up; None: asked for where it has to be known.
+        down_to: one up to here is down.
         signals: what implicit signals mean; None for nothing. Any name may be added to the table.
         timezone: what a time means that names no zone.
+        ignore: keys of conversations and of messages that are left out by name.
+        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     path: str
     events: str | None
     columns: Mapping[str, str | None]
     event_columns: Mapping[str, str | None]
-    thumbs: Mapping[Any, bool | None]
+    labels: Mapping[Any, bool | None] | None
+    up_from: float | None
+    down_to: float | None
     signals: Mapping[str, bool | None]
     timezone: str
+    ignore: Sequence[str]
+    cut_at: int | None
 
-    def read(self) -> Iterator[Row]:
+    def read(self) -> Iterator[Row | Note]:
         """One row for each event of the second file, or, without one, for each conversation.
 
         Conversations of which a second file says nothing give no row; those that cannot be read give one each, first.
@@ -78,15 +92,32 @@ class ChatLogExport:
         told = _Told(
             _fields(self.columns, COLUMNS, "columns"),
             _fields(self.event_columns, EVENT_COLUMNS, "event_columns"),
-            Scale.of(self.thumbs, None, None),
+            scale_of(self.labels, self.up_from, self.down_to, node="export"),
             signals_of(self.signals, tuple(self.signals)),
             zone_of(self.timezone),
+            unread_of(self.ignore, "id", "model"),
         )
         path = existing(self.path, "export.path")
-        if self.events is None:
+        events = None if self.events is None else existing(self.events, "export.events")
+        judged = path if events is None else events
+        scale, notes = read_labels(
+            records(judged),
+            told.labels_of_conversation if events is None else told.labels_of_event,
+            labels=self.labels,
+            up_from=self.up_from,
+            down_to=self.down_to,
+            source=judged.name,
+        )
+        yield from notes
+        told = replace(told, thumbs=scale)
+        if events is None:
             yield from rows_of(records(path), told.by_conversation)
-            return
-        events, seen = existing(self.events, "export.events"), Seen()
+        else:
+            yield from self._by_event(told, path, events)
+        yield from notes_of(told.unread, path.name)
+
+    def _by_event(self, told: "_Told", path: Path, events: Path) -> Iterator[Row]:
+        seen = Seen()
         with lookup() as found:
 
             def of_event(where: str, event: dict[str, Any]) -> Row:
@@ -111,6 +142,7 @@ class _Told:
     thumbs: Scale
     signals: Mapping[str, bool | None]
     zone: datetime.tzinfo
+    unread: Unread
 
     def of(self, conversation: dict[str, Any], name: str) -> Any:
         """A field of a conversation."""
@@ -125,6 +157,22 @@ class _Told:
         identity = identity_of(self.of(conversation, "conversation"))
         if identity is not None:
             yield identity
+
+    def labels_of_conversation(self, conversation: dict[str, Any]) -> Iterator[Any]:
+        """The thumbs of a conversation, as they are."""
+        own = self.of(conversation, "events")
+        for event in own if isinstance(own, list) else ():
+            yield from self.labels_of_event(event)
+        if "value" in self.event_columns:
+            yield self.of(conversation, "thumb")
+
+    def labels_of_event(self, event: Any) -> Iterator[Any]:
+        """The thumb of an event, as it is; none of an implicit signal."""
+        if not isinstance(event, dict):
+            return
+        kind, value = self.of_event(event, "type"), self.of_event(event, "value")
+        if not (isinstance(kind, str) and kind in self.signals):
+            yield kind if value is None else value
 
     def by_conversation(self, where: str, conversation: dict[str, Any]) -> Row:
         """All that a conversation with its own events gives."""
@@ -154,10 +202,12 @@ class _Told:
             raise NoThumbError(Reason.NO_PROMPT, f"the conversation has {shown(messages)} for messages")
         place = self._place(messages, event)
         judged = self.of_event(event, "completion")
+        self.unread.look(conversation, tuple(self.columns.values()))
+        self.unread.look_at_messages([messages[place]])
         moment = utc(self.of_event(event, "timestamp"), self.zone) or utc(self.of(conversation, "timestamp"), self.zone)
         return Thumb(
             where=where,
-            prompt=prompt_of(_standing(messages[:place])),
+            prompt=prompt_of(_standing(messages[:place]), self.unread),
             completion=completion_of(messages[place].get("content") if judged is None else judged),
             desirable=desirable,
             signal=signal,
@@ -174,7 +224,7 @@ class _Told:
             if means is None:
                 raise NoThumbError(Reason.NO_THUMB, f"the signal {shown(kind)}, which is mapped to null")
             return means, kind
-        return self.thumbs.verdict(kind if value is None else value)[0], "thumb"
+        return verdict(self.thumbs, kind if value is None else value)[0], "thumb"
 
     def _place(self, messages: list[Any], event: dict[str, Any]) -> int:
         """Which message the event is on."""

@@ -13,23 +13,28 @@ read. The short form JSON_MIN has no annotations and is not known.
 """
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.scale import Scale
+from kto_lab.feedback.unread import Unread
+from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.reading import existing, records, rows_of
 from kto_lab.importing.exports.traced import traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,
-    Scale,
     Seen,
     completion_of,
     identity_of,
+    notes_of,
     shown,
+    unread_of,
     utc,
+    verdict,
     zone_of,
 )
-from kto_lab.importing.thumbs import LeftOut, Reason, Row, Thumb
+from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,11 @@ class LabelStudioExport:
         model_key: the key that names what answered, or None.
         control: the name of the Choices or Rating tag that is the thumb.
         labels: what choices mean; None for nothing.
-        up_from: a rating from here on is a thumbs-up.
+        up_from: a rating from here on is a thumbs-up; None: asked for where it has to be known.
         down_to: one up to here is a thumbs-down.
         timezone: what a time means that names no zone; Label Studio writes UTC.
+        ignore: keys that are left out by name, of inputs and of messages.
+        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     path: str
@@ -53,30 +60,50 @@ class LabelStudioExport:
     completion_key: str
     model_key: str | None
     control: str
-    labels: Mapping[Any, bool | None]
-    up_from: float
-    down_to: float
+    labels: Mapping[Any, bool | None] | None
+    up_from: float | None
+    down_to: float | None
     timezone: str
+    ignore: Sequence[str]
+    cut_at: int | None
 
-    def read(self) -> Iterator[Row]:
+    def read(self) -> Iterator[Row | Note]:
         """One row for each task.
 
         Raises:
             LabError: the file cannot be read, or a setting is wrong.
         """
-        scale = Scale.of(self.labels, self.up_from, self.down_to)
         zone = zone_of(self.timezone)
         file = existing(self.path, "export.path")
-        seen = Seen()
+        scale, notes = read_labels(
+            records(file, "json"),
+            self._values,
+            labels=self.labels,
+            up_from=self.up_from,
+            down_to=self.down_to,
+            source=file.name,
+        )
+        yield from notes
+        unread, seen = unread_of(self.ignore), Seen()
 
         def make(where: str, raw: dict[str, Any]) -> Row:
-            row = self._row(where, raw, scale, zone)
+            row = self._row(where, raw, scale, zone, unread)
             seen.refuse_again(raw.get("id"), row.thumbs)
             return row
 
         yield from rows_of(records(file, "json"), make)
+        yield from notes_of(unread, file.name)
 
-    def _row(self, where: str, raw: dict[str, Any], scale: Scale, zone: datetime.tzinfo) -> Row:
+    def _values(self, raw: dict[str, Any]) -> Iterator[Any]:
+        """The labels of a task, as they are."""
+        annotations = raw.get("annotations")
+        for annotation in annotations if isinstance(annotations, list) else ():
+            try:
+                yield self._value(annotation)
+            except NoThumbError:
+                continue
+
+    def _row(self, where: str, raw: dict[str, Any], scale: Scale, zone: datetime.tzinfo, unread: Unread) -> Row:
         data, annotations = raw.get("data"), raw.get("annotations")
         if not isinstance(data, dict) or not isinstance(annotations, list):
             raise NoThumbError(
@@ -84,13 +111,14 @@ class LabelStudioExport:
             )
         if not annotations:
             raise NoThumbError(Reason.NO_THUMB, "no annotation")
-        prompt = traced_prompt(data.get(self.prompt_key), None)
+        unread.look(data, (self.prompt_key, self.completion_key, self.model_key or self.prompt_key))
+        prompt = traced_prompt(data.get(self.prompt_key), None, unread)
         completion = completion_of(data.get(self.completion_key))
         thumbs, left_out = [], []
         for number, annotation in enumerate(annotations):
             place = where if len(annotations) == 1 else f"{where}.annotations[{number}]"
             try:
-                desirable, score = scale.verdict(self._value(annotation))
+                desirable, score = verdict(scale, self._value(annotation))
             except NoThumbError as none:
                 left_out.append(LeftOut(place, none.reason, none.detail))
                 continue

@@ -11,15 +11,26 @@ or on a trace: then the trace's own input and output are taken, or those of its 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.lookup import Lookup, lookup
 from kto_lab.importing.exports.reading import Raw, existing, records, rows_of
 from kto_lab.importing.exports.traced import traced_answer, traced_prompt
-from kto_lab.importing.exports.values import NoThumbError, Scale, Seen, identity_of, shown, utc, zone_of
-from kto_lab.importing.thumbs import LeftOut, Reason, Row, Thumb
+from kto_lab.importing.exports.values import (
+    NoThumbError,
+    Seen,
+    identity_of,
+    notes_of,
+    shown,
+    unread_of,
+    utc,
+    verdict,
+    zone_of,
+)
+from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _TYPES = ("NUMERIC", "BOOLEAN", "CATEGORICAL")
@@ -35,33 +46,46 @@ class LangfuseExport:
         traces: the file of traces, or None.
         name: the score that is the thumb; rows of others are left out.
         labels: what categories mean; None for nothing.
-        up_from: a number from here on is a thumbs-up.
+        up_from: a number from here on is a thumbs-up; None: asked for where it has to be known.
         down_to: one up to here is a thumbs-down.
         input_key: the key of the input that holds the prompt; None to look for it.
         output_key: the key of the output that holds the answer; None to look for it.
         timezone: what a time means that names no zone; Langfuse writes UTC.
+        ignore: keys that are left out by name, of inputs and of messages.
+        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     scores: str
     observations: str | None
     traces: str | None
     name: str
-    labels: Mapping[Any, bool | None]
-    up_from: float
-    down_to: float
+    labels: Mapping[Any, bool | None] | None
+    up_from: float | None
+    down_to: float | None
     input_key: str | None
     output_key: str | None
     timezone: str
+    ignore: Sequence[str]
+    cut_at: int | None
 
-    def read(self) -> Iterator[Row]:
+    def read(self) -> Iterator[Row | Note]:
         """One row for each score, after those of the other files that cannot be read.
 
         Raises:
             LabError: a file cannot be read, or a setting is wrong.
         """
-        scale = Scale.of(self.labels, self.up_from, self.down_to)
         zone = zone_of(self.timezone)
         scores = existing(self.scores, "export.scores")
+        scale, notes = read_labels(
+            _renamed(records(scores)),
+            lambda raw: [self._value(raw)],
+            labels=self.labels,
+            up_from=self.up_from,
+            down_to=self.down_to,
+            source=scores.name,
+        )
+        yield from notes
+        unread = unread_of(self.ignore)
         # Traces come last: what a trace says of itself is preferred to its root observation.
         parts = [("observations", self.observations, _observation_keys), ("traces", self.traces, _trace_keys)]
         seen = Seen()
@@ -71,25 +95,27 @@ class LangfuseExport:
                     yield from found.fill(_renamed(records(existing(path, f"export.{part}"))), keys)
 
             def make(where: str, raw: dict[str, Any]) -> Row:
-                desirable, number = self._verdict(raw, scale)
+                desirable, rating = verdict(scale, self._value(raw))
                 on = _subject(raw, found)
                 thumb = Thumb(
                     where=where,
-                    prompt=traced_prompt(on.get("input"), self.input_key),
-                    completion=traced_answer(on.get("output"), self.output_key),
+                    prompt=traced_prompt(on.get("input"), self.input_key, unread),
+                    completion=traced_answer(on.get("output"), self.output_key, unread),
                     desirable=desirable,
-                    signal="rating" if raw.get("data_type") == "NUMERIC" else "thumb",
+                    signal="thumb" if rating is None else "rating",
                     rater=identity_of(raw.get("author_user_id")) or identity_of(on.get("user_id")),
                     model=identity_of(on.get("provided_model_name")) or identity_of(on.get("model")),
                     timestamp=utc(raw.get("timestamp"), zone),
-                    score=number,
+                    score=rating,
                 )
                 seen.refuse_again(raw.get("id"), (thumb,))
                 return Row((thumb,))
 
             yield from rows_of(_renamed(records(scores)), make)
+        yield from notes_of(unread, scores.name)
 
-    def _verdict(self, score: dict[str, Any], scale: Scale) -> tuple[bool, float | None]:
+    def _value(self, score: dict[str, Any]) -> Any:
+        """What a score says, as it says it."""
         if not isinstance(score.get("name"), str):
             raise NoThumbError(Reason.UNKNOWN_SCHEMA, "no score: it has no name")
         if score["name"] != self.name:
@@ -98,7 +124,7 @@ class LangfuseExport:
         if kind not in _TYPES:
             raise NoThumbError(Reason.UNKNOWN_THUMB, f"a score of type {shown(kind)}")
         word = score.get("string_value") if kind == "CATEGORICAL" else None
-        return scale.verdict(word or score.get("value"))
+        return word or score.get("value")
 
 
 def _subject(score: dict[str, Any], found: Lookup) -> dict[str, Any]:

@@ -14,15 +14,27 @@ Runs are what `Client.list_runs` gives, or a bulk export in Parquet, where `inpu
 Feedback without a run is on its trace's root run, which has the trace's identity.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.lookup import Lookup, lookup
 from kto_lab.importing.exports.reading import existing, records, rows_of
 from kto_lab.importing.exports.traced import traced_answer, traced_prompt
-from kto_lab.importing.exports.values import NoThumbError, Scale, Seen, decoded, identity_of, shown, utc, zone_of
-from kto_lab.importing.thumbs import Reason, Row, Thumb
+from kto_lab.importing.exports.values import (
+    NoThumbError,
+    Seen,
+    decoded,
+    identity_of,
+    notes_of,
+    shown,
+    unread_of,
+    utc,
+    verdict,
+    zone_of,
+)
+from kto_lab.importing.thumbs import Note, Reason, Row, Thumb
 
 _MODEL_KEYS = ("ls_model_name", "model_name", "model")
 _USER_KEYS = ("user_id", "user")
@@ -37,38 +49,50 @@ class LangSmithExport:
         runs: the file of runs.
         key: the feedback key that is the thumb; rows of others are left out.
         labels: what values in words mean; None for nothing.
-        up_from: a score from here on is a thumbs-up.
+        up_from: a score from here on is a thumbs-up; None: asked for where it has to be known.
         down_to: one up to here is a thumbs-down.
         input_key: the key of the inputs that holds the prompt; None to look for it.
         output_key: the key of the outputs that holds the answer; None to look for it.
         timezone: what a time means that names no zone; LangSmith writes UTC.
+        ignore: keys that are left out by name, of inputs and of messages.
+        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     feedback: str
     runs: str
     key: str
-    labels: Mapping[Any, bool | None]
-    up_from: float
-    down_to: float
+    labels: Mapping[Any, bool | None] | None
+    up_from: float | None
+    down_to: float | None
     input_key: str | None
     output_key: str | None
     timezone: str
+    ignore: Sequence[str]
+    cut_at: int | None
 
-    def read(self) -> Iterator[Row]:
+    def read(self) -> Iterator[Row | Note]:
         """One row for each feedback, after those of the runs that cannot be read.
 
         Raises:
             LabError: a file cannot be read, or a setting is wrong.
         """
-        scale = Scale.of(self.labels, self.up_from, self.down_to)
         zone = zone_of(self.timezone)
         feedback, runs = existing(self.feedback, "export.feedback"), existing(self.runs, "export.runs")
-        seen = Seen()
+        scale, notes = read_labels(
+            records(feedback),
+            lambda raw: [self._value(raw)],
+            labels=self.labels,
+            up_from=self.up_from,
+            down_to=self.down_to,
+            source=feedback.name,
+        )
+        yield from notes
+        unread, seen = unread_of(self.ignore), Seen()
         with lookup() as found:
             yield from found.fill(records(runs), _keys)
 
             def make(where: str, raw: dict[str, Any]) -> Row:
-                desirable, number = self._verdict(raw, scale)
+                desirable, rating = verdict(scale, self._value(raw))
                 run = _run(raw, found)
                 source, metadata = (
                     _mapping(raw.get("feedback_source")),
@@ -76,26 +100,29 @@ class LangSmithExport:
                 )
                 thumb = Thumb(
                     where=where,
-                    prompt=traced_prompt(run.get("inputs"), self.input_key),
-                    completion=traced_answer(run.get("outputs"), self.output_key),
+                    prompt=traced_prompt(run.get("inputs"), self.input_key, unread),
+                    completion=traced_answer(run.get("outputs"), self.output_key, unread),
                     desirable=desirable,
+                    signal="thumb" if rating is None else "rating",
                     rater=identity_of(source.get("user_id")) or _first(metadata, _USER_KEYS),
                     model=_first(metadata, _MODEL_KEYS),
                     timestamp=utc(raw.get("modified_at"), zone) or utc(raw.get("created_at"), zone),
-                    score=number,
+                    score=rating,
                 )
                 seen.refuse_again(raw.get("id"), (thumb,))
                 return Row((thumb,))
 
             yield from rows_of(records(feedback), make)
+        yield from notes_of(unread, feedback.name)
 
-    def _verdict(self, raw: dict[str, Any], scale: Scale) -> tuple[bool, float | None]:
+    def _value(self, raw: dict[str, Any]) -> Any:
+        """What feedback says, as it says it."""
         if not isinstance(raw.get("key"), str):
             raise NoThumbError(Reason.UNKNOWN_SCHEMA, "no feedback: it has no key")
         if raw["key"] != self.key:
             raise NoThumbError(Reason.NO_THUMB, f"the feedback {shown(raw['key'])}")
         score = raw.get("score")
-        return scale.verdict(raw.get("value") if score is None else score)
+        return raw.get("value") if score is None else score
 
 
 def _run(raw: dict[str, Any], found: Lookup) -> dict[str, Any]:

@@ -27,13 +27,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.scale import number_of
 from kto_lab.importing.exports.reading import existing, records, rows_of
 from kto_lab.importing.exports.values import (
     NoThumbError,
     Seen,
     completion_of,
     identity_of,
-    number_of,
     prompt_of,
     shown,
     signals_of,
@@ -56,10 +56,12 @@ class OpenWebUiExport:
         signals: what implicit signals mean: `regenerated`, an answer that the user had written anew by the same model;
             `passed_over`, another model's answer beside one with a thumbs-up. An answer with a thumb of its own gives
             no signal.
+        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     path: str
     signals: Mapping[str, bool | None]
+    cut_at: int | None
 
     def read(self) -> Iterator[Row]:
         """One row for each feedback.

@@ -9,16 +9,17 @@ import decimal
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kto_lab.errors import LabError
-from kto_lab.importing.exports.mapped import Mapped, mapped, require
+from kto_lab.feedback.mapping import no_column
+from kto_lab.importing.exports.mapped import Mapped, mapped
 from kto_lab.importing.exports.reading import Raw
-from kto_lab.importing.thumbs import LeftOut, Reason, Row
+from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
@@ -37,9 +38,13 @@ class SqlExport:
         query: the SELECT.
         parameters: values for its `:name` places.
         columns: which column holds what; see `mapped`.
-        labels: what label values in words mean; None leaves such rows out.
-        up_from: a label that is a number from here on is a thumbs-up.
+        labels: what label values mean, where the common words do not say; None leaves such rows out.
+        up_from: a label that is a number from here on is a thumbs-up; None: asked for where it has to be known.
         down_to: one up to here is a thumbs-down.
+        constant_prompt: what all answers answer, where there is no column of prompts.
+        lists: what a list of texts is: turns, alternatives or text; None: asked for where there is one.
+        ignore: columns, and keys of messages, that are left out by name.
+        cut_at: the tool cuts texts at so many characters; None: it does not.
         timezone: what a time means that names no zone.
     """
 
@@ -48,19 +53,32 @@ class SqlExport:
     query: str
     parameters: Mapping[str, Any]
     columns: Mapping[str, str | None]
-    labels: Mapping[Any, bool | None]
-    up_from: float
-    down_to: float
+    labels: Mapping[Any, bool | None] | None
+    up_from: float | None
+    down_to: float | None
+    constant_prompt: str | None
+    lists: Literal["turns", "alternatives", "text"] | None
+    ignore: Sequence[str]
+    cut_at: int | None
     timezone: str
 
-    def read(self) -> Iterator[Row]:
+    def read(self) -> Iterator[Row | Note]:
         """One row for each row that the query gives.
 
         Raises:
             LabError: the database cannot be reached, the query is wrong or would write, or a setting is wrong.
         """
-        how = mapped(self.columns, self.labels, self.up_from, self.down_to, self.timezone)
-        yield from how.rows(self._raws(how), source="the query")
+        how = mapped(
+            self.columns,
+            self.labels,
+            self.up_from,
+            self.down_to,
+            self.timezone,
+            constant_prompt=self.constant_prompt,
+            lists=self.lists,
+            ignore=self.ignore,
+        )
+        yield from how.rows(lambda: self._raws(how), source="the query")
 
     def _raws(self, how: Mapped) -> Iterator[Raw]:
         from sqlalchemy import text
@@ -72,7 +90,8 @@ class SqlExport:
             names = list(result.keys())
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise LabError(f"export.query gives the column {repeated[0]!r} more than once. Name each with AS.")
-            require({name: column for name, column in how.columns.items() if column not in names}, names, "the query")
+            if absent := [(name, column) for name, column in how.columns.items() if column not in names]:
+                raise no_column("the query", *absent[0], names, node="export")
             number = 0
             for batch in result.partitions(_BATCH):
                 for row in batch:

@@ -6,12 +6,14 @@ import json
 import math
 import re
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kto_lab.errors import LabError
-from kto_lab.importing.thumbs import LeftOut, Reason, Thumb
+from kto_lab.feedback.scale import Said, Scale
+from kto_lab.feedback.unread import MESSAGE_KEYS, Unread, ignored, without_unread
+from kto_lab.importing.thumbs import LeftOut, Note, Reason, Thumb
 
 # What tools call the four roles of the table.
 ROLES = {
@@ -30,6 +32,8 @@ YEARS = range(2000, 2101)
 _EPOCH_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (1e20, 1e9))
 _EPOCH = re.compile(r"-?[0-9]{9,20}(\.[0-9]+)?")
 _LONGEST_TIME = 64
+# Kinds of content parts that are text that was said; a "thinking" part has a text, too.
+_TEXT_PARTS = ("text", "input_text", "output_text")
 _SHOWN = 40
 
 
@@ -125,51 +129,84 @@ def identity_of(value: Any) -> str | None:
     return str(value)[:256] or None if isinstance(value, str) else shown(value)
 
 
+def unread_of(ignore: Iterable[str], *message_keys: str) -> Unread:
+    """A count of what the rows of an export hold and its reader does not read.
+
+    Args:
+        ignore: of `export.ignore`.
+        message_keys: what the reader reads of chat messages beside role and content.
+    """
+    return Unread("export", ignored(ignore, (), node="export"), message_keys=(*MESSAGE_KEYS, *message_keys))
+
+
+def notes_of(unread: Unread, source: str) -> list[Note]:
+    """What was not read, as a note; LabError where it is part of what was asked or answered."""
+    sentence = unread.sentence(source)
+    return [] if sentence is None else [Note(sentence)]
+
+
 def text_of(content: Any) -> str | None:
     """The text of a message's content: text, or a list of parts that are all text; None for all else.
 
-    Text parts are put together as they are, which is what chat templates do.
+    Text parts are put together as they are, which is what chat templates do. A list of several plain texts is none: it
+    may as well be turns, or alternatives.
     """
     if isinstance(content, str):
         return content
-    if not isinstance(content, list):
+    if not isinstance(content, list) or (len(content) > 1 and all(isinstance(part, str) for part in content)):
         return None
-    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-    texts = [part for part in parts if isinstance(part, str)]
-    return "".join(texts) if texts and len(texts) == len(parts) else None
+    texts = [part if isinstance(part, str) else _text_part(part) for part in content]
+    kept = [text for text in texts if text is not None]
+    return "".join(kept) if kept and len(kept) == len(texts) else None
 
 
-def message_of(value: Any, which: str) -> dict[str, str]:
+def _text_part(part: Any) -> str | None:
+    if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS:
+        return None
+    text = part.get("text")
+    return text if isinstance(text, str) else None
+
+
+def message_of(value: Any, which: str, unread: Unread | None = None) -> dict[str, str]:
     """A chat message as {role, content}.
 
     Args:
         value: a mapping with a role and a content (text, or parts of text).
         which: the message, for the refusal ("turn 3").
+        unread: counts what else the message holds.
 
     Raises:
         NoThumbError: it is none, or not all of it is text.
     """
     if not isinstance(value, dict):
         raise NoThumbError(Reason.NO_PROMPT, f"{which} is no message")
+    if unread is not None:
+        unread.look_at_messages([value])
     named = value.get("role", value.get("type"))
     role = ROLES.get(named.lower()) if isinstance(named, str) else None
     if role is None:
         raise NoThumbError(Reason.NO_PROMPT, f"{which} has the role {shown(named)}")
+    if without_unread(value):
+        raise NoThumbError(Reason.NO_PROMPT, f"{which} says nothing but what is ignored")
     text = text_of(value.get("content"))
     if text is None:
         raise NoThumbError(Reason.NO_PROMPT, f"{which} is not all text")
     return {"role": role, "content": text}
 
 
-def prompt_of(messages: Any) -> list[dict[str, str]]:
+def prompt_of(messages: Any, unread: Unread | None = None) -> list[dict[str, str]]:
     """The chat messages before an answer, in canonical form.
+
+    Args:
+        messages: as the source has them.
+        unread: counts what else they hold.
 
     Raises:
         NoThumbError: there is none, one is no text, or the last one is the assistant's own.
     """
     if not isinstance(messages, list) or not messages:
         raise NoThumbError(Reason.NO_PROMPT, "no turn before the answer")
-    turns = [message_of(message, f"turn {number}") for number, message in enumerate(messages, start=1)]
+    turns = [message_of(message, f"turn {number}", unread) for number, message in enumerate(messages, start=1)]
     if turns[-1]["role"] == "assistant":
         raise NoThumbError(Reason.NO_PROMPT, "the turn before the answer is the assistant's, too")
     if not any(turn["content"].strip() for turn in turns):
@@ -185,9 +222,9 @@ def completion_of(content: Any) -> str:
     """
     text = text_of(content)
     if text is None:
-        raise NoThumbError(
-            Reason.NO_COMPLETION, f"the answer is {shown(content) if content is None else 'not all text'}"
-        )
+        several = isinstance(content, list) and bool(content) and all(isinstance(part, str) for part in content)
+        what = f"{len(content)} texts, which may be turns or alternatives" if several else "not all text"
+        raise NoThumbError(Reason.NO_COMPLETION, f"the answer is {shown(content) if content is None else what}")
     if not text.strip():
         raise NoThumbError(Reason.NO_COMPLETION, "the answer is empty")
     return text
@@ -203,67 +240,18 @@ def decoded(value: Any) -> Any:
         return value
 
 
-@dataclass(frozen=True)
-class Scale:
-    """What a value says: thumbs-up, thumbs-down, or nothing.
+def verdict(scale: Scale, value: Any) -> tuple[bool, float | None]:
+    """Thumbs-up or not, and the rating behind it where there is one.
 
-    Attributes:
-        labels: values in words, in lower case; None for those that say nothing.
-        up_from: a number from here on is a thumbs-up; None: a number says no more than its word.
-        down_to: a number up to here is a thumbs-down; between the two it is neutral.
+    Raises:
+        NoThumbError: the value is absent, neutral or unknown.
     """
-
-    labels: Mapping[str, bool | None]
-    up_from: float | None
-    down_to: float | None
-
-    @classmethod
-    def of(cls, labels: Mapping[Any, bool | None] | None, up_from: float | None, down_to: float | None) -> "Scale":
-        """The scale of an export's settings; LabError where they contradict themselves."""
-        for word, means in (labels or {}).items():
-            if means is not None and not isinstance(means, bool):
-                raise LabError(f"export.labels maps {word!r} to {means!r}. Map each value to true, false or null.")
-        if up_from is not None and down_to is not None and not down_to < up_from:
-            raise LabError(f"export.down_to is {down_to} and export.up_from {up_from}: the first must be the smaller.")
-        return cls({_word(word): means for word, means in (labels or {}).items()}, up_from, down_to)
-
-    def verdict(self, value: Any) -> tuple[bool, float | None]:
-        """Thumbs-up or not, and the number behind it where there is one.
-
-        Raises:
-            NoThumbError: the value is absent, neutral or unknown.
-        """
-        if value is None or value == "":
-            raise NoThumbError(Reason.NO_THUMB, "none given")
-        number = number_of(value)
-        word = _word(value) if isinstance(value, (str, bool)) or number is not None else ""
-        if word in self.labels:
-            means = self.labels[word]
-        elif number is None or self.up_from is None or self.down_to is None:
-            raise NoThumbError(Reason.UNKNOWN_THUMB, shown(value))
-        else:
-            means = True if number >= self.up_from else False if number <= self.down_to else None
-        if means is None:
-            raise NoThumbError(Reason.NO_THUMB, f"neutral: {shown(value)}")
-        return means, None if isinstance(value, bool) else number
-
-
-def _word(value: Any) -> str:
-    """A value as a word, the same for 1, 1.0 and "1", and for true and "True"."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip().lower()
-
-
-def number_of(value: Any) -> float | None:
-    """A finite number, or a short text that spells one; None for all else."""
-    if isinstance(value, str) and len(value) > _LONGEST_TIME:
-        return None
-    try:
-        number = float(value) if isinstance(value, (str, int, float)) else math.nan
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+    said, rating = scale.says(value)
+    if said in (Said.UP, Said.DOWN):
+        return said is Said.UP, rating
+    if said is Said.UNKNOWN:
+        raise NoThumbError(Reason.UNKNOWN_THUMB, shown(value))
+    raise NoThumbError(Reason.NO_THUMB, "none given" if said is Said.ABSENT else f"neutral: {shown(value)}")
 
 
 @dataclass

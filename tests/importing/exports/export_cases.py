@@ -7,15 +7,26 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from kto_lab.importing.thumbs import Reason, Row, Thumb
+from kto_lab.importing.thumbs import Export, Note, Reason, Row, Thumb
 
 CONF = Path(__file__).parents[3] / "conf" / "export"
 
 
-def read(option: str, **changes: Any) -> list[Row]:
-    """All rows of an export: the option's defaults with changes, mappings of it changed key by key."""
+def export_of(option: str, **changes: Any) -> Export:
+    """An export: the option's defaults with changes, mappings of it changed key by key."""
     settings = OmegaConf.merge(OmegaConf.load(CONF / f"{option}.yaml"), OmegaConf.create(changes))
-    return list(instantiate(settings, _convert_="all").read())
+    export: Export = instantiate(settings, _convert_="all")
+    return export
+
+
+def read(option: str, **changes: Any) -> list[Row]:
+    """All rows of an export; see `export_of`."""
+    return [row for row in export_of(option, **changes).read() if isinstance(row, Row)]
+
+
+def notes(option: str, **changes: Any) -> list[str]:
+    """What an export says of itself as a whole; see `export_of`."""
+    return [note.text for note in export_of(option, **changes).read() if isinstance(note, Note)]
 
 
 def thumbs_of(rows: Iterable[Row]) -> list[Thumb]:

@@ -1,5 +1,6 @@
 """Argilla, Label Studio and votes of the arena: a row may give several thumbs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def test_argilla_suggestions_chats_and_ratings() -> None:
     suggested = of("argilla", suggestions=True)[1].thumbs[0]
     assert (suggested.signal, suggested.rater, suggested.completion) == ("suggestion", "judge", "Lake Como.")
     assert len(suggested.prompt) == 3
-    (rated,) = of("argilla", prompt_field=None, completion_field="chat", question="stars")[3].thumbs
+    (rated,) = of("argilla", prompt_field=None, completion_field="chat", question="stars", up_from=4, down_to=2)[
+        3
+    ].thumbs
     assert (rated.completion, rated.score, rated.signal, rated.desirable) == ("Hello.", 5.0, "rating", True)
     assert [turn["role"] for turn in rated.prompt if isinstance(turn, dict)] == ["system", "user"]
 
@@ -54,7 +57,7 @@ def test_each_annotation_of_label_studio_is_a_thumb() -> None:
         "label_studio.json[3]": Reason.UNKNOWN_SCHEMA,
         "label_studio.json[4]": Reason.UNKNOWN_THUMB,
     }
-    (stars,) = thumbs_of(of("label_studio", control="stars"))
+    (stars,) = thumbs_of(of("label_studio", control="stars", up_from=4, down_to=2))
     assert (stars.desirable, stars.score, stars.signal) == (False, 2.0, "rating")
 
 
@@ -93,3 +96,75 @@ def test_a_wrong_setting_is_an_error() -> None:
         of("arena", "jsonl", ties="both")
     with pytest.raises(LabError, match=r"up_from"):
         of("argilla", up_from=1, down_to=4)
+
+
+def test_turns_of_an_arena_are_a_conversation_and_a_missing_answer_is_counted(tmp_path: Path) -> None:
+    turns = {"prompt": ["Name a fruit.", "Another?"], "response_a": ["Apple.", "Pear."], "response_b": ["No.", None]}
+    won = {"id": "1", "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}
+    tie = {"id": "2", "winner_model_a": 0, "winner_model_b": 0, "winner_tie": 1}
+    spelled = {name: json.dumps(value) for name, value in turns.items()}
+    file = tmp_path / "votes.jsonl"
+    file.write_text(
+        "".join(json.dumps({**spelled, **row}) + "\n" for row in (won, tie, {"id": "3"} | {"winner_tie": 0}))
+    )
+    rows = read("arena", path=str(file))
+    (thumb,) = thumbs_of(rows)
+    assert [turn["content"] for turn in thumb.prompt if isinstance(turn, dict)] == [
+        "Name a fruit.",
+        "Apple.",
+        "Another?",
+    ]
+    assert (thumb.completion, thumb.desirable) == ("Pear.", True)
+    assert reasons(rows) == {
+        "votes.jsonl:1": Reason.NO_COMPLETION,
+        "votes.jsonl:2": Reason.NO_THUMB,
+        "votes.jsonl:3": Reason.NO_THUMB,
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "row", "ignore"),
+    [
+        (
+            "argilla",
+            {"fields": {"prompt": "Hi", "response": "Ho", "system": "x"}, "responses": {"label": [{"value": "up"}]}},
+            "system",
+        ),
+        (
+            "label_studio",
+            {
+                "data": {"prompt": "Hi", "response": "Ho", "context": "x"},
+                "annotations": [{"result": [{"from_name": "thumb", "value": {"choices": ["Up"]}}]}],
+            },
+            "context",
+        ),
+        (
+            "chat_log",
+            {
+                "messages": [
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Ho", "tool_calls": [1]},
+                ],
+                "thumb": 1,
+            },
+            "tool_calls",
+        ),
+        (
+            "chat_log",
+            {
+                "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}],
+                "thumb": 1,
+                "tools": [1],
+            },
+            "tools",
+        ),
+    ],
+)
+def test_what_is_part_of_the_question_is_named_by_every_tool(
+    tmp_path: Path, option: str, row: dict[str, Any], ignore: str
+) -> None:
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps([row]))
+    with pytest.raises(LabError, match=rf"'{ignore}'.*export\.ignore=\[{ignore}\]"):
+        read(option, path=str(file))
+    assert len(thumbs_of(read(option, path=str(file), ignore=[ignore]))) == 1

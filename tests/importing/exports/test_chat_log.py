@@ -81,7 +81,7 @@ def test_names_are_settings(tmp_path: Path) -> None:
     row = {"turns": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}], "good": "ja"}
     (tmp_path / "log.jsonl").write_text(json.dumps(row))
     columns = {"messages": "turns", "thumb": "good"}
-    (thumb,) = thumbs_of(chat_log(path=str(tmp_path / "log.jsonl"), columns=columns, thumbs={"ja": True}))
+    (thumb,) = thumbs_of(chat_log(path=str(tmp_path / "log.jsonl"), columns=columns, labels={"ja": True}))
     assert thumb.desirable and thumb.completion == "Ho"
     with pytest.raises(LabError, match="no field 'turns'"):
         chat_log(columns={"turns": "messages"})

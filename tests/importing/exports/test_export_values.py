@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from kto_lab.importing.exports.values import NoThumbError, Scale, shown, text_of, utc, zone_of
+from kto_lab.feedback.scale import scale_of
+from kto_lab.importing.exports.values import NoThumbError, shown, text_of, utc, verdict, zone_of
 from kto_lab.importing.thumbs import Reason
 
 MOMENT = "2026-05-01T09:30:00Z"
@@ -60,10 +61,10 @@ def test_a_time_without_a_zone_is_of_the_zone_that_is_set() -> None:
     assert utc(MOMENT, berlin) == MOMENT and utc(SECONDS, berlin) == MOMENT
 
 
-def test_a_scale_knows_words_numbers_and_what_lies_between() -> None:
-    scale = Scale.of({"up": True, "Meh": None, 3: False}, 4, 2)
-    assert scale.verdict(" UP ") == (True, None) and scale.verdict("4.5") == (True, 4.5)
-    assert scale.verdict(3) == (False, 3.0) and scale.verdict(1) == (False, 1.0)
+def test_a_value_that_gives_no_thumb_has_its_reason() -> None:
+    scale = scale_of({"Meh": None, 3: False}, 4, 2, node="export")
+    assert verdict(scale, " UP ") == (True, None) and verdict(scale, "4.5") == (True, 4.5)
+    assert verdict(scale, 3) == (False, 3.0) and verdict(scale, 1) == (False, 1.0)
     for value, reason in (
         (2.5, Reason.NO_THUMB),
         ("meh", Reason.NO_THUMB),
@@ -75,13 +76,15 @@ def test_a_scale_knows_words_numbers_and_what_lies_between() -> None:
         (10**400, Reason.UNKNOWN_THUMB),
     ):
         with pytest.raises(NoThumbError) as refused:
-            scale.verdict(value)
+            verdict(scale, value)
         assert refused.value.reason is reason, value
 
 
 def test_parts_that_are_all_text_are_a_text() -> None:
     assert text_of([{"type": "text", "text": "a"}, "b"]) == "ab"
     assert text_of([{"type": "text", "text": "a"}, {"type": "image_url"}]) is None
+    assert text_of([{"type": "thinking", "text": "a"}, {"type": "text", "text": "b"}]) is None, "a thought is no answer"
+    assert text_of(["a", "b"]) is None and text_of(["a"]) == "a", "turns or alternatives are not put together"
     assert text_of([]) is None and text_of(7) is None
 
 

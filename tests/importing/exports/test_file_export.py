@@ -133,7 +133,7 @@ def test_the_same_identity_with_the_same_thumb_counts_once(tmp_path: Path) -> No
 
 
 def test_a_column_that_is_nowhere_is_an_error_of_the_whole(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"'score'.*columns\.label=COLUMN"):
+    with pytest.raises(LabError, match=r"'score'.*export\.columns\.label=<column>"):
         read("file", path=jsonl(tmp_path, THUMB), columns={"label": "score"})
     path = written(tmp_path, "prompt,label\nHi,up\n", "thumbs.csv")
     with pytest.raises(LabError, match="'completion'"):

@@ -39,10 +39,13 @@ JSON_EXPORTS: dict[str, dict[str, str]] = {
     "chat_log with events": {"events": "chat_log_events.jsonl", "path": "chat_log.jsonl"},
     "file": {"path": "thumbs.jsonl"},
 }
+# Whatever numbers come, it is known what they mean: else the whole is refused.
+RATED = {"up_from": 1, "down_to": 0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "open_webui": {"signals": {"regenerated": False, "passed_over": False}},
-    "chat_log": {"signals": {"regenerated": False, "copied": True}},
-    "file": {"columns": {"rater": "who", "timestamp": "when", "id": "id"}},
+    "chat_log": {"signals": {"regenerated": False, "copied": True}, **RATED},
+    "file": {"columns": {"rater": "who", "timestamp": "when", "id": "id"}, **RATED},
+    **dict.fromkeys(("langfuse", "langsmith", "argilla", "label_studio", "sql"), RATED),
 }
 THUMBS = [
     {"prompt": "Hi", "completion": "Ho", "label": "up", "who": "ann", "when": 1777627800, "id": 1},

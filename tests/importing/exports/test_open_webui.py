@@ -109,6 +109,6 @@ def test_a_table_without_chats_is_refused_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_signal_that_there_is_not_is_an_error() -> None:
     with pytest.raises(LabError, match=r"signals\.regenerated"):
-        list(OpenWebUiExport(path=str(FIXTURE), signals={"regenerated": "down"}).read())  # type: ignore[dict-item]
+        list(OpenWebUiExport(path=str(FIXTURE), signals={"regenerated": "down"}, cut_at=None).read())  # type: ignore[dict-item]
     with pytest.raises(LabError, match="regenerated, passed_over"):
-        list(OpenWebUiExport(path=str(FIXTURE), signals={"liked": True}).read())
+        list(OpenWebUiExport(path=str(FIXTURE), signals={"liked": True}, cut_at=None).read())

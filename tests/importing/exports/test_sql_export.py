@@ -61,7 +61,7 @@ def test_rows_of_sqlite_become_thumbs(database: Path) -> None:
 
 def test_values_come_in_as_parameters_only(database: Path) -> None:
     query = f"{SELECT.replace('ORDER', 'WHERE who = :who ORDER')}"
-    assert len(sql(f"sqlite:///{database}", query, parameters={"who": "ben"})) == 1
+    assert len(sql(f"sqlite:///{database}", query, parameters={"who": "ann"})) == 3
     assert not sql(f"sqlite:///{database}", query, parameters={"who": "x' OR '1'='1"})
     with pytest.raises(LabError, match="who"):
         sql(f"sqlite:///{database}", query)
@@ -119,7 +119,9 @@ def test_a_password_is_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixt
         assert secret not in str(said.value) and secret not in caplog.text
         chain = [said.value.__cause__, None if said.value.__suppress_context__ else said.value.__context__]
         assert not any(secret in str(error) for error in chain)
-    assert secret not in repr(SqlExport(urls[0], None, SELECT, {}, COLUMNS, {}, 1, 0, "UTC"))
+    assert secret not in repr(
+        SqlExport(urls[0], None, SELECT, {}, COLUMNS, None, None, None, None, None, (), None, "UTC")
+    )
 
 
 def test_what_is_wrong_with_the_whole_is_said(database: Path, tmp_path: Path) -> None:

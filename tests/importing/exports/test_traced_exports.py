@@ -1,6 +1,7 @@
 """Langfuse and LangSmith: thumbs in one file, what they are on in another."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from export_cases import read, reasons, thumbs_of
 
 from kto_lab.errors import LabError
 from kto_lab.importing.exports.traced import traced_answer, traced_prompt
-from kto_lab.importing.exports.values import NoThumbError
+from kto_lab.importing.exports.values import NoThumbError, unread_of
 from kto_lab.importing.thumbs import Reason, Row
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -32,7 +33,7 @@ def test_langfuse_scores_find_what_they_are_on() -> None:
     rows = langfuse()
     first, second, third, fourth = thumbs_of(rows)
     assert [turn["role"] for turn in first.prompt if isinstance(turn, dict)] == ["system", "user", "assistant", "user"]
-    assert (first.completion, first.desirable, first.score, first.signal) == ("Fine.", True, 1.0, "rating")
+    assert (first.completion, first.desirable, first.score, first.signal) == ("Fine.", True, None, "thumb")
     assert (first.rater, first.model, first.timestamp) == ("u-ann", "gpt-4o", "2026-05-01T09:30:00Z")
     # On a trace: its root observation, as the trace holds no answer of its own.
     assert (second.prompt, second.completion, second.desirable) == (
@@ -63,7 +64,7 @@ def test_langfuse_rows_without_a_thumb_have_their_reasons() -> None:
 def test_langsmith_feedback_finds_its_run() -> None:
     first, second, third = thumbs_of(langsmith())
     assert first.prompt == [{"role": "system", "content": "Be brief."}, *USER]
-    assert (first.completion, first.desirable, first.score) == ("Hello.", True, 1.0)
+    assert (first.completion, first.desirable, first.score) == ("Hello.", True, None)
     assert (first.rater, first.model, first.timestamp) == ("u-ann", "gpt-4o-mini", "2026-05-01T09:30:05Z")
     assert [turn["role"] for turn in second.prompt if isinstance(turn, dict)] == ["user", "assistant", "user"]
     assert (second.completion, second.desirable, second.rater) == ("7", False, "u-ben")
@@ -110,7 +111,7 @@ def test_runs_of_a_bulk_export_are_read(tmp_path: Path) -> None:
     ids=str,
 )
 def test_forms_of_a_prompt(value: Any) -> None:
-    assert traced_prompt(value, None) == USER
+    assert traced_prompt(value, None, unread_of(())) == USER
 
 
 @pytest.mark.parametrize(
@@ -129,18 +130,18 @@ def test_forms_of_a_prompt(value: Any) -> None:
     ids=str,
 )
 def test_forms_of_an_answer(value: Any) -> None:
-    assert traced_answer(value, None) == "Ho"
+    assert traced_answer(value, None, unread_of(())) == "Ho"
 
 
 def test_an_answer_may_be_json_and_a_key_may_be_named() -> None:
-    assert traced_answer('{"city": "Rome"}', None) == '{"city": "Rome"}'
-    assert traced_prompt({"city": "Hi", "input": "no"}, "city") == USER
-    assert traced_answer({"city": "Ho", "output": "no"}, "city") == "Ho"
+    assert traced_answer('{"city": "Rome"}', None, unread_of(())) == '{"city": "Rome"}'
+    assert traced_prompt({"city": "Hi", "input": "no"}, "city", unread_of(())) == USER
+    assert traced_answer({"city": "Ho", "output": "no"}, "city", unread_of(())) == "Ho"
     for value, key in (({"city": "Hi"}, None), ({"city": "Hi"}, "town"), (7, None), ({"output": USER}, None)):
         with pytest.raises(NoThumbError):
-            traced_answer(value, key)
+            traced_answer(value, key, unread_of(()))
     with pytest.raises(NoThumbError, match=r"user.*image"):
-        traced_prompt([{"role": "user image", "content": "x"}], None)
+        traced_prompt([{"role": "user image", "content": "x"}], None, unread_of(()))
 
 
 def test_a_missing_file_names_its_setting(tmp_path: Path) -> None:
@@ -149,3 +150,17 @@ def test_a_missing_file_names_its_setting(tmp_path: Path) -> None:
             langfuse(**{key: str(tmp_path / "gone.jsonl")})
     with pytest.raises(LabError, match=r"export\.runs"):
         langsmith(runs=str(tmp_path / "gone.jsonl"))
+
+
+def test_what_a_trace_holds_beside_its_prompt_and_its_answer_is_counted() -> None:
+    unread = unread_of(())
+    traced_prompt(
+        {"messages": [{"role": "user", "content": "Hi"}], "system": "Be brief.", "temperature": 1}, None, unread
+    )
+    called = {"content": "Ho", "tool_calls": [{"name": "f"}], "type": "ai"}
+    traced_answer({"message": {"lc": 1, "id": ["AIMessage"], "kwargs": called}}, None, unread)
+    with pytest.raises(LabError, match=r"'system' .*'tool_calls' "):
+        unread.sentence("runs")
+    assert "temperature" in (replace(unread, ignore=frozenset(["system", "tool_calls"])).sentence("runs") or "")
+    with pytest.raises(NoThumbError, match="may be turns or alternatives"):
+        traced_answer(["Ho", "He"], None, unread)

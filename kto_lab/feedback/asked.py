@@ -1,0 +1,207 @@
+"""What was asked and what was answered, from the cells of a row: texts, messages, conversations, lists of turns."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.unread import without_unread
+
+LISTS = ("turns", "alternatives", "text")
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_ROLE = {"Human": "user", "Assistant": "assistant"}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How prompts and answers are put together.
+
+    Attributes:
+        chat: what becomes of a prompt that is text: it stays so ("given", with no place for a system turn), becomes a
+            user message where the row has a system turn ("system"), or always does ("all").
+        constant_prompt: what all answers answer, where no column holds a prompt.
+        lists: what a list of texts is; see `layout`.
+        node: whose settings these are, for messages.
+    """
+
+    chat: Literal["given", "system", "all"]
+    constant_prompt: str | None
+    lists: Literal["turns", "alternatives", "text"] | None
+    node: str
+
+    def prompt_and_answer(self, cells: Mapping[str, Any], answer: Any, where: str) -> tuple[Any, Any]:
+        """What was asked, and what was answered; None for an answer that is missing from a list of turns.
+
+        Args:
+            cells: `prompt`, `system` and `input`, where there are such columns.
+            answer: the answer's own cell.
+            where: the row's place, for errors.
+
+        Raises:
+            LabError: they do not fit each other.
+        """
+        prompt: Any
+        if self.constant_prompt is not None:
+            prompt, completion = self.constant_prompt, _completion(messages_of(answer), where, self.node)
+        elif "prompt" not in cells:
+            prompt, completion = _conversation(messages_of(answer), where)
+        elif self.lists == "turns" and (questions := texts_of(cells["prompt"])) is not None:
+            prompt, completion = turns(questions, answer, where)
+        else:
+            prompt = messages_of(cells["prompt"], asked=True)
+            completion = _completion(messages_of(answer), where, self.node)
+        prompt = _with_input(prompt, cells.get("input"), where, self.node)
+        return self._with_system(prompt, cells.get("system"), where), completion
+
+    def alternatives(self, answer: Any) -> list[Any]:
+        """The answers of a cell: several where it is a list of alternatives, None for those that are missing."""
+        if self.lists == "alternatives" and isinstance(answer, list):
+            texts: list[Any] | None = texts_of(answer, missing=True)
+            return texts or [answer]
+        return [answer]
+
+    def _with_system(self, prompt: Any, system: Any, where: str) -> Any:
+        told = isinstance(system, str) and bool(system.strip())
+        if system is not None and not isinstance(system, str):
+            raise LabError(f"{where}: the system prompt is {system!r:.60}, which is no text. Repair or remove the row.")
+        chat = self.chat == "all" or (told and self.chat == "system")
+        if chat and isinstance(prompt, str) and prompt.strip():
+            prompt = [{"role": "user", "content": prompt}]
+        if not told:
+            return prompt
+        if not isinstance(prompt, list):
+            raise LabError(f"{where}: {needs_chat(self.node)}")
+        if prompt and isinstance(prompt[0], Mapping) and prompt[0].get("role") == "system":
+            raise LabError(
+                f"{where}: the prompt begins with a system turn, and {self.node}.columns.system has another one. "
+                f"Leave one of them out, such as {self.node}.columns.system=null."
+            )
+        return [{"role": "system", "content": system}, *prompt]
+
+
+def needs_chat(node: str) -> str:
+    """What to do about a system prompt beside a prompt that is text."""
+    return (
+        f"the prompt is text, which has no place for the turn of {node}.columns.system. Set {node}.as_chat=true, so "
+        "that prompts become chat messages."
+    )
+
+
+def messages_of(cell: Any, *, asked: bool = False) -> Any:
+    """Chat messages where the cell is a text that spells them as JSON, else the cell.
+
+    An answer may be JSON itself, so its objects must have roles; those of a prompt (`asked`) need not.
+    """
+    value = _spelled(cell)
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        return cell
+    return value if asked or all("role" in item for item in value) else cell
+
+
+def texts_of(cell: Any, *, missing: bool = False) -> list[str | None] | None:
+    """The texts of a list of texts, or of a text that spells one as JSON, with None for those that are missing.
+
+    None where it is no such list, or one in which all are missing, unless that may be (`missing`).
+    """
+    value = _spelled(cell)
+    if not isinstance(value, list) or not value or not all(item is None or isinstance(item, str) for item in value):
+        return None
+    return value if missing or any(item is not None for item in value) else None
+
+
+def is_conversation(cell: Any) -> bool:
+    """Whether a cell holds chat messages or a transcript."""
+    value = messages_of(cell)
+    if isinstance(value, str):
+        return bool(_transcript(value))
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _spelled(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return cell
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+
+
+def turns(questions: Sequence[Any], answer: Any, where: str) -> tuple[list[dict[str, str]], str | None]:
+    """A conversation from its questions and its answers: the last answer is judged, after all that was said before.
+
+    Args:
+        questions: the turns of the prompt.
+        answer: a list of as many answers, or a text where there is one turn.
+        where: the row's place, for errors.
+
+    Returns:
+        The messages before the last answer, and the last answer; None where one of the answers is missing.
+
+    Raises:
+        LabError: a question is missing, or there are more or fewer answers.
+    """
+    answers: Sequence[Any] = texts_of(answer, missing=True) or [answer]
+    if len(answers) != len(questions):
+        raise LabError(f"{where}: the prompt has {len(questions)} turns, the answer {len(answers)}. Repair the row.")
+    messages = []
+    missing = False
+    for number, (question, text) in enumerate(zip(questions, answers, strict=True), start=1):
+        if not isinstance(question, str) or not question.strip():
+            raise LabError(f"{where}: turn {number} of the prompt is missing. Repair or remove the row.")
+        missing = missing or text is None or (isinstance(text, str) and not text.strip())
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": text or ""}]
+    return messages[:-1], None if missing else answers[-1]
+
+
+def _with_input(prompt: Any, given: Any, where: str, node: str) -> Any:
+    """An instruction, a blank line and its input; the instruction alone where the input is empty."""
+    if given is None or (isinstance(given, str) and not given.strip()):
+        return prompt
+    if isinstance(prompt, str) and isinstance(given, str):
+        return f"{prompt}\n\n{given}"
+    raise LabError(
+        f"{where}: {node}.columns.input is put behind a prompt that is text, and one of the two is no text. Write the "
+        "input into the messages, or repair the row."
+    )
+
+
+def _completion(value: Any, where: str, node: str) -> Any:
+    """The text of a completion that is text, or a list with one assistant message."""
+    if not isinstance(value, list):
+        return value
+    if len(value) == 1 and isinstance(value[0], Mapping) and value[0].get("role") == "assistant":
+        return value[0].get("content")
+    raise LabError(
+        f"{where}: the completion is a list, and not of one assistant message. Where it holds the whole conversation, "
+        f"set {node}.columns.prompt=null."
+    )
+
+
+def _conversation(value: Any, where: str) -> tuple[Any, Any]:
+    """Prompt and last answer of chat messages or of a transcript."""
+    messages = _transcript(value) if isinstance(value, str) else value
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, Mapping) or last.get("role") != "assistant":
+        raise LabError(
+            f"{where}: without a prompt column a completion is a whole conversation (chat messages, or a transcript of "
+            "'Human:' and 'Assistant:' turns) that ends with the assistant's turn; this one does not."
+        )
+    return messages[:-1], last.get("content")
+
+
+def _transcript(text: str) -> list[dict[str, str]]:
+    """The messages of a transcript; none where the text does not start with a turn."""
+    before, *parts = _TURN.split("\n\n" + text.lstrip())
+    if before.strip():
+        return []
+    return [{"role": _ROLE[who], "content": words.strip()} for who, words in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def check_messages(messages: Any, where: str) -> None:
+    """LabError where a turn is empty but for what the table cannot hold, such as the call of a tool."""
+    for number, message in enumerate(messages if isinstance(messages, list) else (), start=1):
+        if isinstance(message, Mapping) and without_unread(message):
+            raise LabError(f"{where}: turn {number} says nothing but what is ignored. Repair or remove the row.")

@@ -1,0 +1,232 @@
+"""What a label says: one rule for every reader of thumbs.
+
+A value is looked up in the source's own `labels`, then, where it is no number, in the words that products commonly use.
+A number is judged by two thresholds: from `up_from` on it is a thumbs-up, up to `down_to` a thumbs-down, and between
+the two it says nothing. Without them a column of numbers is decided only where it can mean one thing: 1 and 0, or 1 and
+-1, with 0 between those two for no thumb. For all others (stars, ratings from zero) the thresholds are asked for,
+because what one file calls its best is the middle of another's scale. So the values of a column are counted before one
+is read.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from kto_lab.errors import LabError
+
+UP = (
+    *("true", "t", "yes", "y", "up", "good", "like", "liked", "positive", "desirable"),
+    *("upvote", "upvoted", "thumbs up", "thumb up", "thumbsup", "thumbup", "👍"),
+)
+DOWN = (
+    *("false", "f", "no", "n", "down", "bad", "dislike", "disliked", "negative", "undesirable"),
+    *("downvote", "downvoted", "thumbs down", "thumb down", "thumbsdown", "thumbdown", "👎"),
+)
+WORDS: dict[str, bool | None] = {**dict.fromkeys(UP, True), **dict.fromkeys(DOWN, False), "neutral": None}
+
+# Tones of skin and the sign that asks for a colour picture: the same thumb.
+_TONES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")
+_BETWEEN = re.compile(r"[\s_-]+")
+_LONGEST = 64
+_SHOWN = 40
+# Different values that are kept of a column, and shown of what they mean.
+_KEPT, _NAMED = 10_000, 8
+
+
+class Said(Enum):
+    """What a value says."""
+
+    UP = "as up"
+    DOWN = "as down"
+    NEUTRAL = "left out"
+    ABSENT = "no label"
+    UNKNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The meaning of a column of labels; made by `scale_of`, and ready to read once `decided`.
+
+    Attributes:
+        labels: what the source's own values mean; None for those that say nothing.
+        up_from: a number from here on is a thumbs-up; None: not decided.
+        down_to: a number up to here is a thumbs-down; between the two it is neutral.
+        ratings: numbers are ratings, which are kept as scores, and no thumbs that are spelled as numbers.
+        node: whose settings these are, for messages.
+    """
+
+    labels: Mapping[str, bool | None]
+    up_from: float | None
+    down_to: float | None
+    ratings: bool
+    node: str
+
+    def says(self, value: Any) -> tuple[Said, float | None]:
+        """What a value says, and the rating that it is."""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return Said.ABSENT, None
+        number = number_of(value)
+        if not isinstance(value, (str, bool)) and number is None:
+            return Said.UNKNOWN, None
+        word = _word(value)
+        if word in self.labels:
+            return _said(self.labels[word]), number if self.ratings else None
+        if number is None:
+            plain = _plain(word)
+            return _said(WORDS[plain]) if plain in WORDS else Said.UNKNOWN, None
+        if self.up_from is None or self.down_to is None:
+            return Said.UNKNOWN, None
+        means = True if number >= self.up_from else False if number <= self.down_to else None
+        return _said(means), number if self.ratings else None
+
+    def decided(self, values: "Values", source: str, what: str = "label") -> "Scale":
+        """The scale that reads these values.
+
+        Args:
+            values: all of the column's.
+            source: what they come from, for the error.
+            what: the field that they are in, for the error.
+
+        Raises:
+            LabError: there are numbers, and nothing says which of them are thumbs-up.
+        """
+        if self.up_from is not None:
+            return self
+        numbers = {
+            number
+            for value, _ in values.counts.values()
+            if (number := number_of(value)) is not None and _word(value) not in self.labels
+        }
+        if not numbers:
+            return self
+        if not numbers <= {-1.0, 0.0, 1.0} or numbers == {0.0}:
+            raise LabError(
+                f"{source}: the {what} is a number, and nothing says which numbers are thumbs up: {values.shown()}. "
+                f"Set {self.node}.up_from and {self.node}.down_to: a number from the first on is a thumbs-up, one up "
+                f"to the second a thumbs-down, and what lies between is left out{_such_as(self.node, numbers)}."
+            )
+        return replace(self, up_from=1.0, down_to=-1.0 if -1.0 in numbers else 0.0)
+
+    def told(self, values: "Values") -> str:
+        """How the values of a column are read, with their counts: "read as up: yes (3); as down: no (2)"."""
+        parts = []
+        for said in Said:
+            found = {name: one for name, one in values.counts.items() if self.says(one[0])[0] is said}
+            if said is Said.ABSENT:
+                parts += [f"no label: {values.absent}"] if values.absent else []
+            elif found:
+                parts.append(f"{said.value}: {_listed(found)}")
+        return "read " + "; ".join(parts) if parts else ""
+
+
+@dataclass
+class Values:
+    """The values of a column of labels, counted.
+
+    Attributes:
+        counts: each value as it is shown, with the value and how often it came.
+        absent: how often there was none.
+    """
+
+    counts: dict[str, tuple[Any, int]] = field(default_factory=dict)
+    absent: int = 0
+
+    def add(self, value: Any) -> None:
+        """Count a value."""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            self.absent += 1
+            return
+        name = _named(value)
+        if name not in self.counts and len(self.counts) >= _KEPT:
+            name = "others"
+        kept, times = self.counts.get(name, (value, 0))
+        self.counts[name] = (kept, times + 1)
+
+    def shown(self) -> str:
+        """The values with their counts: numbers by size, before words."""
+        return _listed(self.counts)
+
+
+def scale_of(
+    labels: Mapping[Any, bool | None] | None, up_from: float | None, down_to: float | None, *, node: str
+) -> Scale:
+    """The scale of a source's settings.
+
+    Args:
+        labels: what values mean, where the common words do not say; None for values that leave a row out. Compared
+            without regard to case, and 1, 1.0 and "1" are the same, as are true and "true".
+        up_from: see `Scale`.
+        down_to: see `Scale`.
+        node: see `Scale`.
+
+    Raises:
+        LabError: they contradict themselves.
+    """
+    for word, means in (labels or {}).items():
+        if means is not None and not isinstance(means, bool):
+            raise LabError(f"{node}.labels maps {word!r} to {means!r}. Map each value to true, false or null.")
+    if (up_from is None) != (down_to is None):
+        raise LabError(f"{node}.up_from and {node}.down_to go together: give both, or neither.")
+    if up_from is not None and down_to is not None and not down_to < up_from:
+        raise LabError(f"{node}.down_to is {down_to} and {node}.up_from {up_from}: the first must be the smaller.")
+    return Scale(
+        {_word(word): means for word, means in (labels or {}).items()}, up_from, down_to, up_from is not None, node
+    )
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, or a short text that spells one; None for all else."""
+    if isinstance(value, bool) or (isinstance(value, str) and len(value) > _LONGEST):
+        return None
+    try:
+        number = float(value) if isinstance(value, (str, int, float)) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _said(means: bool | None) -> Said:
+    return Said.NEUTRAL if means is None else Said.UP if means else Said.DOWN
+
+
+def _word(value: Any) -> str:
+    """A value as a word, the same for 1, 1.0, "1" and "+1", and for true and "True"."""
+    number = number_of(value)
+    if number is not None:
+        return f"{number:.15g}"
+    return str(value).strip().lower()
+
+
+def _plain(word: str) -> str:
+    """A word as `WORDS` has it: ":thumbs_up:" and "Thumbs-Up" are "thumbs up", and thumbs have no colour."""
+    return _BETWEEN.sub(" ", _TONES.sub("", word).strip(":")).strip()
+
+
+def _named(value: Any) -> str:
+    """A value in a few characters."""
+    if isinstance(value, (str, bool, float)) or number_of(value) is not None:
+        text = _word(value) if number_of(value) is not None else str(value).strip()
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__
+
+
+def _listed(counts: Mapping[str, tuple[Any, int]]) -> str:
+    """Values with their counts; of many, those that are most frequent."""
+    common = sorted(counts.items(), key=lambda item: (-item[1][1], item[0]))
+    shown = sorted(common[:_NAMED], key=lambda item: _order(item[1][0]))
+    rest = [times for _, (_, times) in common[_NAMED:]]
+    more = [f"{len(rest)} other values ({sum(rest)})"] if rest else []
+    return ", ".join([f"{name} ({times})" for name, (_, times) in shown] + more)
+
+
+def _order(value: Any) -> tuple[float, str]:
+    number = number_of(value)
+    return (math.inf if number is None else number, str(value)[:_SHOWN])
+
+
+def _such_as(node: str, numbers: set[float]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f", such as {node}.up_from={high:g} {node}.down_to={low:g}" if low < high else ""

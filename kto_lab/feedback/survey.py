@@ -1,0 +1,150 @@
+"""A first look at all rows of a table, before one of them is read.
+
+What a number means, whether a column that nobody reads matters, whether lists are turns: no single row can tell. So a
+source is gone through twice, and what it leaves open is asked for with what was found.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kto_lab import console
+from kto_lab.errors import LabError
+from kto_lab.feedback.asked import is_conversation, messages_of, needs_chat, texts_of
+from kto_lab.feedback.mapping import COMMON, PAIR, THUMB, Layout, no_column
+from kto_lab.feedback.scale import Values
+from kto_lab.feedback.unread import Unread
+
+ANSWERS = ("completion", "chosen", "rejected")
+_SHOWN = 60
+
+
+def surveyed(
+    raws: Iterable[Mapping[str, Any]], columns: Mapping[str, str], how: Layout, *, fields: Iterable[str], source: str
+) -> tuple[Layout, list[str]]:
+    """The layout with which these rows can be read, and what is to be said of them.
+
+    Args:
+        raws: all rows.
+        columns: the column of each field that is read.
+        how: the layout as it was set.
+        fields: all fields that can be mapped.
+        source: what the rows come from, for messages.
+
+    Raises:
+        LabError: something has to be decided first: a column that is named is in no row, one that changes what was
+            asked is neither mapped nor ignored, numbers without thresholds, lists of texts, thumbs without prompts, a
+            system prompt beside prompts that are text.
+    """
+    look = _Look(columns, how, Unread(how.asking.node, how.ignore, frozenset(fields)))
+    for raw in raws:
+        look.at(raw)
+    return look.settled(source)
+
+
+def told(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, source: str) -> Layout:
+    """The layout with which a source's rows can be read; what is to be said of them goes to the terminal.
+
+    Raises:
+        LabError: see `surveyed`.
+    """
+    fields = (*COMMON, *(PAIR if how.paired else THUMB))
+    settled, said = surveyed((raw for _, raw in raws), how.columns, how, fields=fields, source=source)
+    for sentence in said:
+        console.say(f"    {sentence}")
+    return settled
+
+
+@dataclass
+class _Look:
+    """What was seen of the rows so far."""
+
+    columns: Mapping[str, str]
+    how: Layout
+    unread: Unread
+    rows: int = 0
+    names: dict[str, None] = field(default_factory=dict)
+    values: Values = field(default_factory=Values)
+    lists: dict[str, tuple[Any, int]] = field(default_factory=dict)
+    answers: int = 0
+    conversations: int = 0
+    example: Any = None
+    system_beside_text: int = 0
+
+    def __post_init__(self) -> None:
+        """Look up what is asked of every row."""
+        self.read = frozenset(self.columns.values())
+        self.answering = [self.columns[name] for name in ANSWERS if name in self.columns]
+        self.label = "chosen_wins" if self.how.paired else "label"
+
+    def at(self, raw: Mapping[str, Any]) -> None:
+        """Look at a row."""
+        self.rows += 1
+        self.names.update(dict.fromkeys(raw))
+        self.unread.look(raw, self.read)
+        if self.label in self.columns:
+            self.values.add(raw.get(self.columns[self.label]))
+        prompt = raw.get(self.columns["prompt"]) if "prompt" in self.columns else None
+        self.unread.look_at_messages(messages_of(prompt, asked=True))
+        self._look_at_lists(raw, prompt)
+        for column in self.answering:
+            self.unread.look_at_messages(messages_of(raw.get(column)))
+            if raw.get(column):
+                self.answers += 1
+                if "prompt" not in self.columns:
+                    self.conversations += is_conversation(raw[column])
+                    self.example = raw[column] if self.example is None else self.example
+        system = raw.get(self.columns["system"]) if "system" in self.columns else None
+        if isinstance(system, str) and system.strip() and isinstance(messages_of(prompt, asked=True), str):
+            self.system_beside_text += 1
+
+    def settled(self, source: str) -> tuple[Layout, list[str]]:
+        """The layout, and what is to be said."""
+        node = self.how.asking.node
+        absent = [(name, column) for name, column in self.columns.items() if column not in self.names]
+        if self.rows and absent:
+            raise no_column(source, *absent[0], self.names, node=node)
+        sentence = self.unread.sentence(source)
+        if self.how.asking.lists is None and self.lists:
+            raise self._asked_for_lists(source)
+        if "prompt" not in self.columns and self.how.asking.constant_prompt is None and self.answers:
+            self._need_conversations(source)
+        if self.system_beside_text and self.how.asking.chat == "given" and self.how.asking.lists != "turns":
+            raise LabError(f"{source}: in {self.system_beside_text} rows {needs_chat(node)}")
+        scale = self.how.scale.decided(self.values, source, self.label)
+        told = scale.told(self.values)
+        said = [f"{source}: {self.label}: {told}."] if told else []
+        return replace(self.how, scale=scale), said if sentence is None else [*said, sentence]
+
+    def _look_at_lists(self, raw: Mapping[str, Any], prompt: Any) -> None:
+        columns = [self.columns["prompt"]] if texts_of(prompt) is not None else []
+        # Of an answer only a real list: a text that spells one may be what was asked for.
+        columns += [
+            name for name in self.answering if isinstance(raw.get(name), list) and texts_of(raw[name]) is not None
+        ]
+        for column in columns:
+            example, times = self.lists.get(column, (raw[column], 0))
+            self.lists[column] = (example, times + 1)
+
+    def _asked_for_lists(self, source: str) -> LabError:
+        node = self.how.asking.node
+        found = [
+            f"{times} of {self.rows} rows have a list of texts in {column!r}, such as {str(example)[:_SHOWN]!r}"
+            for column, (example, times) in self.lists.items()
+        ]
+        return LabError(
+            f"{source}: {'; '.join(found)}. Say what such a list is: {node}.lists=turns (prompts and answers are turns "
+            f"of a conversation, and its last answer is judged), {node}.lists=alternatives (each is an answer with the "
+            f"row's thumb), or {node}.lists=text (a text that happens to be spelled so)."
+        )
+
+    def _need_conversations(self, source: str) -> None:
+        if self.conversations:
+            return
+        node = self.how.asking.node
+        raise LabError(
+            f"{source}: no column holds a prompt, and no answer is a whole conversation; the first is "
+            f"{str(self.example)[:_SHOWN]!r}. KTO learns from what was asked and answered: name the column with "
+            f"{node}.columns.prompt. Thumbs of a comment box or a search page need what the person saw and what was "
+            f"asked; where all answers answer one thing, name that: {node}.constant_prompt='...'."
+        )
