@@ -6,7 +6,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from kto_lab.models.adapters import (
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
-from kto_lab.models.number_format import as_read, masters
+from kto_lab.models.number_format import as_read, formats, masters
 from kto_lab.models.store import NoStore, ReferenceStore, Shelf
 from kto_lab.models.store_scorer import scorer_of
 from kto_lab.models.tokens import Encoder, Lengths
@@ -187,6 +187,11 @@ def assemble(cfg: DictConfig) -> Parts:
         store=instantiate(cfg.reference_store),
     )
     check_strategy(parts.objective, parts.hardware)
+    if parts.hardware.number_format == "32-true" and cfg.model.get("attention") == "flash_attention_2":
+        raise LabError(
+            "model.attention=flash_attention_2 computes in 16 bits, and trainer.precision is 32-true here. Use "
+            "trainer.precision=bf16-mixed, or model.attention=sdpa."
+        )
     objective = parts.objective
     if objective.compared_to is Completions.SAMPLED and not objective.needs.reference:
         raise LabError(
@@ -224,11 +229,16 @@ def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Shelf
     moved(policy, parts.hardware.device)
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in policy.parameters())
-    record.model = {**loaded.provenance, "parameters": everything, "trainable": trainable}
+    kept = formats(policy)
+    record.model = {**loaded.provenance, **kept, "parameters": everything, "trainable": trainable}
     console.say(f"    {loaded.provenance['name']}")
     console.say(
         f"    {everything / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained; {parts.hardware.device}, "
         f"{parts.hardware.number_format}"
+    )
+    console.say(
+        f"    weights loaded as {loaded.provenance['dtype']}, trained as {kept['trained_dtype']}"
+        + (f", frozen as {kept['frozen_dtype']}" if kept["frozen_dtype"] else "")
     )
     made_of = content_hash(node_key(parts.cfg.model), node_key(parts.cfg.lengths))
     encoder = warm.get("encoder", made_of, lambda: Encoder.of(loaded, parts.lengths))
@@ -237,11 +247,12 @@ def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Shelf
 
 
 def load_model(parts: Parts, warm: Warm) -> Loaded:
-    """The model of the configuration; its weights as the number format of the run reads them."""
+    """The model of the configuration; its weights in the formats that the run computes with."""
     loaded = warm.loaded(parts.cfg.model)
     check_loaded(loaded.provenance, parts.adapter, number_format=parts.hardware.number_format)
-    as_read(loaded.model, number_format=parts.hardware.number_format)
-    return loaded
+    provenance = {**loaded.provenance, "dtype": str(loaded.model.dtype).removeprefix("torch.")}
+    as_read(loaded.model, number_format=parts.hardware.number_format, trained=parts.adapter.trains_the_model)
+    return replace(loaded, provenance=provenance)
 
 
 def open_shelf(parts: Parts, loaded: Loaded, warm: Warm = COLD) -> Shelf | None:
@@ -255,7 +266,7 @@ def open_shelf(parts: Parts, loaded: Loaded, warm: Warm = COLD) -> Shelf | None:
         number_format += ", adapters added in float32"
     scorer = warm.get(
         "scorer",
-        content_hash(node_key(parts.cfg.model), number_format, str(device)),
+        content_hash(node_key(parts.cfg.model), parts.adapter.trains_the_model, number_format, str(device)),
         lambda: scorer_of(loaded.model, name=name, number_format=number_format, device=device),
     )
     return warm.get(
@@ -344,7 +355,7 @@ def judge_of(
     parts: Parts, model: Policy, encoder: Encoder, table_test: Dataset, folder: Path, warm: Warm = COLD
 ) -> Judge:
     """What measures policies as the configuration says, and leaves its files in a folder."""
-    made_of = content_hash(node_key(parts.cfg.model), parts.hardware.number_format)
+    made_of = content_hash(node_key(parts.cfg.model), parts.adapter.trains_the_model, parts.hardware.number_format)
     with parts.hardware.autocast():
         exact = warm.get("rows", made_of, lambda: find_exact_rows(model))
     set_packing(model, exact.packed)

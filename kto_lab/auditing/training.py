@@ -111,7 +111,7 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
     hardware, optimization = recipe.hardware, recipe.optimization
     loaded = recipe.load()
     check_loaded(loaded.provenance, recipe.adapter, number_format=hardware.number_format)
-    as_read(loaded.model, number_format=hardware.number_format)
+    as_read(loaded.model, number_format=hardware.number_format, trained=recipe.adapter.trains_the_model)
     pl.seed_everything(recipe.seed, verbose=False)
     policy = moved(attached(loaded.model, recipe.adapter, number_format=hardware.number_format), hardware.device)
     encoder = Encoder.of(loaded, recipe.lengths)

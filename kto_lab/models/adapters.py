@@ -32,6 +32,7 @@ FREE_OF_CONFIG |= {"r", "lora_alpha", "target_modules"}
 class FullFineTuning:
     """Every weight is trained. The reference is the model as it was loaded."""
 
+    trains_the_model = True
     merge = False
 
     def attach(self, model: Policy) -> Policy:
@@ -54,6 +55,8 @@ class Lora:
     The reference is the policy with them off; where the model came with an adapter that is trained further, a frozen
     copy of that adapter is on, or a fresh one that changes nothing.
     """
+
+    trains_the_model = False
 
     def __init__(
         self,
@@ -258,8 +261,7 @@ def load_saved(
         LabError: the policy cannot be loaded.
     """
     if not (folder / "adapter_config.json").exists():
-        dtype = str(like.dtype).removeprefix("torch.")
-        policy: Policy = hf(str(folder), dtype=dtype, attention=like.config._attn_implementation).model
+        policy: Policy = hf(str(folder), dtype="float32", attention=like.config._attn_implementation).model
     else:
         policy = attached(load(), adapter, number_format=number_format)
         assert isinstance(policy, PeftModel)
@@ -273,10 +275,11 @@ def save_policy(
 ) -> None:
     """Write the policy in Hugging Face format (safetensors) and its tokenizer, whole or not at all.
 
-    A policy with an adapter is written as the adapter alone, or merged into a whole model. Its settings of generation
-    end an answer where training did.
+    A policy with an adapter is written as the adapter alone, or merged into a whole model, in float32: what an adapter
+    adds to a 16-bit weight would be rounded away. Its settings of generation end an answer where training did.
     """
     if merge and isinstance(policy, PeftModel):
+        nn.Module.float(policy)
         policy = merged(policy).model
     with quiet(), atomic_path(folder) as partial:
         if isinstance(policy, PeftModel):

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, cache_dir, fetch_from_registry, sha256_file
 from kto_lab.models.logps import check_head
+from kto_lab.models.number_format import check_finite
 from kto_lab.models.reading import Reader, quiet, weights_digest
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tiny import byte_tokenizer, random_llama
@@ -127,8 +128,8 @@ def hf(
         template_date: what the chat template gets where it asks for the date, such as "2024-07-26".
 
     Raises:
-        LabError: the model, its adapter or its tokenizer cannot be loaded, its logits are not its head's, or the date
-            is none.
+        LabError: the model, its adapter or its tokenizer cannot be loaded, weights are not finite, its logits are not
+            its head's, or the date is none.
     """
     number_format = getattr(torch, dtype, None)
     if not isinstance(number_format, torch.dtype):
@@ -153,6 +154,7 @@ def hf(
             "another."
         )
     check_merged(read.provenance, narrow=number_format == torch.bfloat16)
+    check_finite(read.model)
     check_head(read.model)
     assert read.tokenizer is not None
     return Loaded(read.model, read.tokenizer, {**read.provenance, **packed, "dtype": dtype}, template_date)

@@ -1,4 +1,9 @@
-"""What bf16 products do to weights, and how float32 masters are started so that training sees every update.
+"""In which formats weights are kept, what bf16 products do to them, and how float32 masters see every update.
+
+What is trained is float32, whatever format the model was loaded in: AdamW's update is far below the step of a 16-bit
+weight, and adding it to one changes nothing. A weight loaded in 16 bits is the same number in float32, so `model.dtype`
+takes no part in what is computed. It saves memory where weights are frozen under an adapter and products read bfloat16
+anyway: in bf16-mixed such a base stays in 16 bits (`as_read`).
 
 In bf16-mixed a weight is a float32 master, and each matrix product reads its rounding to bfloat16: 8 bits of precision,
 so that a weight of 0.1 moves in steps of 0.0005. An update of 5e-5 is a tenth of that. What comes of it depends on
@@ -25,6 +30,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from kto_lab.errors import LabError
+
 # A bfloat16 is the upper half of a float32: so many float32 numbers lie between two neighbours.
 CELL = 1 << 16
 
@@ -50,15 +57,66 @@ def round_once(model: nn.Module) -> None:
         parameter.copy_(parameter.bfloat16())
 
 
-def as_read(model: nn.Module, *, number_format: str) -> None:
-    """Make, in place, the weights of a model as it was loaded those that products read: policy and reference alike.
+@torch.no_grad()
+def as_read(model: nn.Module, *, number_format: str, trained: bool) -> None:
+    """Make, in place, the weights of a model as it was loaded those that are computed with: policy and reference alike.
+
+    All become float32, but for a base that is frozen in bf16-mixed: of what was loaded in 16 bits its matrices are
+    bfloat16, which is what products read, and its embeddings stay as they are. What is looked up is handed on in
+    float32, so that the sums between layers keep what an adapter adds. So the results are those of the same weights
+    loaded in float32.
 
     Args:
         model: before adapters.
         number_format: Lightning's name of it.
+        trained: the model's own weights are trained; else they are frozen under an adapter.
     """
-    if number_format == "bf16-mixed":
+    narrow = number_format == "bf16-mixed"
+    lookups = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    products = set(matrices(model))
+    short = {parameter for parameter in model.parameters() if parameter.is_floating_point() and parameter.itemsize == 2}
+    kept = set() if trained or not narrow else short & (products | {module.weight for module in lookups})
+    for parameter in short:
+        if parameter not in kept:
+            parameter.data = parameter.data.float()
+        elif parameter in products:
+            parameter.data = parameter.data.bfloat16()
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.float()
+    for module in lookups:
+        if module.weight in kept:
+            module.register_forward_hook(_in_float32)
+    if narrow:
         round_once(model)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse a model with weights that are no numbers; float16 makes such of large ones.
+
+    Raises LabError naming one of its tensors.
+    """
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        overflow = any(weight.dtype == torch.float16 for weight in model.parameters())
+        raise LabError(
+            f"{len(broken)} tensors of the model hold weights that are not finite, such as {broken[0]}. "
+            + (
+                "float16 ends at 65,504: load it with model.dtype=bfloat16 or float32."
+                if overflow
+                else "Fetch the model again, or look at what wrote it."
+            )
+        )
+
+
+def formats(policy: nn.Module) -> dict[str, str | None]:
+    """In which formats the weights are that are trained, and those that are frozen (None where none are)."""
+
+    def of(trained: bool) -> str | None:
+        found = {str(p.dtype).removeprefix("torch.") for p in policy.parameters() if p.requires_grad == trained}
+        return ", ".join(sorted(found)) or None
+
+    return {"trained_dtype": of(True), "frozen_dtype": of(False)}
 
 
 @contextmanager
@@ -87,7 +145,7 @@ def dither(policy: nn.Module, *, seed: int) -> None:
     the head is tied to the embedding, what is looked up is rounded from now on, so that both read the same weights.
 
     Args:
-        policy: float32 (a weight of another format stays), after `round_once`; before its first step.
+        policy: its trained weights are float32 (see `as_read`); before its first step.
         seed: the places depend on it and on the shapes of the weights alone: every process draws the same.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -96,8 +154,7 @@ def dither(policy: nn.Module, *, seed: int) -> None:
     fixed = {module.weight for module in lookups if type(module) is not nn.Embedding}
     trained = [weight for weight in matrices(policy) if weight.requires_grad and weight not in fixed]
     for weight in trained:
-        if weight.dtype == torch.float32:
-            weight.copy_(anywhere_in_cell(weight, generator))
+        weight.copy_(anywhere_in_cell(weight, generator))
     for module in lookups:
         if module.weight in set(trained):
             module.register_forward_hook(_rounded)

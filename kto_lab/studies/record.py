@@ -8,7 +8,7 @@
 | `config`      | the resolved configuration                                                                     |
 | `seeds`       | name to seed                                                                                   |
 | `data`        | fingerprint and class counts of the table of examples                                          |
-| `model`       | where the policy's weights came from                                                           |
+| `model`       | where the policy's weights came from, in which formats they were loaded, trained and frozen    |
 | `training`    | optimiser steps, examples and tokens seen                                                      |
 | `metrics`     | all final metrics, nested by name; a leaf is an estimate {value, low, high, n} (95 % interval) |
 | `timings`     | stage to seconds, of the process that finished the run                                         |

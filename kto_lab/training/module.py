@@ -144,6 +144,11 @@ class AlignmentModule(pl.LightningModule):
                 raise NotFiniteError(
                     f"The {what} is {value} at step {batch.number + 1}. Training stopped before the policy was changed "
                     "by it. Lower optimization.learning_rate, or look at the data of this step."
+                    + (
+                        " trainer.precision=32-true shows whether the number format has a part in it."
+                        if self.trainer.precision == "bf16-mixed"
+                        else ""
+                    )
                 )
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()

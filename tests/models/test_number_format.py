@@ -1,14 +1,16 @@
 """Weights under bf16 products: rounding cells, and a policy that starts as its reference."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy
 from kto_lab.models.logps import completion_logps
-from kto_lab.models.number_format import CELL, add_in_float32, anywhere_in_cell, dither, matrices, round_once
+from kto_lab.models.number_format import CELL, add_in_float32, anywhere_in_cell, as_read, dither, matrices, round_once
 from kto_lab.models.tokens import Tokens
 
 SEQUENCES = [[Tokens(tuple(range(1, 5 + i)), tuple(range(9, 14 + 2 * i)))] for i in range(4)]
@@ -118,6 +120,29 @@ def test_a_head_tied_to_an_embedding_that_scales_is_left_alone(model: LlamaForCa
     dither(model, seed=0)
     assert torch.equal(model.lm_head.weight, table)
     assert torch.equal(logps(model), reference)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [untied, gpt2])
+def test_a_base_in_16_bits_computes_what_it_does_in_float32(make: type, dtype: torch.dtype) -> None:
+    short, exact = make().to(dtype), make().to(dtype).float()
+    for base in (short, exact):
+        as_read(base, number_format="bf16-mixed", trained=False)
+        adapters = Lora(rank=2, alpha=4, dropout=0.0, target_modules=[next(_linears(base))], merge=False)
+        torch.manual_seed(0)
+        policy = adapters.attach(base)
+        add_in_float32(policy)
+        for name, weight in policy.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, std=1e-3)
+    assert {weight.dtype for weight in matrices(short) if not weight.requires_grad} == {torch.bfloat16}
+    assert all(weight.dtype == torch.float32 for weight in short.parameters() if weight.requires_grad)
+    # Only one layer has an adapter: what it adds goes on through sums that are float32 in both.
+    assert torch.equal(logps(short), logps(exact))
+
+
+def _linears(model: torch.nn.Module) -> Iterator[str]:
+    return (name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear | Conv1D))
 
 
 def test_norms_and_embeddings_are_not_dithered() -> None:
