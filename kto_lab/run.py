@@ -355,9 +355,13 @@ def judge_of(
     parts: Parts, model: Policy, encoder: Encoder, table_test: Dataset, folder: Path, warm: Warm = COLD
 ) -> Judge:
     """What measures policies as the configuration says, and leaves its files in a folder."""
-    made_of = content_hash(node_key(parts.cfg.model), parts.adapter.trains_the_model, parts.hardware.number_format)
+    # Of a mismatched pair or a sampled answer: the longest prompt with the longest completion.
+    sampled = getattr(parts.objective.reference_point, "max_new_tokens", 0)
+    longest = parts.lengths.max_length + max(parts.lengths.max_length, parts.evaluation.max_new_tokens, sampled)
+    weights = (node_key(parts.cfg.model), parts.adapter.trains_the_model)
+    made_of = content_hash(weights, parts.hardware.number_format, longest)
     with parts.hardware.autocast():
-        exact = warm.get("rows", made_of, lambda: find_exact_rows(model))
+        exact = warm.get("rows", made_of, lambda: find_exact_rows(model, longest=longest))
     set_packing(model, exact.packed)
     return Judge(
         held_out=HeldOut.of(table_test, encoder, parts.evaluation.reward_examples),

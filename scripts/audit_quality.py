@@ -244,7 +244,7 @@ def rewards_at(steps: Sequence[int], table: Dataset, train: Ints, score: Ints, r
     pl.seed_everything(recipe.seed, verbose=False)
     policy = recipe.adapter.attach(loaded.model)
     encoder = Encoder.of(loaded, recipe.lengths)
-    shared = find_exact_rows(loaded.model).shared
+    shared = find_exact_rows(loaded.model, longest=2 * recipe.lengths.max_length).shared
     data = prepare(Damaged(table.select(train), ()), encoder, recipe.objective, recipe.optimization, seed=recipe.seed)
     tokens = encoder.encode_table(table.select(score)).tokens
 

@@ -117,7 +117,7 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
     encoder = Encoder.of(loaded, recipe.lengths)
     data = prepare(Damaged(train, ()), encoder, recipe.objective, optimization, seed=recipe.seed)
     with hardware.autocast():
-        exact = find_exact_rows(loaded.model)
+        exact = find_exact_rows(loaded.model, longest=2 * recipe.lengths.max_length)
     set_packing(loaded.model, exact.packed)
     share_prompts = optimization.keep_prompts_together and exact.shared
     encoded = encoder.encode_table(held_out)

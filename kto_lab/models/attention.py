@@ -2,7 +2,8 @@
 
 All else in a transformer looks at one token at a time, so a row of several sequences is exact as soon as each attends
 to itself alone. A completion can also attend to a prompt that stands elsewhere in the row (several completions share
-it), or in the row of an earlier pass whose keys and values were kept (`Kept`).
+it), or in the row of an earlier pass whose keys and values were kept (`Kept`). Where the architecture has a sliding
+window, a token sees that many of its own sequence, itself included.
 
 The function is registered with transformers as an attention implementation. Without `segments` it is transformers' own
 SDPA.
@@ -27,7 +28,7 @@ NAME = "sdpa_by_segment"
 # Scores of padding that a group of segments may have: about what one call more would cost on a CPU.
 WASTED = 16384
 # What an architecture may ask of its attention beside this; what is not here, packed rows do not do.
-PLAIN = {"is_causal": True, "sliding_window": None, "softcap": None, "position_bias": None, "s_aux": None}
+PLAIN = {"is_causal": True, "softcap": None, "position_bias": None, "s_aux": None}
 
 
 class Span(NamedTuple):
@@ -74,7 +75,8 @@ class Group:
     Attributes:
         queries: (segments, longest) places in the row.
         keys: (segments, longest) places in the row, or in the row after the one that was seen.
-        mask: (segments, 1, longest, longest) bool of who sees whom; None where all is causal and nothing padding.
+        mask: (segments, 1, longest, longest) bool of who sees whom; None where all is causal and nothing padding, and
+            no window is shorter.
         real: (tokens,) which of the flattened queries are no padding.
         places: (tokens,) where in the row they stand.
     """
@@ -102,9 +104,28 @@ class Segments:
     seen: Kept | None = None
     seen_width: int = 0
 
+    def groups(self, window: int | None = None) -> list[Group]:
+        """The segments in groups of similar size: few calls, and little padding within them.
+
+        Args:
+            window: how many tokens up to itself a token sees; None for all. Layers of one model can differ in it.
+        """
+        reach = window if window is not None and window < self.longest else None
+        if reach not in self._groups:
+            self._groups[reach] = [self._grouped(group, reach) for group in self._alike]
+        return self._groups[reach]
+
     @cached_property
-    def groups(self) -> list[Group]:
-        """The segments in groups of similar size: few calls, and little padding within them."""
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(part.keys for part in self.parts)
+
+    @cached_property
+    def _groups(self) -> dict[int | None, list[Group]]:
+        return {}
+
+    @cached_property
+    def _alike(self) -> list[list[Segment]]:
         groups: list[list[Segment]] = []
         longest = filled = 0
         for part in sorted(self.parts, key=lambda part: (part.keys, part.queries)):
@@ -117,12 +138,12 @@ class Segments:
             else:
                 groups.append([part])
                 longest, filled = own, own * keys
-        return [self._grouped(group) for group in groups]
+        return groups
 
     @cached_property
     def order(self) -> Tensor:
         """Of each place of the row where it stands among the groups' real tokens, one group after another."""
-        return torch.cat([group.places for group in self.groups]).argsort()
+        return torch.cat([group.places for group in self.groups()]).argsort()
 
     @cached_property
     def key_places(self) -> Tensor:
@@ -131,15 +152,19 @@ class Segments:
         keys = torch.tensor([part.keys for part in self.parts])[:, None]
         return group.keys[torch.arange(group.keys.shape[1])[None] < keys]
 
-    def _grouped(self, parts: Sequence[Segment]) -> Group:
+    def _grouped(self, parts: Sequence[Segment], window: int | None = None) -> Group:
         starts = torch.tensor([part.own.start for part in parts])[:, None]
         own = torch.tensor([part.queries for part in parts])[:, None]
         seen = torch.tensor([part.keys for part in parts])[:, None]
         query, key = torch.arange(int(own.max()))[None], torch.arange(int(seen.max()))[None]
         is_real = query < own
         queries = torch.where(is_real, starts + query, 0)
-        plain = bool((own == own[0]).all() and (seen == own).all())
-        mask = (key[:, None] < seen[..., None]) & (key[:, None] <= query[..., None] + (seen - own)[..., None])
+        plain = window is None and bool((own == own[0]).all() and (seen == own).all())
+        # A query's place in its sequence, prompt included; keys count from the sequence's start.
+        place = query[..., None] + (seen - own)[..., None]
+        mask = (key[:, None] < seen[..., None]) & (key[:, None] <= place)
+        if window is not None:
+            mask &= key[:, None] > place - window
         return Group(
             queries=queries,
             keys=torch.where(key < seen, self._places(parts, key, seen - own, starts), 0),
@@ -164,6 +189,7 @@ def by_segment(
     dropout: float = 0.0,
     scaling: float | None = None,
     segments: Segments | None = None,
+    sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention interface: SDPA, or segment by segment where `segments` are given.
@@ -177,6 +203,7 @@ def by_segment(
         dropout: probability.
         scaling: of the scores.
         segments: of the one packed row.
+        sliding_window: how many tokens up to itself a token sees; None for all. Masks that are given have it already.
         more: what the architecture asks for beside.
 
     Raises:
@@ -193,8 +220,8 @@ def by_segment(
     autocast = torch.is_autocast_enabled(query.device.type)
     number_format = torch.get_autocast_dtype(query.device.type) if autocast else query.dtype
     if query.is_cuda and number_format.itemsize == 2 and not dropout:
-        return _at_once(module, query, key, value, scaling, segments, number_format), None
-    return _in_groups(module, query, key, value, dropout, scaling, segments), None
+        return _at_once(module, query, key, value, scaling, segments, sliding_window, number_format), None
+    return _in_groups(module, query, key, value, dropout, scaling, segments, sliding_window), None
 
 
 def _in_groups(
@@ -205,6 +232,7 @@ def _in_groups(
     dropout: float,
     scaling: float | None,
     segments: Segments,
+    window: int | None,
 ) -> Tensor:
     """(1, width, heads, size): SDPA for one group of segments after another."""
     queries, keys, values = (part[0].transpose(0, 1).flatten(1) for part in (query, key, value))
@@ -212,7 +240,7 @@ def _in_groups(
         seen = [part[0].transpose(0, 1).flatten(1) for part in segments.seen.states[module]]
         keys, values = torch.cat([seen[0], keys]), torch.cat([seen[1], values])
     size, found = query.shape[-1], []
-    for group in segments.groups:
+    for group in segments.groups(window):
         rows = [
             part.index_select(0, places.flatten().to(part.device)).view(*places.shape, -1, size).transpose(1, 2)
             for part, places in ((queries, group.queries), (keys, group.keys), (values, group.keys))
@@ -238,6 +266,7 @@ def _at_once(
     value: Tensor,
     scaling: float | None,
     segments: Segments,
+    window: int | None,
     number_format: torch.dtype,
 ) -> Tensor:
     """(1, width, heads, size): all segments in one kernel, which exists on CUDA and for 16-bit formats."""
@@ -258,7 +287,8 @@ def _at_once(
         max(own),
         max(most),
         scale=scaling,
-        window_size=(-1, 0),
+        # Flash attention counts the tokens before; -1 is all of them.
+        window_size=(-1 if window is None or window >= segments.longest else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(found, Tensor)

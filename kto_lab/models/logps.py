@@ -8,7 +8,7 @@ weights.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from peft import PeftModel
@@ -225,25 +225,34 @@ class ExactRows:
     shared: bool
 
 
+# Keys of a configuration that say how far back a token sees.
+REACHES = ("sliding_window", "window_size", "attention_chunk_size")
+
+
 @torch.no_grad()
-def find_exact_rows(model: PreTrainedModel | PeftModel) -> ExactRows:
+def find_exact_rows(model: PreTrainedModel | PeftModel, *, longest: int) -> ExactRows:
     """Try on the model itself, in the number format of the moment, how its rows can be laid out.
 
     An architecture that ignores or rejects what packed or shared rows ask of it fails here, and is then run the plain
-    way: one sequence a row, with padding.
+    way: one sequence a row, with padding. A few tokens are enough, unless the model has a window (of sliding or chunked
+    attention) that a sequence can outgrow: then one of those tried does.
+
+    Args:
+        model: as it will be run.
+        longest: tokens of the longest sequence that it will be given.
     """
-    if getattr(model.config, "sliding_window", None) is not None:
-        # Masks of our own know nothing of a window, which the few tokens of a trial would not reach.
-        return ExactRows(packed=False, shared=False)
+    reaches = [getattr(model.config.get_text_config(), name, None) for name in REACHES]
+    outgrown = [reach for reach in reaches if isinstance(reach, int) and reach < longest]
+    tried = partial(_try_rows, model, prompt_tokens=7 + max(outgrown, default=0))
     was = packs(model)
     try:
         set_packing(model, False)
-        plain = _try_rows(model, share_prompts=False)
+        plain = tried(share_prompts=False)
         assert plain is not None
-        shared = _agree(model, plain, _try_rows(model, share_prompts=True))
+        shared = _agree(model, plain, tried(share_prompts=True))
         set_packing(model, True)
-        if packs(model) and _agree(model, plain, _try_rows(model, share_prompts=False)):
-            packed_and_shared = _agree(model, plain, _try_rows(model, share_prompts=True))
+        if packs(model) and _agree(model, plain, tried(share_prompts=False)):
+            packed_and_shared = _agree(model, plain, tried(share_prompts=True))
             if packed_and_shared or not shared:
                 return ExactRows(packed=True, shared=packed_and_shared)
         return ExactRows(packed=False, shared=shared)
@@ -251,10 +260,10 @@ def find_exact_rows(model: PreTrainedModel | PeftModel) -> ExactRows:
         set_packing(model, was)
 
 
-def _try_rows(model: PreTrainedModel | PeftModel, *, share_prompts: bool) -> Tensor | None:
+def _try_rows(model: PreTrainedModel | PeftModel, *, share_prompts: bool, prompt_tokens: int) -> Tensor | None:
     """Log-probabilities of a few sequences, or None where the architecture refuses; packed rows also go on later."""
     size = model.config.vocab_size
-    prompt = tuple(i % size for i in range(1, 8))
+    prompt = tuple(i % size for i in range(1, 1 + prompt_tokens))
     sequences = [Tokens(prompt, tuple((7 * i + k) % size for i in range(4 + k))) for k in range(3)]
     keep = KeptPrompts() if packs(model) else None
     try:

@@ -1,10 +1,20 @@
 """Packed rows: attention by segment equals attention of each sequence by itself, and asks for no padding."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AttentionInterface,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from kto_lab.models import attention
 from kto_lab.models.attention import Kept, Segment, Segments, Span, by_segment, packs, set_packing
@@ -75,7 +85,7 @@ def test_a_packed_row_has_no_padding() -> None:
 
 @pytest.mark.parametrize("share", [False, True], ids=["apart", "shared"])
 def test_packed_rows_give_the_logps_and_gradients_of_padded_ones(model: LlamaForCausalLM, share: bool) -> None:
-    assert find_exact_rows(model) == ExactRows(packed=True, shared=True)
+    assert find_exact_rows(model, longest=64) == ExactRows(packed=True, shared=True)
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
     found = {}
     for packing in (False, True):
@@ -106,24 +116,81 @@ def test_other_completions_go_on_from_kept_prompts(model: LlamaForCausalLM, shar
 
 def test_what_is_asked_for_beside_is_refused() -> None:
     tensors = (torch.zeros(1, 2, 4, 8),) * 3
-    for odd in ({"sliding_window": 4}, {"softcap": 1.0}, {"is_causal": False}):
+    for odd in ({"softcap": 1.0}, {"is_causal": False}):
         with pytest.raises(ValueError, match=next(iter(odd))):
             by_segment(nn.Module(), *tensors, None, segments=Segments(PARTS[:1]), **odd)
     with pytest.raises(ValueError, match="batch"):
         by_segment(nn.Module(), *(torch.zeros(2, 2, 4, 8),) * 3, None, segments=Segments(PARTS[:1]))
 
 
-def test_an_architecture_with_windows_is_run_the_plain_way() -> None:
-    config = MistralConfig(
-        vocab_size=99,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=4096,
+TINY: dict[str, Any] = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "tie_word_embeddings": False,
+}
+
+
+def windowed(kind: str, window: int) -> PreTrainedModel:
+    """A model whose layers, or the last of them alone, see so many tokens."""
+    torch.manual_seed(0)
+    if kind == "mistral":
+        return MistralForCausalLM(MistralConfig(**TINY, sliding_window=window)).eval()
+    only_last: dict[str, Any] = {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 1}
+    return Qwen2ForCausalLM(Qwen2Config(**TINY, **only_last)).eval()
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 5, 7, 4096])
+@pytest.mark.parametrize("kind", ["mistral", "qwen2"])
+def test_rows_are_packed_and_shared_within_a_window_and_beyond_it(kind: str, window: int) -> None:
+    model = windowed(kind, window)
+    assert find_exact_rows(model, longest=4096) == ExactRows(packed=True, shared=True)
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
+    others = [sequence.completion for sequence in reversed(SEQUENCES)]
+    swapped = [[Tokens(sequence.prompt, other)] for sequence, other in zip(SEQUENCES, others, strict=True)]
+    set_packing(model, False)
+    wanted, elsewhere = (completion_logps(model, units, pad_id=2) for units in (UNITS, swapped))
+    gradients = torch.autograd.grad((wanted * weights).sum(), list(model.parameters()))
+    set_packing(model, True)
+    for share in (False, True):
+        keep = KeptPrompts()
+        found = completion_token_logps(model, UNITS, pad_id=2, share_prompts=share, keep=keep).sums
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+        ours = torch.autograd.grad((found * weights).sum(), list(model.parameters()))
+        for one, other in zip(ours, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(continuation_logps(model, keep, others), elsewhere.detach(), rtol=1e-5, atol=1e-4)
+    if window < 5:
+        set_packing(unbounded := windowed(kind, 4096), True)
+        assert not torch.allclose(completion_logps(unbounded, UNITS, pad_id=2), wanted, atol=1e-3), "nothing to honour"
+
+
+@pytest.mark.parametrize(("longest", "shared"), [(12, True), (13, False)])
+def test_masks_of_padded_rows_know_no_window_and_are_used_only_within_it(
+    monkeypatch: pytest.MonkeyPatch, longest: int, shared: bool
+) -> None:
+    def refusing(*_: object, **more: object) -> None:
+        raise ValueError("no packed rows")
+
+    model = windowed("mistral", 12)
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, refusing)
+    assert find_exact_rows(model, longest=longest) == ExactRows(packed=False, shared=shared)
+
+
+def test_an_architecture_that_hides_its_window_is_run_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its masks have the window, and its attention is not told of it."""
+    model = windowed("mistral", 12)
+    whole = by_segment
+    monkeypatch.setitem(
+        AttentionInterface._global_mapping,
+        attention.NAME,
+        lambda *arguments, sliding_window=None, **more: whole(*arguments, **more),
     )
-    assert find_exact_rows(MistralForCausalLM(config).eval()) == ExactRows(packed=False, shared=False)
+    assert find_exact_rows(model, longest=12) == ExactRows(packed=True, shared=True)
+    assert find_exact_rows(model, longest=13) == ExactRows(packed=False, shared=False)
 
 
 def test_the_places_of_all_keys_are_those_of_the_segments() -> None:
@@ -140,10 +207,11 @@ def emulated(
     starts: torch.Tensor,
     key_starts: torch.Tensor,
     *_: int,
-    **how: object,
+    **how: Any,
 ) -> torch.Tensor:
     """What flash attention over sequences of several lengths computes, where the last query meets the last key."""
-    assert how["window_size"] == (-1, 0) and how["enable_gqa"]
+    before, after = how["window_size"]
+    assert after == 0 and how["enable_gqa"]
     found = []
     for number in range(len(starts) - 1):
         q, k, v = (
@@ -151,6 +219,8 @@ def emulated(
             for part, bounds in ((query, starts), (key, key_starts), (value, key_starts))
         )
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
+        if before >= 0:
+            mask = mask.triu(k.shape[2] - q.shape[2] - before)
         found.append(
             F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=how["scale"], enable_gqa=True)[0].transpose(
                 0, 1
@@ -159,8 +229,11 @@ def emulated(
     return torch.cat(found)
 
 
+@pytest.mark.parametrize("window", [None, 2, 4, 4096])
 @pytest.mark.parametrize("seen", [False, True], ids=["own prompts", "prompts seen before"])
-def test_one_kernel_for_all_segments_gets_their_keys(monkeypatch: pytest.MonkeyPatch, seen: bool) -> None:
+def test_one_kernel_for_all_segments_gets_their_keys(
+    monkeypatch: pytest.MonkeyPatch, seen: bool, window: int | None
+) -> None:
     """The kernel itself exists on CUDA alone; here it is emulated, and what it is handed is right."""
     monkeypatch.setattr(attention, "varlen_attn", emulated)
     draw = torch.Generator().manual_seed(0)
@@ -170,8 +243,8 @@ def test_one_kernel_for_all_segments_gets_their_keys(monkeypatch: pytest.MonkeyP
     kept = Kept({module: (old_key, old_value)}) if seen else None
     segments = Segments(PARTS, seen=kept, seen_width=13 if seen else 0)
     torch.testing.assert_close(
-        attention._at_once(module, query, key, value, 0.3, segments, torch.float32),
-        attention._in_groups(module, query, key, value, 0.0, 0.3, segments),
+        attention._at_once(module, query, key, value, 0.3, segments, window, torch.float32),
+        attention._in_groups(module, query, key, value, 0.0, 0.3, segments, window),
         rtol=1e-5,
         atol=1e-6,
     )
