@@ -57,7 +57,8 @@ from kto_lab.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.curves import CURVES, plot_curves
 from kto_lab.training.data import TrainingData, class_weights, prepare
-from kto_lab.training.fit import CHECKPOINTS, check_strategy, fit
+from kto_lab.training.dropout import dropout_rates
+from kto_lab.training.fit import CHECKPOINTS, check_feasible, fit
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.loggers import MetricsFileOnly, Wandb
 from kto_lab.training.optimization import Optimization
@@ -127,7 +128,7 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
     record.run_id = run_id(cfg)
     with record.stage("plan"):
         damaged = damage(cfg.corruption, of_split(table, "train"))
-        data = plan(parts, damaged, encoder, record)
+        data = plan(parts, policy, damaged, encoder, record)
         judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation", warm)
     claim(parts.folder, cfg, record.data["fingerprint"], encoder.hashes)
     first = getattr(rank_zero_only, "rank", 0) == 0
@@ -186,12 +187,8 @@ def assemble(cfg: DictConfig) -> Parts:
         loggers=instantiate(cfg.logger),
         store=instantiate(cfg.reference_store),
     )
-    check_strategy(parts.objective, parts.hardware)
-    if parts.hardware.number_format == "32-true" and cfg.model.get("attention") == "flash_attention_2":
-        raise LabError(
-            "model.attention=flash_attention_2 computes in 16 bits, and trainer.precision is 32-true here. Use "
-            "trainer.precision=bf16-mixed, or model.attention=sdpa."
-        )
+    attention = cfg.model.get("attention")
+    check_feasible(parts.objective, parts.optimization, parts.hardware, parts.adapter, attention=attention)
     objective = parts.objective
     if objective.compared_to is Completions.SAMPLED and not objective.needs.reference:
         raise LabError(
@@ -288,7 +285,7 @@ def damage(corruption: DictConfig, train_table: Dataset) -> Damaged:
     return damaged
 
 
-def plan(parts: Parts, damaged: Damaged, encoder: Encoder, record: Record) -> TrainingData:
+def plan(parts: Parts, policy: Policy, damaged: Damaged, encoder: Encoder, record: Record) -> TrainingData:
     """Tokens, and which examples each step sees."""
     objective, optimization = parts.objective, parts.optimization
     console.stage("Plan", "What each step sees is settled now, by the data and the seed alone.")
@@ -316,6 +313,9 @@ def plan(parts: Parts, damaged: Damaged, encoder: Encoder, record: Record) -> Tr
             console.say(f"    {count} {what}")
     if data.plan.same_prompt:
         console.say(f"    {data.plan.same_prompt} mismatched pairs share a prompt: their step had too few prompts")
+    dropout = dropout_rates(policy, own=optimization.dropout)
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in dropout.items())
+    console.say(f"    dropout: {rates + '; each is run by itself' if rates else 'off'}")
     members = [data.plan.units[unit] for unit in data.plan.steps.flat]
     record.training = {
         "loss": objective.name,
@@ -329,6 +329,7 @@ def plan(parts: Parts, damaged: Damaged, encoder: Encoder, record: Record) -> Tr
         "completion_tokens_seen": sum(len(data.tokens[example].completion) for unit in members for example in unit),
         "lambda_desirable": weights.desirable,
         "lambda_undesirable": weights.undesirable,
+        "dropout": dropout,
         "dropped": data.dropped,
         "cut": data.cut,
         "end_in_text": data.ended,

@@ -33,6 +33,7 @@ class FullFineTuning:
     """Every weight is trained. The reference is the model as it was loaded."""
 
     trains_the_model = True
+    dropout = 0.0
     merge = False
 
     def attach(self, model: Policy) -> Policy:
@@ -82,6 +83,7 @@ class Lora:
             raise LabError(f"adapter.reference is {reference!r}; it must be 'start' or 'base'.")
         self.merge = merge
         self.reference = reference
+        self.dropout = dropout
         targets = target_modules if isinstance(target_modules, str) else list(target_modules)
         self.config = LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"

@@ -287,10 +287,11 @@ def _agree(model: PreTrainedModel | PeftModel, wanted: Tensor, found: Tensor | N
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a block, and afterwards the mode that was before."""
-    was_training = model.training
+    """Eval mode for a block, and afterwards each module's mode that was before."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True

@@ -256,14 +256,25 @@ class AlignmentData(pl.LightningDataModule):
         *,
         share_prompts: bool,
         packed: bool = False,
+        apart: bool = False,
     ) -> None:
-        """`share_prompts` and `packed` say how rows are laid out (see `models.logps.ExactRows`)."""
+        """Deal out steps.
+
+        Args:
+            data: what they are made of.
+            objective: what a unit is.
+            optimization: how large they are.
+            share_prompts: see `models.logps.ExactRows`.
+            packed: likewise.
+            apart: each unit is a micro-batch of its own; the processes share a batch evenly.
+        """
         super().__init__()
         self.data = data
         self.objective = objective
         self.optimization = optimization
         self.share_prompts = share_prompts
         self.packed = packed
+        self.apart = apart
 
     def train_dataloader(self) -> StepLoader:
         """The steps of this process."""
@@ -281,6 +292,7 @@ class AlignmentData(pl.LightningDataModule):
             number,
             share_prompts=self.share_prompts,
             packed=self.packed,
+            apart=self.apart,
             rank=rank,
             world=world,
         )
@@ -294,10 +306,11 @@ def make_step(
     *,
     share_prompts: bool,
     packed: bool = False,
+    apart: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> Step:
-    """Step `number` as process `rank` of `world` sees it."""
+    """Step `number` as process `rank` of `world` sees it; the rest as in `AlignmentData`."""
     members = [data.plan.units[unit] for unit in data.plan.steps[number]]
     units = [[data.tokens[example] for example in unit] for unit in members]
 
@@ -310,8 +323,8 @@ def make_step(
             multiple_of=world,
         )
 
-    parts = cut(units)
-    at_once = packed and len(parts) == world
+    parts = [[place] for place in range(len(units))] if apart else cut(units)
+    at_once = packed and not apart and len(parts) == world
     micro_batches = [
         MicroBatch(
             places=part,

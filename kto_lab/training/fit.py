@@ -15,7 +15,7 @@ from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.losses import Objective
 from kto_lab.losses.reference_points import Completions
-from kto_lab.models.adapters import Policy
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy
 from kto_lab.models.logps import packs_rows
 from kto_lab.models.store import Shelf
 from kto_lab.training.autocast import precision_plugin
@@ -23,9 +23,11 @@ from kto_lab.training.callbacks import StepMetrics, TrainingProgress
 from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
 from kto_lab.training.compiling import compiled
 from kto_lab.training.data import AlignmentData, TrainingData, class_weights
+from kto_lab.training.dropout import set_dropout
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.optimization import Optimization
+from kto_lab.training.recomputing import recomputed
 from kto_lab.training.reference import ReferencePass
 from kto_lab.training.sharding import returned
 from kto_lab.training.stopping import StopWhenAsked, slurm
@@ -33,8 +35,38 @@ from kto_lab.training.stopping import StopWhenAsked, slurm
 CHECKPOINTS = "checkpoints"
 
 
-def check_strategy(objective: Objective, hardware: Hardware) -> None:
-    """LabError where the strategy cannot do what the objective needs."""
+def check_feasible(
+    objective: Objective,
+    optimization: Optimization,
+    hardware: Hardware,
+    adapter: FullFineTuning | Lora,
+    *,
+    attention: str | None,
+) -> None:
+    """LabError where what was chosen does not go together.
+
+    Args:
+        objective: what is minimised.
+        optimization: how.
+        hardware: where, and in which number format.
+        adapter: what is trained.
+        attention: implementation that the model is to have; None where it is not chosen.
+    """
+    processes = hardware.devices * hardware.num_nodes
+    if optimization.dropout or adapter.dropout:
+        asked = "optimization.dropout" if optimization.dropout else "adapter.dropout"
+        if hardware.compile:
+            raise LabError(f"{asked} is on, and compiled blocks would draw other masks. Use trainer.compile=false.")
+        if optimization.batch_size % processes:
+            raise LabError(
+                f"{asked} is on, so each example is run by itself, and {processes} processes cannot share "
+                f"{optimization.batch_size} evenly. Make optimization.batch_size a multiple of {processes}."
+            )
+    if hardware.number_format == "32-true" and attention == "flash_attention_2":
+        raise LabError(
+            "model.attention=flash_attention_2 computes in 16 bits, and trainer.precision is 32-true here. Use "
+            "trainer.precision=bf16-mixed, or model.attention=sdpa."
+        )
     if hardware.strategy == "fsdp" and objective.compared_to is Completions.SAMPLED:
         raise LabError(
             "reference_point=sampled generates from the policy in every step, where fsdp has it in shards. Use "
@@ -68,7 +100,7 @@ def fit(
         folder: the run folder; checkpoints go into it.
         loggers: Lightning's.
         share_prompts: completions of one prompt share its row.
-        seed: of dropout, where an adapter has it.
+        seed: of dropout, where there is any.
         shelf: the reference's log-probabilities that are known, and where new ones are kept; None for neither.
 
     Returns:
@@ -89,15 +121,23 @@ def fit(
         share_prompts=share_prompts,
         seed=seed,
     )
-    if optimization.gradient_checkpointing:
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # transformers recomputes in train mode alone, and a model is loaded in eval mode.
-        policy.train()
+    set_dropout(policy, own=optimization.dropout)
     samples = objective.compared_to is Completions.SAMPLED
-    with _quiet_lightning(), compiled(policy, hardware, share_prompts=share_prompts, samples=samples) as compilation:
+    with (
+        _quiet_lightning(),
+        recomputed(policy, optimization.gradient_checkpointing),
+        compiled(policy, hardware, share_prompts=share_prompts, samples=samples) as compilation,
+    ):
         reference = ReferencePass(data, hardware, shelf)
         trainer = _trainer(hardware, _callbacks(reference, optimization, folder), folder, loggers)
-        steps = AlignmentData(data, objective, optimization, share_prompts=share_prompts, packed=packs_rows(policy))
+        steps = AlignmentData(
+            data,
+            objective,
+            optimization,
+            share_prompts=share_prompts,
+            packed=packs_rows(policy),
+            apart=module.drops_out,
+        )
         trainer.fit(module, steps, ckpt_path=last_checkpoint(folder / CHECKPOINTS), weights_only=True)
     if hardware.strategy == "fsdp":
         returned(module.policy, policy, first=trainer.is_global_zero)

@@ -28,6 +28,7 @@ from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import KeptPrompts, TokenLogps, completion_token_logps, continuation_logps
 from kto_lab.training.data import MicroBatch, Step
+from kto_lab.training.dropout import dropout_rates, mask_seed
 from kto_lab.training.optimization import Optimization, make_optimizer
 from kto_lab.training.reference_point import PolicySamples, estimate
 from kto_lab.training.sharding import lent, shard
@@ -77,7 +78,7 @@ class AlignmentModule(pl.LightningModule):
             steps: optimiser steps of the whole run, for the schedule.
             pad_id: any valid token id.
             share_prompts: completions of one prompt share its row.
-            seed: of dropout, where an adapter has it.
+            seed: of dropout, where there is any.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -89,6 +90,7 @@ class AlignmentModule(pl.LightningModule):
         self.pad_id = pad_id
         self.share_prompts = share_prompts
         self.seed = seed
+        self.drops_out = bool(dropout_rates(policy, own=optimization.dropout))
         self.reference_point_state: State = ()
         self.samples: PolicySamples | None = None
 
@@ -120,13 +122,13 @@ class AlignmentModule(pl.LightningModule):
         """
         optimizer = self.optimizers()
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
-        # Dropout, where there is any, depends on the step alone, so that a resumed run repeats it.
-        torch.manual_seed(self.seed * 1_000_003 + batch.number)
         ahead = self.run_ahead(batch)
         point = self.reference_point(batch, ahead)
         tally = Tally()
         last = len(batch.micro_batches) - 1
         for number, micro_batch in enumerate(batch.micro_batches):
+            if self.drops_out:
+                torch.manual_seed(mask_seed(self.seed, batch.number, micro_batch.places[0]))
             logps = ahead.logps if ahead else self.token_logps(micro_batch)
             z0 = point.z0[micro_batch.places] if point.z0.ndim else point.z0
             loss = self.losses(logps, micro_batch, z0).sum() / batch.normaliser
@@ -193,7 +195,7 @@ class AlignmentModule(pl.LightningModule):
         if estimator is None or estimator.completions not in (Completions.MATCHED, Completions.MISMATCHED):
             return None
         # The reference point is of the policy without dropout; and shards are gathered for one forward pass at a time.
-        if not batch.at_once or drops_out(self.policy) or self.device_mesh is not None:
+        if not batch.at_once or self.drops_out or self.device_mesh is not None:
             return None
         keep = KeptPrompts()
         return RunAhead(self.token_logps(batch.micro_batches[0], keep), keep)
@@ -281,12 +283,6 @@ class AlignmentModule(pl.LightningModule):
     def _without_sync(self) -> Any:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return block() if block is not None and self.trainer.world_size > 1 else nullcontext()
-
-
-def drops_out(policy: Policy) -> bool:
-    """Whether the policy in training mode differs from that in eval mode."""
-    inside = any(isinstance(module, nn.Dropout) and module.p > 0 for module in policy.modules())
-    return inside or bool(getattr(policy.config, "attention_dropout", 0.0))
 
 
 class Tally:

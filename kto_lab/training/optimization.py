@@ -30,6 +30,8 @@ class Optimization:
         micro_batch_tokens: tokens that are run at once; a matter of memory and speed, not of the result. A step within
             it is the fastest: its mismatched completions go on from the prompts of its own pass.
         keep_prompts_together: all completions of a prompt follow one another, so that their prompt is run once.
+        dropout: the policy's own dropout is on in training; an adapter's is a number of its own. Where either is, each
+            unit is run by itself.
         gradient_checkpointing: recompute activations in the backward pass: less memory, 1.2 to 1.9 times the time.
         checkpoint_every: steps between checkpoints to resume from.
     """
@@ -44,6 +46,7 @@ class Optimization:
     clip_norm: float
     micro_batch_tokens: int
     keep_prompts_together: bool
+    dropout: bool
     gradient_checkpointing: bool
     checkpoint_every: int
 
@@ -60,7 +63,7 @@ class Optimization:
             raise LabError(f"optimization.weight_decay is {self.weight_decay!r}; it must be a number, 0 or above.")
         if not (isinstance(self.warmup, int | float) and 0 <= self.warmup <= 1):
             raise LabError(f"optimization.warmup is {self.warmup!r}; it is a share of the steps, between 0 and 1.")
-        for name in ("keep_prompts_together", "gradient_checkpointing"):
+        for name in ("keep_prompts_together", "dropout", "gradient_checkpointing"):
             if not isinstance(value := getattr(self, name), bool):
                 raise LabError(f"optimization.{name} is {value!r}; it must be true or false.")
         if self.schedule not in ("cosine", "constant"):

@@ -38,7 +38,7 @@ def run_as_pair(jobs: list[Job], folder: Path, *, timeout: float) -> str:
         port = listening.getsockname()[1]
     shared = {
         **os.environ,
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

@@ -15,6 +15,7 @@ GOOD = {
     "clip_norm": 1.0,
     "micro_batch_tokens": 64,
     "keep_prompts_together": True,
+    "dropout": False,
     "gradient_checkpointing": False,
     "checkpoint_every": 5,
 }
@@ -70,6 +71,7 @@ def test_constant_stays_at_the_peak() -> None:
         ("micro_batch_tokens", 0),
         ("checkpoint_every", 0),
         ("keep_prompts_together", "yes"),
+        ("dropout", 0.1),
     ],
 )
 def test_values_that_no_run_can_use_are_refused_by_name(key: str, value: object) -> None:
