@@ -55,6 +55,7 @@ from kto_lab.studies.job import logs
 from kto_lab.studies.record import RECORD, Record, read_record
 from kto_lab.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
+from kto_lab.training.clipping import planned_scales
 from kto_lab.training.curves import CURVES, plot_curves
 from kto_lab.training.data import TrainingData, class_weights, prepare
 from kto_lab.training.dropout import dropout_rates
@@ -316,17 +317,12 @@ def plan(parts: Parts, policy: Policy, damaged: Damaged, encoder: Encoder, recor
     dropout = dropout_rates(policy, own=optimization.dropout)
     rates = ", ".join(f"{name} {rate:g}" for name, rate in dropout.items())
     console.say(f"    dropout: {rates + '; each is run by itself' if rates else 'off'}")
-    members = [data.plan.units[unit] for unit in data.plan.steps.flat]
+    scales = planned_scales(data, weights)
+    varies = f" times {min(scales):.3g} to {max(scales):.3g}, the size of a step's weights" if max(scales) != 1 else ""
+    console.say(f"    gradients are clipped at a norm of {optimization.clip_norm:g}{varies}")
     record.training = {
         "loss": objective.name,
-        "steps": steps,
-        "batch_size": batch,
-        "units_available": len(data.plan.units),
-        "units_seen": steps * batch,
-        "examples_seen": sum(map(len, members)),
-        "pairs_seen": steps * batch if objective.needs.feed is Feed.PAIRS else 0,
-        "tokens_seen": sum(len(data.tokens[example]) for unit in members for example in unit),
-        "completion_tokens_seen": sum(len(data.tokens[example].completion) for unit in members for example in unit),
+        **data.budget(objective.needs.feed),
         "lambda_desirable": weights.desirable,
         "lambda_undesirable": weights.undesirable,
         "dropout": dropout,

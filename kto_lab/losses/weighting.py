@@ -17,6 +17,16 @@ class Weights:
     desirable: float
     undesirable: float
 
+    def scale(self, n_desirable: int, n_undesirable: int) -> float:
+        """The root mean square of a step's weights, which is what they multiply the size of its gradient with.
+
+        Gradients of single examples hardly point the same way, so the norm of their weighted mean grows with the root
+        of the sum of the squared weights. A step is clipped at `optimization.clip_norm` times this: an outlier is
+        cut, and a rare example of a large weight keeps it. docs/studies.md has the measurement.
+        """
+        squares = self.desirable**2 * n_desirable + self.undesirable**2 * n_undesirable
+        return math.sqrt(squares / (n_desirable + n_undesirable))
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -42,7 +52,9 @@ class Fixed:
 class Balanced:
     """Weights that bring lambda_D n_D / (lambda_U n_U) to a target, for the counts actually trained on.
 
-    The class that has to gain weight gets it, and the other weighs 1. Source: Ethayarajh et al. 2024, arXiv 2402.01306,
+    The class that has to gain weight gets it, and the other weighs 1. What counts is the ratio: AdamW's steps do not
+    depend on the scale of the weights, and clipping follows it (`Weights.scale`), so weights whose mean is 1 would give
+    the same run. Source: Ethayarajh et al. 2024, arXiv 2402.01306,
     equation 8, which advises 1 to 4/3 (in the later version to 3/2) with one of the weights fixed at 1.
 
     Attributes:

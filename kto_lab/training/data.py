@@ -106,6 +106,21 @@ class TrainingData:
     special: int
     special_prompts: int
 
+    def budget(self, feed: Feed) -> dict[str, int]:
+        """What the run sees, as its record says it: steps, units, examples, pairs and tokens."""
+        steps, batch = self.plan.steps.shape
+        seen = [self.tokens[example] for unit in self.plan.steps.flat for example in self.plan.units[unit]]
+        return {
+            "steps": steps,
+            "batch_size": batch,
+            "units_available": len(self.plan.units),
+            "units_seen": steps * batch,
+            "examples_seen": len(seen),
+            "pairs_seen": steps * batch if feed is Feed.PAIRS else 0,
+            "tokens_seen": sum(map(len, seen)),
+            "completion_tokens_seen": sum(len(tokens.completion) for tokens in seen),
+        }
+
     def mismatched_tokens(self, step: int) -> list[Tokens]:
         """The mismatched pairs (x, y') of a step, one a unit."""
         assert self.plan.mismatched is not None

@@ -19,8 +19,9 @@ from kto_lab.models.adapters import FullFineTuning, Lora, Policy
 from kto_lab.models.logps import packs_rows
 from kto_lab.models.store import Shelf
 from kto_lab.training.autocast import precision_plugin
-from kto_lab.training.callbacks import StepMetrics, TrainingProgress
+from kto_lab.training.callbacks import METRICS, StepMetrics, TrainingProgress
 from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
+from kto_lab.training.clipping import Clipping, factors
 from kto_lab.training.compiling import compiled
 from kto_lab.training.data import AlignmentData, TrainingData, class_weights
 from kto_lab.training.dropout import set_dropout
@@ -104,7 +105,8 @@ def fit(
         shelf: the reference's log-probabilities that are known, and where new ones are kept; None for neither.
 
     Returns:
-        What a record says of it: `reference`, see `ReferenceUse`, and `compile`, see `Compilation`.
+        What a record says of it: `reference`, see `ReferenceUse`, `compile`, see `Compilation`, and on the first
+        process `clipping`, see `Clipping`.
 
     Raises:
         LabError: the loss or the gradient is not finite, or the disk refuses; the last good state is kept as a
@@ -141,7 +143,12 @@ def fit(
         trainer.fit(module, steps, ckpt_path=last_checkpoint(folder / CHECKPOINTS), weights_only=True)
     if hardware.strategy == "fsdp":
         returned(module.policy, policy, first=trainer.is_global_zero)
-    return {"reference": reference.use.as_dict(), "compile": compilation.as_dict()}
+    found = {"reference": reference.use.as_dict(), "compile": compilation.as_dict()}
+    if trainer.is_global_zero:
+        clipping = Clipping.of(factors(folder / METRICS))
+        console.say(f"    {clipping.said()}")
+        found["clipping"] = clipping.as_dict()
+    return found
 
 
 def _callbacks(reference: ReferencePass, optimization: Optimization, folder: Path) -> list[pl.Callback]:

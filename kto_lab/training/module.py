@@ -138,7 +138,7 @@ class AlignmentModule(pl.LightningModule):
             # DDP averages over processes what is a sum, and needs to talk only once a step.
             with nullcontext() if number == last else self._without_sync():
                 self.manual_backward(loss * self.trainer.world_size)
-        norm = self._clip_gradient()
+        norm, factor = self._clip_gradient(batch)
         # Both are of all processes, so that all of them stop here or none.
         metrics = tally.metrics(self._sum_over_processes)
         for what, value in (("loss", metrics["loss"]), ("gradient norm", norm)):
@@ -168,6 +168,7 @@ class AlignmentModule(pl.LightningModule):
             }
         metrics |= {
             "grad_norm": norm,
+            "clip_factor": factor,
             "learning_rate": rate,
             "tokens": float(batch.tokens),
             "padding": batch.padding,
@@ -269,13 +270,20 @@ class AlignmentModule(pl.LightningModule):
         """Take it back."""
         self.reference_point_state = tuple(checkpoint["reference_point_state"])
 
-    def _clip_gradient(self) -> float:
-        """Clip the gradient to its largest global norm, and return the norm that it had: over all shards, if any."""
+    def _clip_gradient(self, batch: Step) -> tuple[float, float]:
+        """Clip the gradient to its largest global norm: over all shards, if any.
+
+        Returns:
+            The norm that it had, and what it was multiplied with.
+        """
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        nn.utils.clip_grads_with_norm_(parameters, self.optimization.clip_norm, whole)
-        return whole.item()
+        up = int(batch.desirable.sum())
+        most = self.optimization.clip_norm * self.weights.scale(up, batch.units - up)
+        nn.utils.clip_grads_with_norm_(parameters, most, whole)
+        had = whole.item()
+        return had, most / had if had > most else 1.0
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values, reduce_op="sum") if self.trainer.world_size > 1 else values

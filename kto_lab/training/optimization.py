@@ -26,7 +26,7 @@ class Optimization:
         schedule: after the warm-up, "cosine" to zero or "constant".
         warmup: share of the steps over which the learning rate rises.
         weight_decay: AdamW's.
-        clip_norm: the gradient's global norm is clipped to this.
+        clip_norm: the gradient's global norm is clipped to this, times the root mean square of the step's weights.
         micro_batch_tokens: tokens that are run at once; a matter of memory and speed, not of the result. A step within
             it is the fastest: its mismatched completions go on from the prompts of its own pass.
         keep_prompts_together: all completions of a prompt follow one another, so that their prompt is run once.

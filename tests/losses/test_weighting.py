@@ -32,6 +32,13 @@ def test_balanced_weights_reach_their_target_with_the_lower_at_one(counts: tuple
     assert min(weights.desirable, weights.undesirable) == 1.0
 
 
+def test_the_scale_of_a_step_is_the_root_mean_square_of_its_weights() -> None:
+    assert Weights(1.0, 1.0).scale(3, 29) == 1.0
+    assert Weights(164.0, 1.0).scale(0, 32) == 1.0
+    assert Weights(164.0, 1.0).scale(1, 31) == pytest.approx(math.sqrt((164**2 + 31) / 32))
+    assert Weights(2.0, 0.0).scale(0, 4) == 0.0
+
+
 @pytest.mark.parametrize("target", [0.0, -1.0, math.nan])
 def test_the_target_must_be_positive(target: float) -> None:
     with pytest.raises(LabError, match="target"):

@@ -70,13 +70,18 @@ def reference_of(data: TrainingData) -> dict[Tokens, float]:
 
 
 def one_step(
-    model: LlamaForCausalLM, data: TrainingData, loss: tuple[Objective, Optimization], share: bool, packed: bool = False
+    model: LlamaForCausalLM,
+    data: TrainingData,
+    loss: tuple[Objective, Optimization],
+    share: bool,
+    packed: bool = False,
+    weights: Weights = WEIGHTS,
 ) -> tuple[Spy, AlignmentModule]:
     objective, optimization = loss
     set_packing(model, packed)
     spy = Spy()
     module = AlignmentModule(
-        copy.deepcopy(model), objective, optimization, weights=WEIGHTS, steps=1, pad_id=2, share_prompts=share, seed=0
+        copy.deepcopy(model), objective, optimization, weights=weights, steps=1, pad_id=2, share_prompts=share, seed=0
     )
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -202,13 +207,28 @@ def test_metrics_are_means_of_the_step_by_class(model: LlamaForCausalLM, encoder
     assert spy.metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
-def test_the_gradient_is_clipped_by_its_global_norm(model: LlamaForCausalLM, encoder: Encoder) -> None:
-    objective, optimization = settings("dpo", 4 * ROW)
+@pytest.mark.parametrize("times", [1, 1000])
+def test_the_gradient_is_clipped_by_its_global_norm_whatever_the_scale_of_the_weights(
+    model: LlamaForCausalLM, encoder: Encoder, times: int
+) -> None:
+    objective, optimization = settings("kto", 4 * ROW)
     data = prepare(unchanged(table()), encoder, objective, optimization, seed=0)
     fill_reference(data, reference_of(data))
-    spy, _ = one_step(model, data, (objective, replace(optimization, clip_norm=1e-3)), share=True)
+    weights = Weights(times * WEIGHTS.desirable, times * WEIGHTS.undesirable)
+    loss = (objective, replace(optimization, clip_norm=1e-3))
+    spy, _ = one_step(model, data, loss, share=True, weights=weights)
     norm = math.sqrt(sum(gradient.square().sum().item() for gradient in spy.gradients.values()))
-    assert norm == pytest.approx(1e-3, rel=1e-3) and spy.metrics["grad_norm"] > 1
+    most = times * 1e-3 * math.sqrt((1.5**2 + 0.7**2) / 2)
+    assert norm == pytest.approx(most, rel=1e-3) and spy.metrics["grad_norm"] > 0.1 * times
+    assert spy.metrics["clip_factor"] == pytest.approx(most / spy.metrics["grad_norm"], rel=1e-6)
+
+
+def test_a_gradient_within_the_norm_is_not_clipped(model: LlamaForCausalLM, encoder: Encoder) -> None:
+    loss = settings("kto", 4 * ROW)
+    data = prepare(unchanged(table()), encoder, *loss, seed=0)
+    fill_reference(data, reference_of(data))
+    spy, _ = one_step(model, data, loss, share=True)
+    assert spy.metrics["clip_factor"] == 1
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(model: LlamaForCausalLM, encoder: Encoder) -> None:
