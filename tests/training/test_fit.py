@@ -130,7 +130,7 @@ def test_training_is_not_repeated_when_what_follows_fails(tmp_path: Path, monkey
 
     five = ("optimization.max_steps=5", *SIX[1:])
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "save_policy", refuse)
+        patch.setattr(run_module, "save_and_compare", refuse)
         with pytest.raises(StopError):
             run(tmp_path, *five)
     before = (tmp_path / "run" / METRICS).read_bytes()
