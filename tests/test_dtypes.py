@@ -20,7 +20,7 @@ LORA = ("adapter=lora", "adapter.rank=4")
 def saved(folder: Path, dtype: str) -> Path:
     """The tiny policy, its weights in this format."""
     loaded = tiny("arithmetic", seed=0)
-    loaded.model.to(getattr(torch, dtype)).save_pretrained(folder)
+    loaded.model.to(getattr(torch, dtype)).save_pretrained(str(folder))
     loaded.tokenizer.save_pretrained(folder)
     return folder
 
@@ -74,7 +74,7 @@ def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path) -> None:
     loaded = tiny("arithmetic", seed=0)
     with torch.no_grad():
         loaded.model.model.layers[0].mlp.up_proj.weight[0, 0] = 1e5
-    loaded.model.save_pretrained(base)
+    loaded.model.save_pretrained(str(base))
     with pytest.raises(LabError, match=r"up_proj.*model\.dtype=bfloat16 or float32"):
         hf(str(base), dtype="float16", attention="sdpa")
 

@@ -35,7 +35,8 @@ def dropout_rates(policy: Policy, *, own: bool) -> dict[str, float]:
         if any(word in key for word in RANDOM) and not key.startswith(OTHER_HEADS)
         if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     }
-    adapters = [part.p for module in _adapters(policy) for part in module.lora_dropout.values() if hasattr(part, "p")]
+    parts = [part for module in _adapters(policy) for part in module.lora_dropout.values()]
+    adapters = [part.p for part in parts if isinstance(part, nn.Dropout)]
     return rates | ({"adapter.dropout": max(adapters)} if any(adapters) else {})
 
 

@@ -179,6 +179,11 @@ def test_one_process_goes_on_where_two_with_shards_stopped(pair: Path, alone: Pa
     assert_same(run(alone / "six", *SIX), stopped / "run")
 
 
+def test_two_processes_drop_out_what_one_does(pair: Path, alone: Path) -> None:
+    words(alone / "dropout")
+    assert_same(run(alone / "dropout", *DROPOUT), pair / "straight" / "run")
+
+
 def test_before_the_first_step_there_is_nothing_to_keep(pair: Path) -> None:
     assert not list((pair / "at once" / "run").rglob("*.ckpt"))
 

@@ -1,6 +1,7 @@
 """Dropout is one key, off by default; on or off, the result does not depend on how a batch is cut or recomputed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,14 +48,19 @@ def gpt2() -> PreTrainedModel:
 
 def opt() -> PreTrainedModel:
     """Drops out by a function in its blocks' own forward, and by whole layers."""
-    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     return OPTForCausalLM(
         OPTConfig(vocab_size=260, max_position_embeddings=64, word_embed_proj_dim=16, **sizes, layerdrop=0.3)
     )
 
 
 def llama() -> PreTrainedModel:
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=260, **sizes))
 
 
