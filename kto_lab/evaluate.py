@@ -79,16 +79,16 @@ def evaluate_run(cfg: DictConfig) -> Path:
         raise LabError(f"{saved} is missing, so there is no trained policy to judge. Put it back, or train again.")
     loaded = load_model(parts, COLD)
     check_weights(loaded.provenance, finished["model"], folder)
+    encoder = Encoder.of(loaded, parts.lengths)
+    for name, found in encoder.hashes.items():
+        if finished["model"].get(name) != found:
+            raise LabError(f"The base model's {name} is not what {folder} was trained with. Restore it.")
     shelf = open_shelf(parts, loaded)
     base_model = loaded.model
     moved(base_model, parts.hardware.device)
     number_format = parts.hardware.number_format
     policy = load_saved(saved, base_model, parts.adapter, lambda: base_model, number_format=number_format)
     console.say(f"    {loaded.provenance['name']}; {saved}")
-    encoder = Encoder.of(loaded, parts.lengths)
-    for name, found in encoder.hashes.items():
-        if finished["model"].get(name) != found:
-            raise LabError(f"The base model's {name} is not what {folder} was trained with. Restore it.")
     judge = judge_of(parts, base_model, encoder, of_split(table, "test"), target.with_suffix(""))
     set_packing(policy, packs(base_model))
     reference_policy = partial(reference_of, base_model, parts.adapter)

@@ -301,19 +301,8 @@ def plan(parts: Parts, policy: Policy, damaged: Damaged, encoder: Encoder, recor
         console.say(f"    lambda_D {weights.desirable:.3g}, lambda_U {weights.undesirable:.3g}")
     for warning in noise_warnings(objective, weights, damaged.table):
         console.say(f"    warning: {warning}")
-    if data.dropped:
-        console.say(f"    {data.dropped} examples left out: the prompt leaves no room within lengths.max_length")
-    if data.cut:
-        console.say(f"    {data.cut} completions cut at lengths.max_length")
-    for count, what in (
-        (data.ended, "completions had the text of their end: it is written once, and nothing after it"),
-        (data.special, "completions have the text of a special token inside: it is read as text, letter by letter"),
-        (data.special_prompts, "examples have the text of a special token in their prompt: it is read as that token"),
-    ):
-        if count:
-            console.say(f"    {count} {what}")
-    if data.plan.same_prompt:
-        console.say(f"    {data.plan.same_prompt} mismatched pairs share a prompt: their step had too few prompts")
+    for remark in data.remarks():
+        console.say(f"    {remark}")
     dropout = dropout_rates(policy, own=optimization.dropout)
     rates = ", ".join(f"{name} {rate:g}" for name, rate in dropout.items())
     console.say(f"    dropout: {rates + '; each is run by itself' if rates else 'off'}")

@@ -121,6 +121,18 @@ class TrainingData:
             "completion_tokens_seen": sum(len(tokens.completion) for tokens in seen),
         }
 
+    def remarks(self) -> list[str]:
+        """What was done to some of the examples, for a person."""
+        counted = {
+            "examples left out: the prompt leaves no room within lengths.max_length": self.dropped,
+            "completions cut at lengths.max_length": self.cut,
+            "completions had the text of their end: it is written once, and nothing after it": self.ended,
+            "completions have the text of a special token inside: it is read letter by letter": self.special,
+            "examples have the text of a special token in their prompt: it is read as that token": self.special_prompts,
+            "mismatched pairs share a prompt: their step had too few prompts": self.plan.same_prompt,
+        }
+        return [f"{count} {what}" for what, count in counted.items() if count]
+
     def mismatched_tokens(self, step: int) -> list[Tokens]:
         """The mismatched pairs (x, y') of a step, one a unit."""
         assert self.plan.mismatched is not None
