@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from scipy import stats
 
 from kto_lab.auditing.audit import Audit, Settings, audit
+from kto_lab.auditing.bounds import Bounds, judge, upper_ends
 from kto_lab.auditing.combined import combine
 from kto_lab.auditing.command import read_table, recipe_of
 from kto_lab.auditing.examples import Bools, Examples, Floats, Ints, make_folds
@@ -34,6 +35,7 @@ from kto_lab.auditing.rates import of_combined
 from kto_lab.auditing.signals import Signal
 from kto_lab.auditing.training import Recipe, of_rewards
 from kto_lab.cli import config_dir
+from kto_lab.evaluation.statistics import Estimate
 from kto_lab.feedback.corruption import Damaged
 from kto_lab.feedback.table import flip_rates
 from kto_lab.files import write_json, write_text
@@ -122,7 +124,11 @@ def measure(
         known = next((one.values for one in result.rates if one.method == "raters"), None)
         again = combine(without_training, result.examples, known=known, seed=cfg.seed)
         suspicions["combined, without training"] = again.suspicion
-        rates["noise_aware, without training"] = of_combined(again, result.examples).as_dict()
+        folds = make_folds(result.examples, cfg.folds, seed=cfg.seed)
+        score = judge(without_training, result.examples.labels, folds)
+        ends = upper_ends(score, result.examples.labels, result.examples.prompt_numbers)
+        bounds = Bounds(Estimate(None, None, None, 0), *ends)
+        rates["noise_aware, without training"] = of_combined(again, bounds, result.examples).as_dict()
     scores = {way: found(values, wrong, result.examples, seed=0).as_dict() for way, values in suspicions.items()}
     cells.append(
         {
@@ -366,15 +372,14 @@ def of_rates(groups: Mapping[str, list[dict[str, Any]]]) -> str:
 
 
 def averaged(estimates: Sequence[Mapping[str, Any]], digits: int = 2) -> str:
-    """The mean of values and of interval ends."""
-    if not estimates or any(one["value"] is None for one in estimates):
-        return ""
-    value = np.mean([one["value"] for one in estimates])
-    ends = [[one[end] for one in estimates if one[end] is not None] for end in ("low", "high")]
+    """The means of values and of interval ends; the ends alone where a value is not known."""
+    values, lows, highs = ([one[part] for one in estimates] for part in ("value", "low", "high"))
+    known = bool(estimates) and None not in values
+    ends = [[end for end in part if end is not None] for part in (lows, highs)]
     if not all(ends):
-        return f"{value:.{digits}f}"
-    low, high = (np.mean(end) for end in ends)
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{np.mean(values):.{digits}f}" if known else ""
+    low, high = (f"{np.mean(part):.{digits}f}" for part in ends)
+    return f"{np.mean(values):.{digits}f} [{low}, {high}]" if known else f"{low} to {high}"
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
-"""What to set, given how often thumbs are wrong: losses, weights, and when to leave all as it is."""
+"""What to set, given what is known of how often thumbs are wrong: losses, weights, and when to leave all as it is.
+
+Advice follows from an interval and never from a value alone. A loss is prescribed where the lower end of a rate is
+above what matters, and nothing is to be set where both upper ends are below it; otherwise the rates cannot be known
+from the table, and a review is what settles them.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kto_lab.auditing.rates import Rates
+from kto_lab.auditing.bounds import Bounds
+from kto_lab.auditing.rates import TOO_WIDE, Rates
 from kto_lab.errors import LabError
 from kto_lab.evaluation.statistics import Estimate
 from kto_lab.losses import FlipRates
 from kto_lab.losses.noise import clean_counts, effective_weights, inversion_rates, robust_weights
 from kto_lab.losses.weighting import Balanced, Weights
 
-# Below it nothing is to be changed: in results/label_noise KTO, BCO and DPO lost next to nothing to 10 % of flips, and
-# half of that leaves room for the error of an estimate.
-NOTHING_BELOW = 0.05
-# An interval wider than this says that the signals could not tell the rates.
-TOO_WIDE = 0.3
+# Rates up to here do not matter: in results/label_noise KTO, BCO and DPO lost next to nothing to 10 % of flips.
+MATTERS = 0.1
+# What is asked first: a review supposes least, the bounds of the signals tell least.
+FIRST_ASKED = ("reviewed", "raters", "noise_aware")
+# What a review is to tell each rate to.
+WITHIN = 0.05
 # So much may noise change lambda_D' / lambda_U' against lambda_D / lambda_U before the weights are worth correcting:
 # the range that the paper advises for the ratio (1 to 3/2) is wider.
 BEARABLE = 1.1
@@ -38,36 +45,90 @@ class Advice:
     override: str = ""
 
 
-def surest(rates: Sequence[Rates]) -> Rates:
-    """The estimate to act on: of the fit to all signals and a review of random examples, the one known more closely."""
-    return min((found for found in rates if found.method in ("noise_aware", "reviewed")), key=_width)
+def advise(rates: Sequence[Rates], bounds: Bounds, desirable: int, undesirable: int) -> list[Advice]:
+    """What to set, by the first of FIRST_ASKED that settles it.
+
+    Args:
+        rates: all that is known of the rates; one of them is of "noise_aware".
+        bounds: what the signals leave open.
+        desirable: thumbs up in the table.
+        undesirable: thumbs down.
+    """
+    by_method = {found.method: found for found in rates}
+    for found in (by_method[method] for method in FIRST_ASKED if method in by_method):
+        if harmless(found):
+            return [
+                Advice(
+                    "nothing to set",
+                    f"Both rates are at most {MATTERS:.0%} ({_span(found)}): losses bear that. Review the top suspects "
+                    "if the labels matter for more than training.",
+                )
+            ]
+        if harmful(found):
+            return _to_set(found, desirable, undesirable)
+    return [_not_known(by_method, bounds, desirable, undesirable)]
 
 
-def _width(rates: Rates) -> float:
-    """The wider of the two intervals; infinite where one is missing."""
+def harmless(rates: Rates) -> bool:
+    """Both rates are known to be below what matters."""
+    return all(end.high is not None and end.high <= MATTERS for end in (rates.desirable, rates.undesirable))
+
+
+def harmful(rates: Rates) -> bool:
+    """One rate or both are known to be above what matters, and both are known closely enough to be set."""
     ends = (rates.desirable, rates.undesirable)
-    return max(end.high - end.low if end.low is not None and end.high is not None else math.inf for end in ends)
+    close = all(end.low is not None and end.high is not None and end.high - end.low <= TOO_WIDE for end in ends)
+    return close and rates.values is not None and max(end.low or 0.0 for end in ends) > MATTERS
 
 
-def advise(rates: Rates, desirable: int, undesirable: int) -> list[Advice]:
-    """What to set for these rates, where a table has so many thumbs up and down."""
-    if _width(rates) > TOO_WIDE:
-        return [
-            Advice(
-                "rates",
-                f"The signals cannot tell how often thumbs are wrong: {_span(rates)}. Set nothing from this; review "
-                "the page, whose random examples give rates without a model (kto-lab feedback review).",
-            )
-        ]
+def _not_known(by_method: dict[str, Rates], bounds: Bounds, desirable: int, undesirable: int) -> Advice:
+    """What is open, why, and how many thumbs somebody has to look at."""
+    found = by_method["noise_aware"]
+    auc = bounds.auc
+    seen = f"AUC {auc.value or 0.5:.2f}" + (f" [{auc.low:.2f}, {auc.high:.2f}]" if auc.low is not None else "")
+    if auc.value is None or (auc.low if auc.low is not None else auc.value) <= 0.5:
+        why = f"The signals do not predict the thumbs of other prompts ({seen}; 0.5 is a coin)."
+    elif found.values is None:
+        why = f"The signals hardly predict the thumbs of other prompts ({seen}; 0.5 is a coin)."
+    else:
+        why = (
+            f"The signals predict the thumbs of other prompts ({seen}), and if some answers are good or bad beyond "
+            f"doubt, {found.desirable.value:.1%} and {found.undesirable.value:.1%} are wrong; but thumbs that they do "
+            "not predict may as well be right."
+        )
+    if bounds.trials:
+        last = bounds.trials[-1]
+        why += (
+            f" Turning round a further {last.rate:.0%} of the thumbs moves the upper ends from {bounds.desirable:.0%} "
+            f"and {bounds.undesirable:.0%} to {last.desirable:.0%} and {last.undesirable:.0%}."
+        )
+    spans = "; ".join(
+        f"{ABOUT_EVIDENCE[method]}: {_span(by_method[method])}" for method in FIRST_ASKED if method in by_method
+    )
+    asked = review_size(found, desirable, undesirable)
+    return Advice(
+        "rates",
+        f"How often thumbs are wrong cannot be known from this table ({spans}). {why} No loss is prescribed. A review "
+        f"settles it: about {asked:,} thumbs drawn at random (at_random={asked}) give each rate to within "
+        f"{WITHIN:.0%} (see kto-lab feedback review, and decisions here).",
+    )
+
+
+ABOUT_EVIDENCE = {"reviewed": "by the review", "raters": "by several thumbs on one answer", "noise_aware": "by bounds"}
+
+
+def review_size(rates: Rates, desirable: int, undesirable: int) -> int:
+    """How many random examples tell each rate to WITHIN, if it is at the upper end; at most all there are."""
+    total = desirable + undesirable
+    sizes = []
+    for end, count in ((rates.desirable, desirable), (rates.undesirable, undesirable)):
+        worst = min(end.high if end.high is not None else 0.5, 0.5)
+        sizes.append(worst * (1 - worst) * (1.96 / WITHIN) ** 2 * total / count)
+    return min(math.ceil(max(sizes) / 10) * 10, total)
+
+
+def _to_set(rates: Rates, desirable: int, undesirable: int) -> list[Advice]:
     known = FlipRates(*(round(end.value or 0.0, 3) for end in (rates.desirable, rates.undesirable)))
-    if max(known.desirable, known.undesirable) < NOTHING_BELOW:
-        return [
-            Advice(
-                "nothing to set",
-                f"Both rates are below {NOTHING_BELOW:.0%} ({_span(rates)}): losses bear that. Review the top suspects "
-                "if the labels matter for more than training.",
-            )
-        ]
     try:
         counts = clean_counts(desirable, undesirable, known)
     except LabError as error:
@@ -137,9 +198,10 @@ def _span(rates: Rates) -> str:
 
 
 def span(estimate: Estimate) -> str:
-    """A rate in per cent with its interval."""
+    """A rate in per cent with its interval; the interval alone where no value is known."""
     if estimate.value is None:
-        return "unknown"
+        known = estimate.low is not None and estimate.high is not None
+        return f"{estimate.low:.1%} to {estimate.high:.1%}" if known else "unknown"
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.1%}"
     return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"

@@ -1,21 +1,25 @@
 """An audit: signals, what they say together, and the rates at which labels are wrong. No file, no screen."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from datasets import Dataset
 
 from kto_lab import console
+from kto_lab.auditing.bounds import Bounds, bounds_of
 from kto_lab.auditing.combined import Combined, combine
-from kto_lab.auditing.contradiction import contradiction
-from kto_lab.auditing.examples import Bools, Examples, make_folds
-from kto_lab.auditing.out_of_fold import out_of_fold
+from kto_lab.auditing.contradiction import contradiction, neighbours
+from kto_lab.auditing.examples import Bools, Examples, Ints, make_folds
+from kto_lab.auditing.out_of_fold import out_of_fold, text_features
 from kto_lab.auditing.raters import Reliability, Votes, raters
 from kto_lab.auditing.rates import Rates, cleanlab_issues, of_combined, of_confident_learning, of_raters
 from kto_lab.auditing.signals import Signal
 from kto_lab.auditing.training import Recipe, training
 from kto_lab.errors import LabError
 
+# A signal of N examples whose labels (N,) are these: what does not depend on the labels is made once.
+Reader: TypeAlias = Callable[[Bools], Signal]
 SIGNALS = ("out_of_fold", "training", "raters", "contradiction")
 
 
@@ -53,7 +57,8 @@ class Audit:
         signals: what each signal says that can say anything, in the order asked.
         silent: the names of the others.
         combined: what they say together.
-        rates: estimates of how often labels are wrong; the one that advice is taken from comes first.
+        bounds: how often labels can be wrong at most.
+        rates: estimates of how often labels are wrong.
         flagged: (N,) labels that cleanlab would have corrected; None where the out-of-fold signal was not asked.
         votes: the thumbs on each answer, where raters were asked.
         reliability: what was found of the raters; likewise.
@@ -63,6 +68,7 @@ class Audit:
     signals: list[Signal]
     silent: list[str]
     combined: Combined
+    bounds: Bounds
     rates: list[Rates]
     flagged: Bools | None
     votes: Votes | None
@@ -82,40 +88,62 @@ def audit(table: Dataset, settings: Settings, recipe: Recipe | None) -> Audit:
     """
     examples = Examples.of(table)
     folds = make_folds(examples, settings.folds, seed=settings.seed)
+    readers: list[Reader] = []
     asked: list[Signal] = []
-    votes, reliability = None, None
     for name in settings.signals:
         console.say(f"    {name}")
-        if name == "out_of_fold":
-            asked.append(out_of_fold(examples, folds, seed=settings.seed))
-        elif name == "contradiction":
-            asked.append(contradiction(examples, similarity=settings.near_duplicates))
-        elif name == "raters":
-            signal, votes, reliability = raters(examples)
-            asked.append(signal)
-        else:
-            assert recipe is not None
-            asked.append(training(table, examples.labels, folds, recipe))
+        read = _reader(name, examples, folds, table, settings, recipe)
+        signal = read(examples.labels)
+        asked.append(signal)
+        if signal.speaks:
+            readers.append(read)
     signals = [signal for signal in asked if signal.speaks]
     if not signals:
         raise LabError(
             f"None of {', '.join(settings.signals)} can say anything of these examples: no answer has a second thumb "
             "or a near-duplicate. Ask out_of_fold as well."
         )
-    by_thumbs = None
-    if votes is not None and reliability is not None:
+    votes, reliability, by_thumbs = None, None, None
+    if "raters" in settings.signals:
+        _, votes, reliability = raters(examples)
         by_thumbs = of_raters(votes, reliability, examples, seed=settings.seed)
-    combined = combine(signals, examples, known=by_thumbs.values if by_thumbs else None, seed=settings.seed)
+    console.say("    bounds, and the same with further flips")
+    bounds = bounds_of(lambda labels: [read(labels) for read in readers], examples, folds, signals, seed=settings.seed)
+    known = by_thumbs.values if by_thumbs else None
+    combined = combine(signals, examples, known=known, seed=settings.seed)
+    fitted = of_combined(combined, bounds, examples)
+    if known is None and fitted.values is None:
+        # Nothing tells the rates. A ranking needs some, and the fit's own may say that no label is wrong.
+        half = (bounds.desirable / 2, bounds.undesirable / 2)
+        combined = combine(signals, examples, known=half, seed=settings.seed)
     text = next((signal for signal in signals if signal.name == "out_of_fold"), None)
-    by_text = of_confident_learning(text, examples, seed=settings.seed) if text is not None else None
-    rates = [of_combined(combined, examples), by_text, by_thumbs]
+    by_text = of_confident_learning(text, examples) if text is not None else None
+    rates = [fitted, by_text, by_thumbs]
     return Audit(
         examples=examples,
         signals=signals,
         silent=[signal.name for signal in asked if not signal.speaks],
         combined=combined,
+        bounds=bounds,
         rates=[found for found in rates if found is not None],
         flagged=cleanlab_issues(text, examples.labels) if text is not None else None,
         votes=votes,
         reliability=reliability,
     )
+
+
+def _reader(
+    name: str, examples: Examples, folds: Ints, table: Dataset, settings: Settings, recipe: Recipe | None
+) -> Reader:
+    """A signal that can be asked again where labels are others; policies are not trained again, and say the same."""
+    if name == "out_of_fold":
+        features = text_features(examples, seed=settings.seed)
+        return lambda labels: out_of_fold(features, labels, folds, seed=settings.seed)
+    if name == "contradiction":
+        near = neighbours(examples, similarity=settings.near_duplicates)
+        return lambda labels: contradiction(near, labels)
+    if name == "raters":
+        return lambda labels: raters(replace(examples, labels=labels))[0]
+    assert recipe is not None
+    trained = training(table, examples.labels, folds, recipe)
+    return lambda labels: trained

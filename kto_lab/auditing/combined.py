@@ -14,8 +14,9 @@ Its Applications". No true label is needed.
 Where the signals are nowhere sure, the rates could be nearly any, and a wrong ratio of the two would put all labels of
 one class before those of the other. So the two rates are one unless the labels say otherwise (by the Bayesian
 information criterion); or, where several thumbs on one answer tell the rates (see `rates.of_raters`), they are near
-those unless the labels say otherwise. All is fitted again to resampled prompts: the spread is the rates' interval, and
-the mean is the suspicion.
+those unless the labels say otherwise. All is fitted again to resampled prompts, and the mean is the suspicion. The
+spread is no interval of the rates: thumbs that hardly follow the signals are fitted best by no wrong label at all, and
+in every resample (see `bounds`).
 """
 
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ SAME = 0.02
 HIGHEST = 0.49
 # Priors are of log(rate + LEAST). The two are TOGETHER or APART by these deviations, or each as NEAR to what is known.
 LEAST, TOGETHER, APART, NEAR = 0.01, 0.01, 0.5, 0.25
+# A fit is sure of a class where a TAIL of the examples is in it with a chance of 1 - UNSURE or more.
+TAIL, UNSURE = 0.05, 0.05
 # The deviation of the prior of a weight on a signal that varies by 1.
 WEIGHT = 7.0
 
@@ -84,8 +87,14 @@ class Fit:
     rho_desirable: float
     rho_undesirable: float
 
+    @property
+    def sure(self) -> tuple[bool, bool]:
+        """Whether some examples are up beyond doubt, which tells rho_D, and some down, which tells rho_U."""
+        low, high = np.quantile(self.truly_up, [TAIL, 1 - TAIL])
+        return bool(high >= 1 - UNSURE), bool(low <= UNSURE)
+
     def suspicion(self, labels: Bools) -> Floats:
-        """(N,) the probability that the label is wrong."""
+        """(N,) the probability that the label is wrong, at these rates."""
         t, down, up = self.truly_up, self.rho_desirable, self.rho_undesirable
         wrong = np.where(labels, up * (1 - t), down * t)
         right = np.where(labels, (1 - down) * t, (1 - up) * (1 - t))
@@ -97,7 +106,8 @@ class Combined:
     """What all signals say together of N examples.
 
     Attributes:
-        suspicion: (N,) the probability that the label is wrong, the mean over fits to resampled prompts.
+        suspicion: (N,) the probability that the label is wrong, the mean over fits to resampled prompts; no better
+            known than the rates are, but a ranking all the same.
         fit: to all examples.
         drawn: (RESAMPLES, 2) rho_D and rho_U of the fits to resampled prompts.
     """

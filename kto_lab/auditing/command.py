@@ -14,14 +14,23 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
-from kto_lab.auditing.advice import Advice, advise, surest
+from kto_lab.auditing.advice import Advice, advise
 from kto_lab.auditing.audit import Audit, Settings, audit
 from kto_lab.auditing.exchange import read_decisions, write_exports
 from kto_lab.auditing.measured import Found, found_by_each
+from kto_lab.auditing.raters import records
 from kto_lab.auditing.rates import Rates
 from kto_lab.auditing.review import rates_at_random, settle
 from kto_lab.auditing.review_page import write_review
-from kto_lab.auditing.show import ABOUT, show_advice, show_found, show_raters, show_rates, show_signals, show_suspects
+from kto_lab.auditing.show import (
+    show_advice,
+    show_bounds,
+    show_found,
+    show_raters,
+    show_rates,
+    show_signals,
+    show_suspects,
+)
 from kto_lab.auditing.suspects import score_table, suspect_table, why
 from kto_lab.auditing.training import Recipe
 from kto_lab.configuration import check_keys
@@ -58,9 +67,8 @@ def audit_feedback(cfg: DictConfig) -> Path:
     console.stage("Signals", "Each says, from all but an example's own label, whether a thumbs-up is right.")
     result = audit(table, settings, recipe)
     rates = [*result.rates, *([reviewed] if reviewed else [])]
-    chosen = surest(rates)
     labels = result.examples.labels
-    advice = advise(chosen, int(labels.sum()), int((~labels).sum()))
+    advice = advise(rates, result.bounds, int(labels.sum()), int((~labels).sum()))
     measured, truth = against_clean(table, result, cfg.seed)
     wrong = int((labels != np.array(table["desirable_clean"][:], dtype=bool)).sum())
 
@@ -70,11 +78,13 @@ def audit_feedback(cfg: DictConfig) -> Path:
     write_json(folder / NUMBERS, numbers_of(cfg, table, result, rates, advice, measured))
 
     show_signals(result)
-    show_raters(result)
+    if result.votes is not None and result.reliability is not None:
+        show_raters(records(result.votes, result.reliability))
+    show_bounds(result.bounds)
     show_rates(rates, truth)
     if measured:
         show_found(measured, wrong)
-    console.stage("Advice", f"From the {ABOUT[chosen.method]}, for {labels.sum():,} thumbs up of {len(labels):,}.")
+    console.stage("Advice", f"What follows from these intervals, for {labels.sum():,} thumbs up of {len(labels):,}.")
     show_advice(advice)
     console.stage("Suspects", "The most doubtful labels.")
     show_suspects(suspects.to_pylist())
@@ -180,12 +190,7 @@ def numbers_of(
     truth = flip_rates(table) if measured else None
     raters: dict[str, Any] | None = None
     if result.votes is not None and result.reliability is not None:
-        given = np.bincount(result.votes.rater, minlength=len(result.votes.names)).tolist()
-        columns = (result.votes.names, given, result.reliability.missed, result.reliability.false)
-        raters = {
-            name: {"thumbs": thumbs, "down_on_good": float(missed), "up_on_bad": float(false)}
-            for name, thumbs, missed, false in zip(*columns, strict=True)
-        }
+        raters = {record.name: record.as_dict() for record in records(result.votes, result.reliability)}
     return {
         "configuration": OmegaConf.to_container(cfg, resolve=True),
         "fingerprint": fingerprint(table),
@@ -200,10 +205,8 @@ def numbers_of(
             for signal in result.signals
         },
         "silent": result.silent,
-        "combined": {
-            "against": int((result.combined.suspicion > 0.5).sum()),
-            "expected_wrong": float(result.combined.suspicion.sum()),
-        },
+        "combined": {"against": int((result.combined.suspicion > 0.5).sum())},
+        "bounds": result.bounds.as_dict(),
         "flagged_by_cleanlab": None if result.flagged is None else int(result.flagged.sum()),
         "rates": {found.method: found.as_dict() for found in rates},
         "raters": raters,

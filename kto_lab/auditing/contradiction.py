@@ -6,9 +6,11 @@ datasketch's index, and confirmed by the exact Jaccard similarity of their shing
 to miss one.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from kto_lab.auditing.examples import Examples
+from kto_lab.auditing.examples import Bools, Examples, Ints
 from kto_lab.auditing.signals import Signal
 from kto_lab.errors import LabError
 
@@ -18,8 +20,21 @@ PERMUTATIONS = 64
 MOST_NEIGHBOURS = 200
 
 
-def contradiction(examples: Examples, *, similarity: float | None) -> Signal:
-    """(1 + thumbs up) / (2 + thumbs) among the near-duplicates of each example, itself left out; silent without any.
+@dataclass(frozen=True)
+class Neighbours:
+    """Who is a near-duplicate of whom; no label is in it.
+
+    Attributes:
+        text_of: (N,) which text each example is, from 0.
+        pairs: texts that are near-duplicates of one another.
+    """
+
+    text_of: Ints
+    pairs: list[tuple[int, int]]
+
+
+def neighbours(examples: Examples, *, similarity: float | None) -> Neighbours:
+    """The near-duplicates of N examples.
 
     Args:
         examples: N examples.
@@ -35,16 +50,20 @@ def contradiction(examples: Examples, *, similarity: float | None) -> Signal:
     # Case and inner white space stay: a form that was asked for may turn on them.
     keys = [(p.strip(), c.strip()) for p, c in zip(examples.prompts, examples.completions, strict=True)]
     text_of = np.array([texts.setdefault(key, len(texts)) for key in keys], dtype=np.int64)
-    thumbs = np.bincount(text_of, minlength=len(texts)).astype(float)
-    ups = np.bincount(text_of, examples.labels, minlength=len(texts))
+    return Neighbours(text_of, [] if similarity is None else near_pairs(list(texts), similarity))
+
+
+def contradiction(near: Neighbours, labels: Bools) -> Signal:
+    """(1 + thumbs up) / (2 + thumbs) among the near-duplicates of each example, itself left out; silent without any."""
+    thumbs = np.bincount(near.text_of).astype(float)
+    ups = np.bincount(near.text_of, labels, minlength=len(thumbs))
     near_thumbs, near_ups = thumbs.copy(), ups.copy()
-    if similarity is not None:
-        for left, right in near_pairs(list(texts), similarity):
-            for here, there in ((left, right), (right, left)):
-                near_thumbs[here] += thumbs[there]
-                near_ups[here] += ups[there]
-    others = near_thumbs[text_of] - 1
-    up = np.where(others > 0, (1 + near_ups[text_of] - examples.labels) / (2 + others), 0.5)
+    for left, right in near.pairs:
+        for here, there in ((left, right), (right, left)):
+            near_thumbs[here] += thumbs[there]
+            near_ups[here] += ups[there]
+    others = near_thumbs[near.text_of] - 1
+    up = np.where(others > 0, (1 + near_ups[near.text_of] - labels) / (2 + others), 0.5)
     return Signal("contradiction", up, others > 0)
 
 

@@ -9,11 +9,12 @@ is right, they are weak, and the policy's own reward says more (see `training`).
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kto_lab.auditing.examples import Examples, Floats, Ints
+from kto_lab.auditing.examples import Bools, Examples, Floats, Ints
 from kto_lab.auditing.signals import LIMIT, Signal
 
 TOPICS = 24
@@ -25,29 +26,42 @@ MOST_FEATURES = 100_000
 _WORD = re.compile(r"\w+")
 
 
-def out_of_fold(examples: Examples, folds: Ints, *, seed: int) -> Signal:
+@dataclass(frozen=True)
+class Features:
+    """What the classifiers see of N examples; no label is in it.
+
+    Attributes:
+        texts: words and characters (N, many), sparse.
+        looks: the answers' looks with the prompts' topics (N, few).
+    """
+
+    texts: Any
+    looks: Floats
+
+
+def out_of_fold(features: Features, labels: Bools, folds: Ints, *, seed: int) -> Signal:
     """The probability of a thumbs-up by classifiers that were trained without the example's fold.
 
     Args:
-        examples: N examples.
+        features: of N examples, see `text_features`.
+        labels: (N,) their thumbs.
         folds: (N,) see `make_folds`.
-        seed: of the decompositions and the trees.
+        seed: of the trees.
     """
-    texts, looks = _features(examples, seed)
-    logits = np.zeros((len(examples), 2))
+    logits = np.zeros((len(labels), 2))
     for fold in np.unique(folds):
         inside, outside = folds == fold, folds != fold
-        for column, (model, features) in enumerate(zip(_models(seed), (texts, looks), strict=True)):
-            model.fit(features[outside], examples.labels[outside])
-            logits[inside, column] = _logit(model.predict_proba(features[inside])[:, 1])
-    return Signal("out_of_fold", _mixed(logits, examples), np.ones(len(examples), dtype=bool))
+        for column, (model, seen) in enumerate(zip(_models(seed), (features.texts, features.looks), strict=True)):
+            model.fit(seen[outside], labels[outside])
+            logits[inside, column] = _logit(model.predict_proba(seen[inside])[:, 1])
+    return Signal("out_of_fold", _mixed(logits, labels), np.ones(len(labels), dtype=bool))
 
 
-def _mixed(logits: Floats, examples: Examples) -> Floats:
+def _mixed(logits: Floats, labels: Bools) -> Floats:
     """(N,) probabilities from the log-odds (N, 2) of the two classifiers."""
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=1.0).fit(logits, examples.labels).predict_proba(logits)[:, 1]
+    return LogisticRegression(C=1.0).fit(logits, labels).predict_proba(logits)[:, 1]
 
 
 def _models(seed: int) -> tuple[Any, Any]:
@@ -66,8 +80,8 @@ def _models(seed: int) -> tuple[Any, Any]:
     return LogisticRegression(C=1.0, max_iter=500), trees
 
 
-def _features(examples: Examples, seed: int) -> tuple[Any, Floats]:
-    """Words and characters (N, many), sparse; and the answers' looks with the prompts' topics (N, few)."""
+def text_features(examples: Examples, *, seed: int) -> Features:
+    """What the classifiers see of the examples; the seed is of the decomposition of prompts into topics."""
     from scipy import sparse
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -89,7 +103,7 @@ def _features(examples: Examples, seed: int) -> tuple[Any, Floats]:
     looks = [surface(examples)]
     if topics > 0:
         looks.append(TruncatedSVD(topics, random_state=seed).fit_transform(parts[0]))
-    return sparse.hstack(parts).tocsr(), np.hstack(looks)
+    return Features(sparse.hstack(parts).tocsr(), np.hstack(looks))
 
 
 def surface(examples: Examples) -> Floats:

@@ -7,18 +7,28 @@ most raters of a product gave few thumbs. Where raters are not named, they are o
 times. Identical answers to one prompt are one answer.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from kto_lab.auditing.combined import sigmoid
-from kto_lab.auditing.examples import Examples, Floats, Ints
+from kto_lab.auditing.examples import Bools, Examples, Floats, Ints
 from kto_lab.auditing.signals import Signal
+from kto_lab.evaluation.statistics import LEVEL, Estimate
 
 # Thumbs that all raters together lend to each rater, in each class.
 SHRINKAGE = 4.0
+# Answers that all answers together lend to those with as many thumbs, for their share of good ones.
+LENT = 10.0
 ITERATIONS = 200
 TOLERANCE = 1e-6
+# Answers with so many thumbs or more tell wrong thumbs apart.
+LEAST_THUMBS = 3
+# Of a rater's thumbs on such answers, so many are asked for in each class before a rate is told.
+LEAST_COMPARED = 5
+# Answers with so many thumbs or more share one prior.
+MOST_PRIORS = 6
 
 
 @dataclass(frozen=True)
@@ -49,14 +59,14 @@ class Reliability:
     """What was found of the raters.
 
     Attributes:
-        prior: share of items that truly deserve a thumbs-up.
+        prior: (I,) share of items that truly deserve a thumbs-up, among those with as many thumbs.
         missed: (R,) P(thumb down | truly up) of each rater.
         false: (R,) P(thumb up | truly down).
         logits: (I,) log-odds that an item truly deserves a thumbs-up, of all its votes.
         evidence: (V,) what each vote adds to them.
     """
 
-    prior: float
+    prior: Floats
     missed: Floats
     false: Floats
     logits: Floats
@@ -100,11 +110,14 @@ def dawid_skene(votes: Votes, weights: Floats | None = None, start: Floats | Non
     items, raters = len(votes.thumbs), len(votes.names)
     weight = np.ones(items) if weights is None else weights
     counted = weight * (votes.thumbs > 0)
+    kind = np.minimum(votes.thumbs, MOST_PRIORS)
     each = weight[votes.item]
     ups = np.bincount(votes.item, votes.up, minlength=items)
     belief = (ups + 0.5) / (votes.thumbs + 1) if start is None else sigmoid(start)
     for _ in range(ITERATIONS):
-        prior = float(np.clip((counted @ belief) / max(counted.sum(), 1e-9), 1e-3, 1 - 1e-3))
+        good, of_kind = np.bincount(kind, counted * belief), np.bincount(kind, counted)
+        of_all = good.sum() / max(of_kind.sum(), 1e-9)
+        prior = np.clip((good + LENT * of_all) / (of_kind + LENT), 1e-3, 1 - 1e-3)[kind]
         true_up = belief[votes.item]
         missed = _rates(each * true_up * (1 - votes.up), each * true_up, votes.rater, raters)
         false = _rates(each * (1 - true_up) * votes.up, each * (1 - true_up), votes.rater, raters)
@@ -118,6 +131,79 @@ def dawid_skene(votes: Votes, weights: Floats | None = None, start: Floats | Non
         if np.abs(belief - before).max() < TOLERANCE:
             break
     return Reliability(prior, missed, false, logits, evidence)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one rater.
+
+    Attributes:
+        name: "" is whoever is not named.
+        thumbs: how many they gave.
+        shared: how many of them are on answers that another rater judged, too.
+        compared: how many of those are on answers with LEAST_THUMBS thumbs or more.
+        missed: P(thumb down | truly up), None where too few thumbs were compared; `n` is how many of the class were.
+        false: P(thumb up | truly down); likewise.
+    """
+
+    name: str
+    thumbs: int
+    shared: int
+    compared: int
+    missed: Estimate
+    false: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def records(votes: Votes, found: Reliability) -> list[Record]:
+    """What is known of each rater, those who gave most first."""
+    raters = len(votes.names)
+    given = np.bincount(votes.rater, minlength=raters)
+    shared = _with_others(votes)
+    compared = shared & (votes.thumbs[votes.item] >= LEAST_THUMBS)
+    counts = [np.bincount(votes.rater, which, minlength=raters).astype(int) for which in (shared, compared)]
+    up = sigmoid(found.logits)[votes.item] * compared
+    in_class = [np.bincount(votes.rater, part, minlength=raters) for part in (up, compared - up)]
+    return [
+        Record(
+            votes.names[place],
+            int(given[place]),
+            int(counts[0][place]),
+            int(counts[1][place]),
+            _told(float(found.missed[place]), float(in_class[0][place])),
+            _told(float(found.false[place]), float(in_class[1][place])),
+        )
+        for place in np.argsort(-given, kind="stable")
+    ]
+
+
+def _with_others(votes: Votes) -> Bools:
+    """(V,) another rater judged the item; those who are not named may be several people, and count as such."""
+    unnamed = np.array([not name for name in votes.names], dtype=bool)
+    pairs = votes.item * len(votes.names) + votes.rater
+    _, place, times = np.unique(pairs, return_inverse=True, return_counts=True)
+    own = np.where(unnamed[votes.rater], 1, times[place])
+    return votes.thumbs[votes.item] > own
+
+
+def _told(rate: float, thumbs: float) -> Estimate:
+    """A rater's rate in one class, with Wilson's interval for so many thumbs."""
+    if thumbs < LEAST_COMPARED:
+        return Estimate(None, None, None, int(thumbs))
+    return Estimate(rate, *wilson(rate, thumbs), int(thumbs))
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """Wilson's score interval of a share that was estimated as well as from n independent trials."""
+    from scipy import special
+
+    z = float(special.ndtri((1 + LEVEL) / 2))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(float(middle - half), 0.0), min(float(middle + half), 1.0)
 
 
 def _rates(wrong: Floats, all_of_class: Floats, rater: Ints, raters: int) -> Floats:

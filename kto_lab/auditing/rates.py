@@ -1,36 +1,40 @@
 """How often thumbs are wrong: estimates of rho_D = P(thumb down | truly up) and rho_U = P(thumb up | truly down).
 
-Three estimators, with 95 % percentile intervals from a bootstrap over prompts:
+Three estimators:
 
-- `noise_aware`: what the combination of all signals fits (see `combined`), near `raters` where there are those. It
-  supposes that the signals are sure somewhere, and that a class's thumbs are wrong alike wherever they are. Advice is
-  taken from it.
+- `noise_aware`: what the combination of all signals fits (see `combined`), near `raters` where there are those. The
+  value supposes that the signals are sure somewhere; there is none where the fit itself is nowhere sure, or comes out
+  otherwise on resampled prompts. The interval does not suppose it: it goes from 0 to the bound of `bounds`, since the
+  same thumbs may be right for reasons that no signal sees. Both suppose that a class's thumbs are wrong alike wherever
+  they are.
 - `confident_learning`: the joint of given and true labels that cleanlab counts from the out-of-fold signal (Northcutt
   et al. 2021, "Confident Learning", arXiv 1911.00068). It takes the classifier's confident contradictions for wrong
-  labels, so that it is too high where the classifier is weak. Its interval has the sampling of prompts in it, and not
-  the classifier's own error.
-- `raters`: from several thumbs on one answer, by Dawid and Skene's model. It supposes that their errors are
-  independent and that an answer has one truth.
+  labels, so that it is too high where the classifier is weak. It has no interval: that error is the classifier's, and
+  no resampling shows it.
+- `raters`: from several thumbs on one answer, by Dawid and Skene's model, with a 95 % percentile interval from a
+  bootstrap over prompts that is never narrower than Wilson's for as many thumbs. It supposes that the raters' errors
+  are independent and that an answer has one truth.
 
 How far each is off where the truth is known is measured in results/feedback/audit.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from kto_lab.auditing.bounds import Bounds
 from kto_lab.auditing.combined import Combined, sigmoid
 from kto_lab.auditing.examples import Bools, Examples, Floats
-from kto_lab.auditing.raters import Reliability, Votes, dawid_skene
+from kto_lab.auditing.raters import LEAST_THUMBS, Reliability, Votes, dawid_skene, wilson
 from kto_lab.auditing.signals import Signal
 from kto_lab.evaluation.statistics import LEVEL, Estimate
 
 RESAMPLES = 100
-# Dawid and Skene's model tells wrong thumbs apart by answers with three thumbs or more: so many are asked for.
-LEAST_THUMBS = 3
+# Of answers that tell wrong thumbs apart (see `raters`) so many are asked for.
 LEAST_ANSWERS = 50
+# An interval wider than this says that the rate is not known.
+TOO_WIDE = 0.3
 
 
 @dataclass(frozen=True)
@@ -58,22 +62,29 @@ class Rates:
         return asdict(self)
 
 
-def of_combined(combined: Combined, examples: Examples) -> Rates:
-    """The rates of the noise-aware fit."""
+def of_combined(combined: Combined, bounds: Bounds, examples: Examples) -> Rates:
+    """The rates of the noise-aware fit, between 0 and the bounds."""
+    prompts = _prompts(examples)
+    low, high = np.quantile(combined.drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     fit = combined.fit
-    return _rates("noise_aware", (fit.rho_desirable, fit.rho_undesirable), combined.drawn, _prompts(examples))
+    down, up = (
+        Estimate(min(value, bound) if sure and wide <= TOO_WIDE else None, 0.0, bound, prompts)
+        for value, bound, sure, wide in zip(
+            (fit.rho_desirable, fit.rho_undesirable),
+            (bounds.desirable, bounds.undesirable),
+            fit.sure,
+            high - low,
+            strict=True,
+        )
+    )
+    return Rates("noise_aware", down, up)
 
 
-def of_confident_learning(signal: Signal, examples: Examples, *, seed: int) -> Rates:
+def of_confident_learning(signal: Signal, examples: Examples) -> Rates:
     """The rates at which out-of-fold probabilities contradict the labels, as cleanlab counts them."""
-    order = np.argsort(examples.prompt_numbers, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(examples.prompt_numbers))[:-1])
-
-    def rates(counts: Floats) -> tuple[float, float]:
-        rows = np.concatenate([np.tile(members[place], int(counts[place])) for place in np.flatnonzero(counts)])
-        return _joint_rates(signal.up[rows], examples.labels[rows])
-
-    return _bootstrapped("confident_learning", rates, len(members), seed)
+    found = _joint_rates(signal.up, examples.labels)
+    known = (value if np.isfinite(value) else None for value in found)
+    return Rates("confident_learning", *(Estimate(value, None, None, _prompts(examples)) for value in known))
 
 
 def _joint_rates(up: Floats, labels: Bools) -> tuple[float, float]:
@@ -98,7 +109,7 @@ def of_raters(votes: Votes, found: Reliability, examples: Examples, *, seed: int
     """The rates at which the labels differ from what all thumbs together say; None where too few answers have three."""
     if (votes.thumbs >= LEAST_THUMBS).sum() < LEAST_ANSWERS:
         return None
-    prompt_of = examples.prompt_numbers
+    prompt_of, prompts = examples.prompt_numbers, _prompts(examples)
     prompt_of_item = np.zeros(len(votes.thumbs), dtype=np.int64)
     prompt_of_item[votes.item_of] = prompt_of
 
@@ -112,31 +123,27 @@ def of_raters(votes: Votes, found: Reliability, examples: Examples, *, seed: int
                 float(true_down[examples.labels].sum() / true_down.sum()),
             )
 
-    return _bootstrapped("raters", rates, _prompts(examples), seed)
+    rng = np.random.default_rng(seed)
+    even = np.full(prompts, 1 / prompts)
+    drawn = np.array([rates(rng.multinomial(prompts, even).astype(np.float64)) for _ in range(RESAMPLES)])
+    told = votes.thumbs * (votes.thumbs >= LEAST_THUMBS)
+    good = sigmoid(found.logits)
+    thumbs = (float(told @ good), float(told @ (1 - good)))
+    down, up = (
+        _estimate(value, drawn[:, side], thumbs[side], prompts) for side, value in enumerate(rates(np.ones(prompts)))
+    )
+    return Rates("raters", down, up)
 
 
 def _prompts(examples: Examples) -> int:
     return int(examples.prompt_numbers.max()) + 1
 
 
-def _bootstrapped(method: str, rates: Callable[[Floats], tuple[float, float]], prompts: int, seed: int) -> Rates:
-    """The two rates and their intervals, where `rates` takes how often each prompt counts (C,)."""
-    rng = np.random.default_rng(seed)
-    even = np.full(prompts, 1 / prompts)
-    drawn = np.array([rates(rng.multinomial(prompts, even).astype(np.float64)) for _ in range(RESAMPLES)])
-    return _rates(method, rates(np.ones(prompts)), drawn, prompts)
-
-
-def _rates(method: str, values: tuple[float, float], drawn: Floats, prompts: int) -> Rates:
-    down, up = (_estimate(value, drawn[:, side], prompts) for side, value in enumerate(values))
-    return Rates(method, down, up)
-
-
-def _estimate(value: float, drawn: Floats, prompts: int) -> Estimate:
+def _estimate(value: float, drawn: Floats, thumbs: float, prompts: int) -> Estimate:
+    """A rate with its interval: the hull of the bootstrap's and of Wilson's for so many thumbs of the class."""
     known = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value):
+    if not np.isfinite(value) or len(known) < len(drawn) / 2 or thumbs < 1:
         return Estimate(None, None, None, prompts)
-    if len(known) < len(drawn) / 2:
-        return Estimate(value, None, None, prompts)
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high), prompts)
+    ends = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    least = wilson(value, thumbs)
+    return Estimate(value, min(float(ends[0]), least[0]), max(float(ends[1]), least[1]), prompts)

@@ -4,18 +4,19 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from rich.text import Text
 
 from kto_lab import console
 from kto_lab.auditing.advice import Advice, span
 from kto_lab.auditing.audit import Audit
+from kto_lab.auditing.bounds import Bounds
 from kto_lab.auditing.measured import FIRST, Found
+from kto_lab.auditing.raters import Record
 from kto_lab.auditing.rates import Rates
 from kto_lab.evaluation.statistics import Estimate
 
 ABOUT = {
-    "noise_aware": "noise-aware fit of all signals",
+    "noise_aware": "all signals; interval: what they leave open",
     "confident_learning": "cleanlab, out-of-fold text",
     "raters": "several thumbs on one answer",
     "reviewed": "reviewed random examples",
@@ -42,21 +43,33 @@ def show_signals(audit: Audit) -> None:
         console.say(f"    cleanlab would correct {int(audit.flagged.sum()):,} labels, by the out-of-fold signal alone")
 
 
-def show_raters(audit: Audit) -> None:
-    """The raters' error rates, of those who gave most thumbs; nothing where raters are not named."""
-    votes, found = audit.votes, audit.reliability
-    if votes is None or found is None or not any(votes.names):
+def show_raters(found: Sequence[Record]) -> None:
+    """The error rates of the raters who gave most thumbs; nothing where raters are not named."""
+    if not any(record.name for record in found):
         return
-    given = np.bincount(votes.rater, minlength=len(votes.names))
     table = console.plain_table(
-        "Raters", "wrong thumbs among truly good and truly bad answers, by Dawid and Skene's model"
+        "Raters", "wrong thumbs on truly good and bad answers (Dawid, Skene); -: cannot be told, too few shared"
     )
     table.add_column("rater", ratio=1, overflow="fold")
-    for heading in ("thumbs", "down on good", "up on bad"):
+    for heading in ("thumbs", "shared", "down on good", "up on bad"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for place in np.argsort(-given, kind="stable")[:RATERS_SHOWN]:
-        name = votes.names[place] or "(not named)"
-        table.add_row(Text(name), f"{given[place]:,}", f"{found.missed[place]:.2f}", f"{found.false[place]:.2f}")
+    for record in found[:RATERS_SHOWN]:
+        name = Text(record.name or "(not named)")
+        counts = (f"{record.thumbs:,}", f"{record.shared:,}")
+        table.add_row(name, *counts, _two(record.missed), _two(record.false))
+    console.show(table)
+
+
+def show_bounds(bounds: Bounds) -> None:
+    """How often thumbs can be wrong at most, and how far that answers to further flips."""
+    table = console.plain_table("At most", "by the signals; then with a further share of all thumbs turned round")
+    table.add_column("thumbs", ratio=1)
+    for heading in ("AUC", "down on good", "up on bad"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_row("as they are", _two(bounds.auc), f"{bounds.desirable:.1%}", f"{bounds.undesirable:.1%}")
+    for trial in bounds.trials:
+        auc = "-" if trial.auc is None else f"{trial.auc:.2f}"
+        table.add_row(f"{trial.rate:.0%} turned round", auc, f"{trial.desirable:.1%}", f"{trial.undesirable:.1%}")
     console.show(table)
 
 

@@ -49,9 +49,12 @@ def test_the_numbers_say_what_was_found(folder: Path) -> None:
     assert numbers["silent"] == ["raters"] or numbers["silent"] == ["raters", "contradiction"]
     assert numbers["clean_labels"]["found"]["combined"]["auc"]["value"] > 0.9
     rates = numbers["rates"]["noise_aware"]
-    assert rates["desirable"]["low"] < 0.1 < rates["desirable"]["high"]
-    assert rates["undesirable"]["low"] < 0.2 < rates["undesirable"]["high"]
-    assert any(item["override"].startswith("loss=kto_robust") for item in numbers["advice"])
+    assert rates["desirable"]["low"] == 0 and 0.1 < rates["desirable"]["high"] < 0.4
+    assert rates["undesirable"]["low"] == 0 and 0.2 < rates["undesirable"]["high"] < 0.5
+    assert [trial["rate"] for trial in numbers["bounds"]["trials"]] == [0.1, 0.2, 0.3]
+    # The thumbs that no signal predicts may be right: no loss follows from them.
+    (item,) = numbers["advice"]
+    assert item["override"] == "" and "cannot be known" in item["text"]
 
 
 def test_the_clean_labels_are_not_read(folder: Path, tmp_path: Path) -> None:
@@ -75,7 +78,9 @@ def test_raters_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     words = [*saved(table, tmp_path), "signals=[raters]", "at_random=100", "top=0"]
     numbers = json.loads((audited(words) / "audit.json").read_text())
     assert set(numbers["raters"]) == {"rater 0", "rater 1", "rater 2"}
-    assert numbers["raters"]["rater 2"]["down_on_good"] > numbers["raters"]["rater 0"]["down_on_good"]
+    missed = {name: record["missed"] for name, record in numbers["raters"].items()}
+    assert missed["rater 2"]["value"] > missed["rater 0"]["value"] > missed["rater 0"]["low"]
+    assert numbers["raters"]["rater 0"]["shared"] == 60
     assert "Dawid" in capsys.readouterr().out
 
 
@@ -118,6 +123,8 @@ def test_a_review_of_random_examples_gives_rates(folder: Path, tmp_path: Path) -
     numbers = json.loads((audited(again) / "audit.json").read_text())
     for side in ("desirable", "undesirable"):
         assert numbers["rates"]["reviewed"][side]["value"] == numbers["clean_labels"]["rates"][side]
+    # The lower end of one is above what matters: a loss follows.
+    assert any(item["override"].startswith("loss=kto_robust") for item in numbers["advice"])
     # The suspects alone are no sample.
     file = decided(pq.read_table(folder / "suspects.parquet").to_pylist()[:1], table, tmp_path / "one.json")
     with pytest.raises(LabError, match="no random examples of both kinds"):

@@ -5,8 +5,10 @@ import pytest
 from audit_tables import looks, wrong_labels
 from sklearn.metrics import roc_auc_score
 
+from kto_lab.auditing.bounds import Bounds
 from kto_lab.auditing.combined import (
     STARTS,
+    Combined,
     Fit,
     _goal,
     combine,
@@ -19,6 +21,7 @@ from kto_lab.auditing.combined import (
 from kto_lab.auditing.examples import Bools, Examples
 from kto_lab.auditing.rates import cleanlab_issues, of_combined, of_confident_learning
 from kto_lab.auditing.signals import Signal
+from kto_lab.evaluation.statistics import Estimate
 
 
 def simulated(n: int, down: float, up: float, *, strength: float, seed: int = 0) -> tuple[Signal, Bools, Bools]:
@@ -87,21 +90,39 @@ def on_looks() -> Looks:
     return Examples.of(table), Signal("x", 1 / (1 + np.exp(-score)), np.ones_like(good)), wrong_labels(table)
 
 
-def test_the_intervals_hold_the_true_rates(on_looks: Looks) -> None:
+def test_the_fit_finds_the_rates_and_the_interval_says_no_more_than_the_thumbs(on_looks: Looks) -> None:
     examples, signal, wrong = on_looks
     combined = combine([signal], examples, seed=0)
-    rates = of_combined(combined, examples)
-    for estimate, truth in ((rates.desirable, 0.1), (rates.undesirable, 0.25)):
-        assert estimate.low is not None and estimate.high is not None and estimate.n == 150
-        assert estimate.low < truth < estimate.high
+    rates = of_combined(combined, Bounds(Estimate(0.9, 0.8, 0.95, 150), 0.16, 0.32), examples)
+    for estimate, truth, bound in ((rates.desirable, 0.1, 0.16), (rates.undesirable, 0.25, 0.32)):
+        assert estimate.value == pytest.approx(truth, abs=0.06)
+        assert (estimate.low, estimate.high, estimate.n) == (0.0, bound, 150)
     assert roc_auc_score(wrong, combined.suspicion) > 0.95
+
+
+def test_a_fit_that_is_nowhere_sure_gives_no_rate() -> None:
+    """A fifth of 37,000 thumbs is wrong, and the signal is just what a calibrated judge says of them.
+
+    No wrong label at all fits such thumbs best, and in every resample: a spread of 0 that is no evidence.
+    """
+    rng = np.random.default_rng(1)
+    truly_up = 1 / (1 + np.exp(-rng.normal(0, 0.6, 37000)))
+    given = (rng.random(37000) < truly_up) ^ (rng.random(37000) < 0.2)
+    signal = Signal("s", 0.5 + 0.6 * (truly_up - 0.5), np.ones(37000, dtype=bool))
+    fit = fitted(signal, given)
+    assert fit.rho_desirable < 0.02 and fit.sure == (False, False)
+    certain = Combined(np.zeros(37000), fit, np.zeros((100, 2)))
+    rates = of_combined(certain, Bounds(Estimate(0.6, 0.59, 0.61, 9), 0.4, 0.4), Examples.of(looks(2)))
+    assert rates.values is None and (rates.desirable.low, rates.desirable.high) == (0.0, 0.4)
 
 
 def test_cleanlab_counts_what_probabilities_contradict(on_looks: Looks) -> None:
     examples, signal, wrong = on_looks
-    rates = of_confident_learning(signal, examples, seed=0)
+    rates = of_confident_learning(signal, examples)
     assert rates.desirable.value == pytest.approx(0.1, abs=0.05)
     assert rates.undesirable.value == pytest.approx(0.25, abs=0.05)
+    # Its error is the classifier's, and no resampling shows it.
+    assert rates.desirable.low is None and rates.undesirable.high is None
     flagged = cleanlab_issues(signal, examples.labels)
     assert flagged.dtype == bool and wrong[flagged].mean() > 0.8
 

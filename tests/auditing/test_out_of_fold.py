@@ -5,14 +5,14 @@ from audit_tables import looks, wrong_labels
 from sklearn.metrics import roc_auc_score
 
 from kto_lab.auditing.examples import Examples, make_folds
-from kto_lab.auditing.out_of_fold import out_of_fold, surface
+from kto_lab.auditing.out_of_fold import out_of_fold, surface, text_features
 from kto_lab.feedback.table import build_table
 
 
 def test_it_doubts_labels_that_the_look_of_the_answer_is_against() -> None:
     table = looks(120, flips_down=0.15, flips_up=0.15)
     examples = Examples.of(table)
-    signal = out_of_fold(examples, make_folds(examples, 4, seed=0), seed=0)
+    signal = out_of_fold(text_features(examples, seed=0), examples.labels, make_folds(examples, 4, seed=0), seed=0)
     assert signal.known.all()
     assert roc_auc_score(wrong_labels(table), signal.suspicion(examples.labels)) > 0.95
 
@@ -22,12 +22,12 @@ def test_an_examples_own_label_tells_nothing() -> None:
     table = looks(60, flips_down=0.1, flips_up=0.1)
     examples = Examples.of(table)
     folds = make_folds(examples, 3, seed=0)
-    signal = out_of_fold(examples, folds, seed=0)
+    features = text_features(examples, seed=0)
+    signal = out_of_fold(features, examples.labels, folds, seed=0)
     labels = examples.labels.copy()
     rows = np.flatnonzero(folds == 0)
     labels[rows[0]] = not labels[rows[0]]
-    other = Examples(**{**{name: getattr(examples, name) for name in examples.__dataclass_fields__}, "labels": labels})
-    changed = out_of_fold(other, folds, seed=0)
+    changed = out_of_fold(features, labels, folds, seed=0)
     assert abs(changed.up[rows[0]] - signal.up[rows[0]]) < 0.02
 
 
@@ -37,7 +37,7 @@ def test_texts_without_a_common_word_do_not_break_it() -> None:
         for n in range(20)
     ]
     examples = Examples.of(build_table(rows, source="odd", held_out=0.0))
-    signal = out_of_fold(examples, make_folds(examples, 2, seed=0), seed=0)
+    signal = out_of_fold(text_features(examples, seed=0), examples.labels, make_folds(examples, 2, seed=0), seed=0)
     assert np.isfinite(signal.up).all()
 
 
