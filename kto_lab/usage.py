@@ -52,7 +52,7 @@ def list_groups_of(config: str, *, without: Collection[str]) -> None:
 
 
 def list_options_at_once() -> None:
-    """Have Hydra list options from its sources as they are: by itself it copies the sources for each, for seconds."""
+    """Have Hydra list options from its sources as they are: by itself it copies all sources for each, for seconds."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.object_type import ObjectType
 
