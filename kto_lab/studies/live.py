@@ -30,7 +30,7 @@ class Live:
     def __enter__(self) -> "Live":
         """Start to look."""
         done = self.counts()["done"]
-        # Made here: what is begun now stays on the screen while a cell's own words go to its log.
+        # Begun before any cell: it stays on the screen while a cell's own words go to its log.
         advance = self._shown.enter_context(console.progress("cells", len(self.folders), done=done))
         self._thread = threading.Thread(target=self._watch, args=(advance, done), daemon=True)
         self._thread.start()

@@ -97,7 +97,8 @@ def test_every_cell_has_a_record_and_its_words_are_in_its_log(undisturbed: Sweep
     ]
     for cell, folder in zip(cells, undisturbed.folders(), strict=True):
         assert read_record(folder)["run_id"] == cell["run_id"] == folder.name
-        assert "==> Training" in (folder / LOG).read_text()
+        said = (folder / LOG).read_text()
+        assert "==> Training" in said and not {"\r", "\x1b"} & set(said) and "    cells " not in said
         assert len(metrics(folder)) == 4
 
 
