@@ -50,6 +50,36 @@ def score_answer(checks: str, answer: str) -> float:
     return float(_sentiment().polarity_scores(answer)["compound"])
 
 
+def read_checks(value: Any, where: str) -> str:
+    """Checks from a user's data, as a row of the table carries them: "" where there are none.
+
+    Args:
+        value: the JSON as text or as an object, or None.
+        where: its place, such as "thumbs.jsonl:12".
+
+    Raises:
+        LabError: they cannot be run.
+    """
+    if value is None or value == "":
+        return ""
+    try:
+        checks = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        _try(checks)
+    except TypeError as error:
+        raise LabError(f"{where}: the checks are {value!r}, which is no JSON: {error}.") from error
+    except LabError as error:
+        raise LabError(f"{where}: {error}") from error
+    return checks
+
+
+# Many rows have the same.
+@functools.lru_cache(maxsize=4096)
+def _try(checks: str) -> None:
+    """LabError where checks cannot be run, whatever the answer is."""
+    for item in _parse(checks).get("instructions") or []:
+        _instruction(item["id"], item["kwargs"])
+
+
 @functools.lru_cache(maxsize=4096)
 def _parse(checks: str) -> dict[str, Any]:
     try:
@@ -74,6 +104,12 @@ def _are_instructions(value: Any) -> bool:
 
 
 def _follows(identity: str, kwargs: dict[str, Any], answer: str) -> bool:
+    instruction = _instruction(identity, kwargs)
+    return bool(answer.strip()) and bool(instruction.check_following(answer))
+
+
+def _instruction(identity: str, kwargs: dict[str, Any]) -> Any:
+    """IFEval's checker of one instruction."""
     registry = _ifeval().INSTRUCTION_DICT
     if identity not in registry:
         raise LabError(f"There is no IFEval instruction {identity!r}. Known: {', '.join(sorted(registry))}.")
@@ -82,9 +118,7 @@ def _follows(identity: str, kwargs: dict[str, Any], answer: str) -> bool:
         instruction.build_description(**kwargs)
     except (TypeError, ValueError) as error:
         raise LabError(f"The IFEval instruction {identity!r} does not take {kwargs}: {error}.") from error
-    if not answer.strip():
-        return False
-    return bool(instruction.check_following(answer))
+    return instruction
 
 
 @functools.cache

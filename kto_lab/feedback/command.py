@@ -12,7 +12,7 @@ from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.feedback.collect import Sampling, collect
 from kto_lab.feedback.prompts import CheckedPrompt
-from kto_lab.feedback.table import build_table, class_counts
+from kto_lab.feedback.table import build_table, class_counts, require_share
 from kto_lab.files import atomic_path
 from kto_lab.models.tokens import Encoder
 
@@ -26,14 +26,15 @@ def collect_feedback(cfg: DictConfig) -> Path:
     target = Path(cfg.output)
     if target.exists():
         raise LabError(f"{target} exists. Choose another output, or remove it to collect again.")
+    require_share(cfg.held_out, "held_out")
+    prompts: Sequence[CheckedPrompt] = list(instantiate(cfg.prompts))
+    sampling: Sampling = instantiate(cfg.sampling)
+    device = instantiate(cfg.trainer).device
     console.stage("Policy", "The model whose answers are judged.")
     loaded = instantiate(cfg.model)
     console.say(f"    {loaded.provenance['name']}")
-    prompts: Sequence[CheckedPrompt] = list(instantiate(cfg.prompts))
-    sampling: Sampling = instantiate(cfg.sampling)
     console.stage("Collection", "Each finished block of answers is kept, so this can be stopped and resumed.")
     shards = target.with_suffix(".shards")
-    device = instantiate(cfg.trainer).device
     with console.progress("prompts", len(prompts)) as advance:
         rows = collect(
             loaded.model.to(device),

@@ -107,7 +107,7 @@ def raw_rows(
         )
     if file.stat().st_size == 0:
         raise LabError(f"{file}: the file is empty.")
-    return _csv(file, how) if kind == "csv" else _jsonl(file) if kind == "jsonl" else _parquet(file)
+    return _csv(file, how) if kind == "csv" else json_lines(file) if kind == "jsonl" else _parquet(file)
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
@@ -121,7 +121,8 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
                 raise LabError(f"{where}: this is no UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
 
 
-def _jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with its place; LabError where a line is none."""
     for where, line in _lines(file):
         if not line.strip():
             continue

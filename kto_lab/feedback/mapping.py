@@ -23,12 +23,13 @@ from typing import Any, Literal
 from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import LISTS, Asking, check_messages
+from kto_lab.feedback.checkers import read_checks
 from kto_lab.feedback.cut import Longest, cut
 from kto_lab.feedback.scale import Said, Scale, scale_of
 from kto_lab.feedback.table import check_completion, check_prompt
 from kto_lab.feedback.unread import ignored
 
-COMMON = ("prompt", "system", "input", "rater", "timestamp", "group", "split", "finished", "certainty")
+COMMON = ("prompt", "system", "input", "rater", "timestamp", "group", "split", "finished", "certainty", "checks")
 THUMB = ("completion", "label", "score")
 PAIR = ("chosen", "rejected", "chosen_wins", "score_chosen", "score_rejected")
 
@@ -226,6 +227,7 @@ def rows_of(raw: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, A
         "timestamp": _timestamp(cells.get("timestamp"), where),
         "group": _text(cells.get("group")),
         "split": cells.get("split"),
+        "checks": read_checks(cells.get("checks"), where),
     }
     answers = _pair(cells, where, how) if how.paired else _thumb(cells, where, how)
     return [{**known, **answer} for answer in answers]

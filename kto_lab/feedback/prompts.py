@@ -4,7 +4,6 @@
 sum. Both are pure functions: the same prompts on every machine. `from_file` takes a user's own.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, score_answer
-from kto_lab.feedback.table import check_prompt
+from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, read_checks
+from kto_lab.feedback.file import json_lines
+from kto_lab.feedback.table import check_prompt, prompt_id, require_same_checks
 from kto_lab.models.tokens import Prompt
 
 TOPICS = (
@@ -196,13 +196,11 @@ def from_file(path: str) -> list[CheckedPrompt]:
     file = Path(path)
     if not file.is_file():
         raise LabError(f"There is no file {file}. Give prompts.path the path of a JSONL file.")
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise LabError(f"{file} is no UTF-8 text: {error}. Save it as UTF-8.") from error
-    found = [
-        _from_line(line, f"{file}:{number}", file.stem) for number, line in enumerate(lines, start=1) if line.strip()
-    ]
+    checks: dict[str, str] = {}
+    found = []
+    for where, row in json_lines(file):
+        found.append(_from_row(row, where, file.stem))
+        require_same_checks(checks, prompt_id(found[-1].prompt), found[-1].checks, where)
     if not found:
         raise LabError(f"{file}: there is no prompt in it.")
     if len({type(item.prompt) for item in found}) > 1:
@@ -210,20 +208,21 @@ def from_file(path: str) -> list[CheckedPrompt]:
     return found
 
 
-def _from_line(line: str, where: str, group: str) -> CheckedPrompt:
-    try:
-        row = json.loads(line)
-        checks, given = json.dumps(row["checks"]), row["prompt"]
-        worked = tuple(row.get("worked") or ())
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise LabError(f"{where}: each line must be an object with 'prompt' and 'checks': {error!r}.") from error
-    try:
-        score_answer(checks, "Any answer shows whether the checks can be run.")
-    except LabError as error:
-        raise LabError(f"{where}: {error}") from error
-    prompt = check_prompt(given, where)
+def _from_row(row: dict[str, Any], where: str, group: str) -> CheckedPrompt:
+    if "prompt" not in row:
+        raise LabError(f"{where}: there is no 'prompt'. Each line needs one, text or chat messages, and its 'checks'.")
+    prompt, checks = check_prompt(row["prompt"], where), read_checks(row.get("checks"), where)
+    if not checks:
+        raise LabError(
+            f"{where}: the prompt has no 'checks', by which `kto-lab feedback collect` gives the thumbs. Add them, "
+            'such as {"checker": "arithmetic", "answer": "42"} (all are in kto_lab/feedback/checkers.py). Where no '
+            "program can judge, sample answers yourself and give them to `kto-lab feedback label`."
+        )
+    worked = row.get("worked") or ()
+    if not isinstance(worked, list | tuple):
+        raise LabError(f"{where}: 'worked' is {worked!r}; it must be a list of chat messages.")
     if worked and isinstance(prompt, str):
         raise LabError(f"{where}: 'worked' is for prompts of chat messages, and this one is text. Leave it out.")
     if worked:
         check_prompt([*worked, *prompt], where)
-    return CheckedPrompt(prompt, checks, str(row.get("group") or group), worked)
+    return CheckedPrompt(prompt, checks, str(row.get("group") or group), tuple(worked))

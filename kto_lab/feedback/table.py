@@ -107,15 +107,15 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
         held_out: share of prompts held out, in [0, 1).
 
     Raises:
-        LabError: a row is malformed, a prompt is given both splits, or there is no row.
+        LabError: a row is malformed, a prompt is given both splits or different checks, or there is no row.
     """
     from datasets import Dataset
 
-    if not 0 <= held_out < 1:
-        raise LabError(f"feedback.held_out is {held_out}: the held-out share must be at least 0 and below 1.")
+    require_share(held_out, "feedback.held_out")
     records = []
     repeats: Counter[str] = Counter()
     splits: dict[str, str] = {}
+    checks: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         where = row.get("where", f"{source}, row {number}")
         record = _record(row, where=where, source=source, held_out=held_out)
@@ -124,6 +124,7 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
                 f"{where}: this prompt is in 'train' in one row and in 'test' in another. A held-out prompt must not "
                 "be trained on: give all rows of a prompt the same split."
             )
+        require_same_checks(checks, record["prompt_id"], record["checks"], where)
         repeats[record["example_id"]] += 1
         if (nth := repeats[record["example_id"]]) > 1:
             record["example_id"] = content_hash(record["example_id"], nth)
@@ -164,6 +165,28 @@ def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float)
         "timestamp": row.get("timestamp"),
         "origin": row.get("origin") or "given",
     }
+
+
+def require_share(held_out: float, key: str) -> None:
+    """LabError where `key`, the share of prompts in the test split, is not in [0, 1)."""
+    if not 0 <= held_out < 1:
+        raise LabError(f"{key} is {held_out}: the held-out share must be at least 0 and below 1.")
+
+
+def require_same_checks(seen: dict[str, str], identity: str, checks: str, where: str) -> None:
+    """LabError where a prompt has other checks than in a row before: whose would judge its answers?
+
+    Args:
+        seen: `prompt_id` to checks; this row's are added.
+        identity: of the row's prompt.
+        checks: of the row.
+        where: its place.
+    """
+    if seen.setdefault(identity, checks) != checks:
+        raise LabError(
+            f"{where}: this prompt has the checks {checks or 'none'}, and in an earlier row "
+            f"{seen[identity] or 'none'}. They judge new answers to the prompt: give all its rows the same."
+        )
 
 
 def check_label(value: Any, where: str) -> bool:

@@ -11,7 +11,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.file import raw_rows
 from kto_lab.feedback.mapping import Layout, layout, rows_of
 from kto_lab.feedback.survey import surveyed
-from kto_lab.feedback.table import content_hash, prompt_id, split_of
+from kto_lab.feedback.table import content_hash, prompt_id, require_same_checks, require_share, split_of
 from kto_lab.labeling.labels import Answer
 
 if TYPE_CHECKING:
@@ -77,41 +77,41 @@ class File:
         """
         if unknown := sorted(set(self.columns) - set(COLUMNS)):
             raise LabError(f"answers.columns has no field {unknown[0]!r}. Known: {', '.join(COLUMNS)}.")
-        if not 0 <= self.held_out < 1:
-            raise LabError(f"answers.held_out is {self.held_out}: the share must be at least 0 and below 1.")
+        require_share(self.held_out, "answers.held_out")
         return list(self._answers())
 
     def _answers(self) -> Iterator[Answer]:
         named = {field: column for field, column in self.columns.items() if column is not None}
         # Empty where there is none, which is no column's name.
-        checks, label = named.pop("checks", ""), named.get("label", "")
+        label = named.get("label", "")
         answer = _layout({**named, "label": _BLANK}, self, rated=False)
         thumb = _layout(named, self, rated=True) if label else None
         file = Path(self.path).expanduser()
-        columns = {**named, **({"checks": checks} if checks else {})}
         looked = (raw for _, raw in raw_rows(file, self.format, thumb or answer, node="answers"))
-        settled, said = surveyed(looked, columns, thumb or answer, fields=COLUMNS, source=str(file))
+        settled, said = surveyed(looked, named, thumb or answer, fields=COLUMNS, source=str(file))
         for sentence in said:
             console.say(f"    {sentence}")
         thumb = settled if label else None
         dropped, first, read = 0, "", 0
+        checks: dict[str, str] = {}
         for where, raw in raw_rows(file, self.format, thumb or answer, node="answers"):
             read += 1
             try:
                 (row,) = rows_of({**raw, _BLANK: True}, where, answer)
                 given = rows_of(raw, where, thumb) if thumb is not None and raw.get(label) is not None else []
+                require_same_checks(checks, prompt_id(row["prompt"]), row["checks"], where)
             except LabError as error:
                 if self.bad_rows == "error":
                     raise
                 dropped, first = dropped + 1, first or str(error)
                 continue
-            yield self._answer(row, where, given[0]["desirable"] if given else None, raw.get(checks) or "")
+            yield self._answer(row, where, given[0]["desirable"] if given else None)
         if dropped:
             logger.warning("%s: dropped %d of %d rows as malformed. The first: %s", self.path, dropped, read, first)
 
-    def _answer(self, row: dict[str, Any], where: str, thumb: bool | None, checks: str) -> Answer:
+    def _answer(self, row: dict[str, Any], where: str, thumb: bool | None) -> Answer:
         split = row["split"] or split_of(prompt_id(row["prompt"]), self.held_out)
-        more = {"finished": row["finished"], "group": row["group"] or Path(self.path).name, "checks": checks}
+        more = {"finished": row["finished"], "group": row["group"] or Path(self.path).name, "checks": row["checks"]}
         more |= {"split": split, "timestamp": row["timestamp"], "rater": row["rater"], "score": row["score"]}
         return Answer(row["prompt"], row["completion"], where, thumb, thumb, more)
 

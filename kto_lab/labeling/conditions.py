@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 import regex
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.checkers import metric_name, score_answer
+from kto_lab.feedback.checkers import metric_name, read_checks, score_answer
 from kto_lab.labeling.labels import Answer
 
 
@@ -176,13 +176,9 @@ def _checker(given: Any, place: str) -> Condition:
         return _passes_its_own
     if not isinstance(given, Mapping):
         raise LabError(f"{place}: write 'own', or checks such as {{checker: arithmetic, answer: '42'}}; not {given!r}.")
-    try:
-        checks = json.dumps(given)
-        if metric_name(checks) != "pass_rate":
-            raise LabError("A sentiment is no pass or fail: use the condition 'sentiment'.")
-        score_answer(checks, "Any answer shows whether the checks can be run.")
-    except (LabError, TypeError) as error:
-        raise LabError(f"{place}: {error}") from error
+    checks = read_checks(dict(given), place)
+    if metric_name(checks) != "pass_rate":
+        raise LabError(f"{place}: A sentiment is no pass or fail: use the condition 'sentiment'.")
     return lambda seen: score_answer(checks, seen.text) == 1.0
 
 

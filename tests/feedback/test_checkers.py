@@ -3,7 +3,7 @@ import json
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, metric_name, score_answer
+from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, metric_name, read_checks, score_answer
 
 TITLE = ("detectable_format:title", {})
 SENTIMENT = json.dumps({"checker": "sentiment"})
@@ -65,3 +65,18 @@ def test_the_language_check_gives_one_verdict() -> None:
 def test_checks_that_cannot_be_run_are_refused(checks: str, message: str) -> None:
     with pytest.raises(LabError, match=message):
         score_answer(checks, "an answer")
+    with pytest.raises(LabError, match=rf"mine\.jsonl:3: .*{message}"):
+        read_checks(checks, "mine.jsonl:3")
+
+
+def test_checks_of_a_user_are_text_or_an_object_and_every_instruction_is_tried() -> None:
+    given = {"checker": "arithmetic", "answer": "42"}
+    assert json.loads(read_checks(given, "here")) == given and read_checks(json.dumps(given), "here") == json.dumps(
+        given
+    )
+    assert read_checks(None, "here") == read_checks("", "here") == ""
+    # An answer fails at the first instruction that it does not follow, and would not reach the second.
+    with pytest.raises(LabError, match=r"here: .*no IFEval instruction 'startend:nothing'"):
+        read_checks(ifeval_checks(TITLE, ("startend:nothing", {})), "here")
+    with pytest.raises(LabError, match=r"here: the checks are .*no JSON"):
+        read_checks({"checker": {1, 2}}, "here")

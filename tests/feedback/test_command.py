@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import InstantiationException
 
 from kto_lab import cli
 from kto_lab.errors import LabError
@@ -67,6 +68,24 @@ def test_a_stopped_collection_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     again = from_collected(str(collect_feedback(configured(tmp_path, "sampling.block=5"))), None)
     assert blocks == [0, 1, 2, 2, 3]
     assert again.to_list() == whole.to_list()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prompts=file", "prompts.path=mine.jsonl"], r"mine\.jsonl:1: the prompt has no .*checks"),
+        (["held_out=1.5"], "held_out is 1.5"),
+        (["sampling.samples=0"], "sampling.samples is 0"),
+    ],
+)
+def test_a_mistake_shows_before_the_model_is_loaded(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.jsonl").write_text('{"prompt": "1+1="}\n')
+    cfg = composed(["model=hf", "model.name=nowhere", "trainer=cpu", "output=out.parquet", *words], name="collect")
+    with pytest.raises((LabError, InstantiationException), match=message):
+        collect_feedback(cfg)
 
 
 def test_a_finished_table_is_not_overwritten(tmp_path: Path) -> None:

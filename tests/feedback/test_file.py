@@ -57,6 +57,16 @@ def test_jsonl_with_every_optional_column(tmp_path: Path) -> None:
     assert (got["rater"], got["score"], got["timestamp"], got["group"]) == ("7", 2.0, "2025-03-01T12:00:00Z", "blue")
 
 
+def test_checks_are_mapped_and_a_row_whose_checks_cannot_be_run_is_named(tmp_path: Path) -> None:
+    checks = {"checker": "arithmetic", "answer": "2"}
+    file = jsonl(tmp_path, thumb(how=checks), thumb(prompt="Say ho.", how=json.dumps(checks)), thumb(prompt="Say no."))
+    assert [row and json.loads(row) for row in read(file, {"checks": "how"})["checks"]] == [checks, checks, ""]
+    assert set(read(file)["checks"]) == {""}
+    broken = jsonl(tmp_path, thumb(how=checks), thumb(prompt="Say ho.", how={"checker": "magic"}))
+    with pytest.raises(LabError, match=r"thumbs\.jsonl:2: The checks .*magic.* name no known checker"):
+        read(broken, {"checks": "how"})
+
+
 def test_an_optional_value_may_be_absent_from_some_rows(tmp_path: Path) -> None:
     table = read(jsonl(tmp_path, thumb(who="ann"), thumb(completion="Hey.")), {"rater": "who"})
     assert table["rater"] == ["ann", None]

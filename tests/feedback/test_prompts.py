@@ -78,9 +78,13 @@ def test_from_file_reads_prompt_checks_group_and_worked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "JSONDecodeError"),
-        ("[1]", "must be an object"),
-        ({"prompt": "x"}, "KeyError\\('checks'\\)"),
+        ("{", "broken JSON"),
+        ("[1]", "no JSON object"),
+        ({"prompt": "x"}, "the prompt has no 'checks'.*feedback label"),
+        ({"prompt": "x", "checks": None}, "the prompt has no 'checks'"),
+        ({"checks": {"checker": "sentiment"}}, "there is no 'prompt'"),
+        ({**GOOD, "checks": {"checker": "arithmetic", "answer": "4"}}, "and in an earlier row .*sentiment"),
+        ({**GOOD, "worked": 3}, "'worked' is 3"),
         ({"prompt": "x", "checks": {"checker": "magic"}}, "no known checker"),
         ({"prompt": "x", "checks": {"checker": "arithmetic", "answer": 2}}, "'answer' that is text"),
         ({"prompt": "", "checks": {"checker": "sentiment"}}, "the prompt is empty"),

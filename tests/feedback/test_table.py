@@ -151,3 +151,10 @@ def test_bad_tables() -> None:
         build(ROW, {**ROW, "prompt": CHAT})
     with pytest.raises(LabError, match="held_out is 1"):
         build(ROW, held_out=1.0)
+
+
+def test_all_rows_of_a_prompt_have_the_same_checks() -> None:
+    checked = {**ROW, "checks": '{"checker": "sentiment"}'}
+    assert len(build(checked, {**checked, "completion": "Hey."}, {**ROW, "prompt": "Say ho."})) == 3
+    with pytest.raises(LabError, match=r"thumbs\.jsonl:2: this prompt has the checks none, and .*sentiment"):
+        build(checked, {**ROW, "where": "thumbs.jsonl:2"})

@@ -45,14 +45,16 @@ def test_some_rows_may_have_a_thumb(tmp_path: Path) -> None:
 
 
 def test_csv_and_parquet_are_the_same_answers(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('question,answer,up,why\n1+1=,2,TRUE,"{""checker"": 1}"\n2+2=,5,,\n')
-    table = {"question": ["1+1=", "2+2="], "answer": ["2", "5"], "up": [True, None], "why": ['{"checker": 1}', None]}
+    checks = '{"checker": "sentiment"}'
+    cell = checks.replace('"', '""')
+    (tmp_path / "a.csv").write_text(f'question,answer,up,why\n1+1=,2,TRUE,"{cell}"\n2+2=,5,,\n')
+    table = {"question": ["1+1=", "2+2="], "answer": ["2", "5"], "up": [True, None], "why": [checks, None]}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     names = {"prompt": "question", "completion": "answer", "label": "up", "checks": "why"}
     one, other = (read(tmp_path / name, names) for name in ("a.csv", "a.parquet"))
     for found in (one, other):
         assert [(answer.completion, answer.thumb, answer.more["checks"]) for answer in found] == [
-            ("2", True, '{"checker": 1}'),
+            ("2", True, checks),
             ("5", None, ""),
         ]
 
@@ -69,6 +71,7 @@ def test_csv_and_parquet_are_the_same_answers(tmp_path: Path) -> None:
             r"there is no column 'completion'.*answers\.columns\.completion=",
         ),
         ([{"prompt": "p", "completion": "c"}], {"checks": "how"}, {}, "no column 'how' for the checks"),
+        ([{"prompt": "p", "completion": "c", "how": {"checker": 1}}], {"checks": "how"}, {}, ":1: .*no known checker"),
         ([{"prompt": "p", "completion": "c"}], {"answer": "how"}, {}, "answers.columns has no field 'answer'"),
         (
             [{"prompt": "p", "completion": "c", "up": 3}],
