@@ -21,13 +21,14 @@ from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side, summarise_answers
 from kto_lab.evaluation.evaluate import HeldOut, Judge
+from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import content_hash, of_split
 from kto_lab.models.adapters import load_saved, moved, reference_model, reference_of
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tokens import Encoder
-from kto_lab.run import assemble, deployed_judge, judge_of, load_model, open_shelf, read_feedback
+from kto_lab.run import assemble, deployed_judge, evaluation_on, judge_of, load_model, open_shelf, read_feedback
 from kto_lab.studies.identity import plain_values
 from kto_lab.studies.record import Record, read_record
 from kto_lab.summary import show_examples, show_metrics, show_single
@@ -35,6 +36,12 @@ from kto_lab.warm import COLD
 
 KEYS = ("run", "output", "model", "feedback", "reference_store", "evaluation", "trainer")
 AGAIN = Path("evaluation") / "again.json"
+# What a model alone is asked about where no feedback is named: the shipped instructions, as in conf/feedback.
+SHIPPED = {
+    "_target_": "kto_lab.feedback.collected.from_collected",
+    "path": "instruction_checks",
+    "train_prompts": None,
+}
 
 
 def evaluate(cfg: DictConfig) -> Path:
@@ -47,11 +54,13 @@ def evaluate(cfg: DictConfig) -> Path:
     given = [name for name in ("model", "feedback") if cfg.get(name) is not None]
     if cfg.run is not None and given:
         raise LabError(f"A run brings its own model and feedback. Leave out run=..., or {' and '.join(given)}.")
-    if cfg.run is None and len(given) < 2:
+    if cfg.run is None and "model" not in given:
         raise LabError(
-            "Say what to evaluate: run=<folder of a finished run>, or a model and feedback to ask it about, such as "
-            "model=hf model.name=<folder or hub name> feedback=instruction_checks."
+            "Say what to evaluate: run=<folder of a finished run>, or model=hf model.name=<folder or hub name>, which "
+            "answers the held-out prompts of instruction_checks, or of feedback=<option>."
         )
+    if cfg.run is None and "feedback" not in given:
+        OmegaConf.update(cfg, "feedback", SHIPPED, force_add=True)
     return evaluate_model(cfg) if cfg.run is None else evaluate_run(cfg)
 
 
@@ -61,6 +70,7 @@ def evaluate_run(cfg: DictConfig) -> Path:
     finished, own = _finished_run(folder)
     own.evaluation, own.trainer, own.reference_store = cfg.evaluation, cfg.trainer, cfg.reference_store
     parts = assemble(own)
+    saved = saved_policy(folder)
     target = folder / AGAIN if cfg.output is None else Path(cfg.output)
     record = Record(
         folder=folder,
@@ -73,10 +83,8 @@ def evaluate_run(cfg: DictConfig) -> Path:
     table = read_feedback(own.feedback, record, ("train", "test"))
     if record.data["fingerprint"] != finished["data"]["fingerprint"]:
         raise LabError(f"The feedback is not what {folder} was trained on: it has changed since. Restore it.")
+    parts.evaluation = evaluation_on(table, parts.evaluation)
     console.stage("Policies", "The base policy, which is the reference, and the trained one.")
-    saved = folder / "policy"
-    if not saved.is_dir():
-        raise LabError(f"{saved} is missing, so there is no trained policy to judge. Put it back, or train again.")
     loaded = load_model(parts, COLD)
     check_weights(loaded.provenance, finished["model"], folder)
     encoder = Encoder.of(loaded, parts.lengths)
@@ -111,10 +119,12 @@ def evaluate_run(cfg: DictConfig) -> Path:
 
 def evaluate_model(cfg: DictConfig) -> Path:
     """One model alone: checked answers, their length, lm-eval. Without a reference there are no rewards and no KL."""
-    settings, hardware = instantiate(cfg.evaluation), instantiate(cfg.trainer)
+    settings: Evaluation = instantiate(cfg.evaluation)
+    hardware = instantiate(cfg.trainer)
     target = Path(cfg.output or Path("runs") / "evaluations" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
     record = Record(folder=target.parent, run_id="", config=plain_values(cfg), seeds={"seed": 0})
     table = read_feedback(cfg.feedback, record, ("test",))
+    settings = evaluation_on(table, settings)
     console.stage("Policy", "The model to judge.")
     loaded = instantiate(cfg.model)
     check_merged(loaded.provenance, narrow=hardware.number_format == "bf16-mixed")
@@ -153,6 +163,18 @@ def check_weights(loaded: dict[str, Any], ran: dict[str, Any], folder: Path) -> 
             f"The weights of {loaded['name']} are not what {folder} was trained from: its record says "
             f"{ran['weights']}, and these are {loaded.get('weights')} (SHA-256). Put the base back as it was."
         )
+
+
+def saved_policy(folder: Path) -> Path:
+    """The folder of a run's trained policy.
+
+    Raises:
+        LabError: it is missing.
+    """
+    saved = folder / "policy"
+    if not saved.is_dir():
+        raise LabError(f"{saved} is missing, so there is no trained policy to judge. Put it back, or train again.")
+    return saved
 
 
 def _finished_run(folder: Path) -> tuple[dict[str, Any], DictConfig]:

@@ -57,7 +57,7 @@ from kto_lab.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.clipping import planned_scales
 from kto_lab.training.curves import CURVES, plot_curves
-from kto_lab.training.data import TrainingData, class_weights, prepare
+from kto_lab.training.data import TrainingData, class_weights, plan_steps, prepare
 from kto_lab.training.dropout import dropout_rates
 from kto_lab.training.fit import CHECKPOINTS, check_feasible, fit
 from kto_lab.training.hardware import Hardware
@@ -124,13 +124,17 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
 
     with record.stage("feedback"):
         table = read_feedback(cfg.feedback, record, ("train", "test"), warm)
+        parts.evaluation = evaluation_on(table, parts.evaluation)
+        damaged = damage(cfg.corruption, of_split(table, "train"))
+        # Tried on all examples, so that what cannot be planned shows before a model is loaded.
+        plan_steps(damaged.table, damaged.swap_pairs, parts.objective, parts.optimization, seed=parts.seed)
     with record.stage("model"):
         loaded, shelf, policy, encoder = load_policy(parts, record, warm)
     record.run_id = run_id(cfg)
     with record.stage("plan"):
-        damaged = damage(cfg.corruption, of_split(table, "train"))
         data = plan(parts, policy, damaged, encoder, record)
         judge = judge_of(parts, loaded.model, encoder, of_split(table, "test"), parts.folder / "evaluation", warm)
+        deployed = deployed_judge(parts, judge)
     claim(parts.folder, cfg, record.data["fingerprint"], encoder.hashes)
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
@@ -154,7 +158,6 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
         with record.stage("evaluation after"):
             console.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
             policy = moved(policy, parts.hardware.device)
-            deployed = deployed_judge(parts, judge)
             trained = deployed.measure(policy, "trained")
             reference = partial(load_reference, parts, warm, packed=packs(loaded.model))
             record.metrics = deployed.compare(policy, base, trained, beta=parts.objective.reward_beta, load=reference)
@@ -214,6 +217,18 @@ def read_feedback(feedback: DictConfig, record: Record, needed: Sequence[str], w
     if missing:
         raise LabError(f"No prompt fell into the {missing[0]} split. Use more data, or another feedback.held_out.")
     return table
+
+
+def evaluation_on(table: Dataset, settings: Evaluation) -> Evaluation:
+    """What can be evaluated on the held-out prompts of a table; what is left out is said.
+
+    Raises:
+        LabError: something that was asked for by name cannot be.
+    """
+    found, left_out = settings.on(of_split(table, "test"))
+    if left_out:
+        console.say(f"    {left_out}")
+    return found
 
 
 def load_policy(parts: Parts, record: Record, warm: Warm) -> tuple[Loaded, Shelf | None, Policy, Encoder]:

@@ -150,7 +150,7 @@ def test_where_a_model_alone_is_written_by_default(
     ("words", "message"),
     [
         ([], "Say what to evaluate: run="),
-        (["model=tiny"], "Say what to evaluate"),
+        (["feedback=arithmetic"], "Say what to evaluate"),
         (["run=x", "model=tiny"], "Leave out run=..., or model"),
         (["run=does/not/exist"], "There is no folder does/not/exist"),
         (["+optimization.batch_size=3", "run=x"], "Nothing reads the configuration's optimization"),

@@ -13,8 +13,6 @@ numbers for the saved policy:
 import contextlib
 import importlib.resources
 import json
-import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,8 +22,7 @@ import numpy as np
 import yaml
 from datasets import Dataset
 
-from kto_lab.errors import LabError
-from kto_lab.evaluation.answers import select_prompts
+from kto_lab.evaluation.lm_eval_tasks import CHECKS, LOCAL_TASKS, NEUTRAL, checked_rows, manager_for, printing_to
 from kto_lab.evaluation.statistics import Estimate, Floats, cluster_interval, mean_interval, proportion_interval
 from kto_lab.feedback.checkers import metric_name
 from kto_lab.feedback.table import is_chat
@@ -33,10 +30,6 @@ from kto_lab.files import atomic_path
 from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
 from kto_lab.models.tokens import Encoder, Prompt
-
-CHECKS = "kto_lab_checks"
-NEUTRAL = "kto_lab_neutral"
-LOCAL_TASKS = (CHECKS, NEUTRAL)
 
 # lm-eval's resamples for metrics that have no closed-form error; its default of 100,000 takes minutes.
 _RESAMPLES = 1000
@@ -52,11 +45,9 @@ def write_tasks(folder: Path, encoder: Encoder, table_test: Dataset, *, max_new_
         max_new_tokens: where an unfinished answer is cut.
         limit: prompts at most, chosen as for greedy answers; None for all.
     """
-    rows = [table_test[row] for row in select_prompts(table_test, limit or len(table_test))]
     documents = [
         {**_text(row["prompt"], encoder.control), **{key: row[key] for key in ("prompt_id", "group", "checks")}}
-        for row in rows
-        if row["checks"]
+        for row in map(table_test.__getitem__, checked_rows(table_test, limit))
     ]
     with atomic_path(folder) as partial, importlib.resources.as_file(_package_tasks()) as source:
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__*"))
@@ -88,7 +79,8 @@ def run_lm_eval(
     Args:
         model: the policy.
         encoder: its tokenizer's.
-        tasks: names of lm-eval tasks or groups (most load their data from the hub), task files, or local tasks.
+        tasks: names of lm-eval tasks or groups (most load their data from the hub), task files, or local tasks; as
+            `lm_eval_tasks.tasks_for` has let them pass.
         table_test: the held-out part of a table of examples.
         folder: where the local tasks are written; see `write_tasks`.
         max_new_tokens: where an unfinished answer to the held-out prompts is cut.
@@ -100,9 +92,6 @@ def run_lm_eval(
     Returns:
         For each task (and each group and member of a group) its metrics. Intervals are Wilson's for the checks, a
         bootstrap over documents for perplexities, and else 1.96 of lm-eval's standard errors on both sides.
-
-    Raises:
-        LabError: a task is unknown, its data cannot be loaded, or the checks are asked for and no prompt has any.
     """
     from lightning.pytorch.utilities.seed import isolate_rng
     from lm_eval import simple_evaluate
@@ -113,15 +102,14 @@ def run_lm_eval(
     was_training = model.training
     found: dict[str, dict[str, Estimate]] = {}
     try:
-        with isolate_rng(), _printing_to(folder.with_name("lm_eval.log")), _ending_at(model, encoder.ending(chat)):
+        with isolate_rng(), printing_to(folder.with_name("lm_eval.log")), _ending_at(model, encoder.ending(chat)):
             lm = _language_model(model, encoder, batch_size)
-            manager = _task_manager(tasks, folder)
             for part, adds in _by_special_tokens(tasks, chat):
                 lm.add_bos_token = adds
                 results = simple_evaluate(
                     model=lm,
-                    tasks=part,
-                    task_manager=manager,
+                    tasks=[str(folder / f"{task}.yaml") if task in LOCAL_TASKS else task for task in part],
+                    task_manager=manager_for(part),
                     num_fewshot=num_fewshot,
                     limit=limit,
                     bootstrap_iters=_RESAMPLES,
@@ -132,11 +120,6 @@ def run_lm_eval(
                     fewshot_random_seed=seed,
                 )
                 found |= {task: _estimates(results, task, seed) for task in results["results"]}
-    except OSError as error:
-        raise LabError(
-            f"lm-eval could not load its data for {', '.join(tasks)}: {error}. Most of its tasks come from the Hugging "
-            f"Face hub; the local ones are {', '.join(LOCAL_TASKS)}. Choose with evaluation.lm_eval."
-        ) from error
     finally:
         model.train(was_training)
     return found
@@ -177,17 +160,6 @@ def _by_special_tokens(tasks: Sequence[str], chat: bool) -> list[tuple[list[str]
     return [(part, adds) for part, adds in parts if part]
 
 
-def _task_manager(tasks: Sequence[str], folder: Path) -> Any:
-    """lm-eval's index of tasks: the folder's, and its own only where one is asked for. Checks the names."""
-    from lm_eval.tasks import TaskManager
-
-    # Indexing lm-eval's own 14,000 tasks takes 12 seconds.
-    elsewhere = [name for name in tasks if name not in LOCAL_TASKS and not _is_file(name)]
-    manager = TaskManager(include_path=str(folder), include_defaults=bool(elsewhere))
-    _check_names(tasks, manager.all_tasks)
-    return manager
-
-
 def _package_tasks() -> Any:
     return importlib.resources.files("kto_lab.evaluation") / "tasks"
 
@@ -199,12 +171,6 @@ def _text(prompt: Prompt, control: str) -> dict[str, str]:
     """
     if isinstance(prompt, str):
         return {"system": "", "text": prompt + control}
-    roles = [message["role"] for message in prompt]
-    if roles not in (["user"], ["system", "user"]):
-        raise LabError(
-            f"A held-out prompt has the turns {', '.join(roles)}; the task kto_lab_checks takes one user turn after at "
-            "most a system turn. Leave kto_lab_checks out of evaluation.lm_eval for this feedback."
-        )
     return {"system": prompt[0]["content"] if len(prompt) == 2 else "", "text": prompt[-1]["content"]}
 
 
@@ -227,45 +193,6 @@ def _checks_task(encoder: Encoder, documents: list[dict[str, str]], chat: bool, 
             {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in [*metrics, "answer_words"]
         ],
     }
-
-
-def _is_file(task: str) -> bool:
-    return task.endswith((".yaml", ".yml"))
-
-
-def _check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
-    names = set(known)
-    for task in tasks:
-        if task == CHECKS and task not in names:
-            raise LabError(
-                "The task kto_lab_checks needs held-out prompts with checks, and this feedback has none. "
-                "Leave it out of evaluation.lm_eval, or give the feedback a 'checks' column."
-            )
-        if task not in names and not (_is_file(task) and Path(task).is_file()):
-            raise LabError(
-                f"There is no lm-eval task {task!r}. `lm-eval ls tasks` lists its own; the local ones are "
-                f"{', '.join(LOCAL_TASKS)}; a path must name a task's YAML file. Mend evaluation.lm_eval."
-            )
-
-
-@contextlib.contextmanager
-def _printing_to(log: Path) -> Iterator[None]:
-    """Send what lm-eval and its libraries print to a file: their bars would tear up ours."""
-    logger = logging.getLogger("lm_eval")
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        handler = logging.StreamHandler(file)
-        logger.addHandler(handler)
-        propagate, logger.propagate = logger.propagate, False
-        # lm-eval asks git for a commit, and git complains on the process's own stderr where there is none.
-        stderr = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            logger.removeHandler(handler)
-            logger.propagate = propagate
 
 
 def _estimates(results: dict[str, Any], task: str, seed: int) -> dict[str, Estimate]:

@@ -1,8 +1,23 @@
 """What is evaluated, and how much of it: the keys of `conf/evaluation`."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.lm_eval_tasks import AUTO, check_files, tasks_for
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+COUNTS = (
+    "reward_examples",
+    "prompts",
+    "kl_prompts",
+    "max_new_tokens",
+    "batch_size",
+    "lm_eval_limit",
+    "lm_eval_fewshot",
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +31,7 @@ class Evaluation:
         max_new_tokens: where an unfinished answer is cut, in tokens.
         batch_size: answers (and lm-eval requests) in flight at once.
         lm_eval: names of lm-eval tasks to run, its own, a task file's path, or the local `kto_lab_checks` and
-            `kto_lab_neutral`.
+            `kto_lab_neutral`; or "auto", for the local ones that the held-out prompts allow.
         lm_eval_limit: documents a lm-eval task, at most; None for all of them.
         lm_eval_fewshot: worked examples before each document; None for what the task says.
     """
@@ -26,14 +41,38 @@ class Evaluation:
     kl_prompts: int
     max_new_tokens: int
     batch_size: int
-    lm_eval: list[str]
+    lm_eval: list[str] | Literal["auto"]
     lm_eval_limit: int | None
     lm_eval_fewshot: int | None
 
     def __post_init__(self) -> None:
-        """Refuse counts that mean nothing."""
+        """Refuse what can be seen to be wrong without the feedback."""
         least = {"max_new_tokens": 1, "batch_size": 1, "lm_eval_limit": 1}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int) and value < least.get(field.name, 0):
-                raise LabError(f"evaluation.{field.name} is {value}; it must be at least {least.get(field.name, 0)}.")
+        for name in COUNTS:
+            value, bound = getattr(self, name), least.get(name, 0)
+            if value is None and name in ("lm_eval_limit", "lm_eval_fewshot"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < bound:
+                raise LabError(f"evaluation.{name} is {value!r}; it must be a whole number of at least {bound}.")
+        if self.lm_eval == AUTO:
+            return
+        if isinstance(self.lm_eval, str) or not all(isinstance(task, str) for task in self.lm_eval):
+            raise LabError(
+                f"evaluation.lm_eval is {self.lm_eval!r}; give a list of tasks, such as [kto_lab_neutral], or auto."
+            )
+        check_files(self.lm_eval)
+
+    def on(self, table_test: "Dataset") -> tuple["Evaluation", str]:
+        """What can be evaluated on these held-out prompts, with the tasks of lm-eval by name.
+
+        Args:
+            table_test: the held-out part of a table of examples.
+
+        Returns:
+            The settings, and a sentence on what was left out, "" where nothing was.
+
+        Raises:
+            LabError: something that was asked for by name cannot be; see `lm_eval_tasks.tasks_for`.
+        """
+        tasks, left_out = tasks_for(self.lm_eval, table_test, self.lm_eval_limit)
+        return replace(self, lm_eval=tasks), left_out

@@ -17,10 +17,13 @@ from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from kto_lab.feedback.table import content_hash
+from kto_lab.evaluation.lm_eval_tasks import CHECKS, require_checks
+from kto_lab.evaluation.settings import Evaluation
+from kto_lab.feedback.table import content_hash, of_split
 from kto_lab.files import write_json
 from kto_lab.studies.estimates import Work, work_of
 from kto_lab.studies.identity import code_version, identified, plain_values, stamp
@@ -74,6 +77,7 @@ class Composer:
         self._before = _read(kept) if self._keeps else {}
         self._now: dict[str, dict[str, Any]] = {}
         self._stamps: dict[str, str] = {}
+        self._checked: set[str] = set()
 
     def plan(self, cell: Cell) -> Planned:
         """The identity of a cell's run, and its folder."""
@@ -81,11 +85,25 @@ class Composer:
         known = self._before.get(key)
         if known is None or {name: self._stamp(name) for name in known["files"]} != known["files"]:
             composed = self.compose(cell)
+            self._require_checks(composed)
             work = asdict(work_of(plain_values(composed)))
             identity, files = identified(composed)
             known = {"run_id": identity, "files": files, "work": work}
         self._now[key] = known
         return Planned(cell, known["run_id"], self.runs / "cells" / known["run_id"], Work(**known["work"]))
+
+    def _require_checks(self, composed: DictConfig) -> None:
+        """LabError where a cell's evaluation asks for checks by name and its held-out prompts have none.
+
+        It would fail in every cell with this feedback, each after a start of its own. Other feedback is not read here.
+        """
+        nodes = content_hash(plain_values(composed.evaluation), plain_values(composed.feedback))
+        if nodes in self._checked:
+            return
+        self._checked.add(nodes)
+        settings: Evaluation = instantiate(composed.evaluation)
+        if CHECKS in settings.lm_eval:
+            require_checks(of_split(instantiate(composed.feedback), "test"), settings.lm_eval_limit)
 
     def compose(self, cell: Cell) -> DictConfig:
         """The configuration of a cell's run, as `train` takes it."""

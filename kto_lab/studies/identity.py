@@ -3,7 +3,7 @@
 It is known before anything is loaded, so that a sweep can tell in milliseconds what is left to do. It is made of
 
 - the resolved configuration without paths, loggers and devices,
-- the content of the local files that the configuration names, for feedback and model,
+- the content of the local files that the configuration names, for feedback, model and tasks of lm-eval,
 - the code of the rooms that a result comes from, docstrings and comments apart, and the files shipped with them.
 
 Versions of torch and other packages are not in it; a record names them.
@@ -51,9 +51,10 @@ def run_id(cfg: DictConfig) -> str:
 
 
 def identified(cfg: DictConfig) -> tuple[str, dict[str, str]]:
-    """The identity of a run; and whatever it names for feedback and model that may be a local file, with its stamp."""
+    """The identity of a run; and what it names for feedback, model and tasks that may be local files, with stamps."""
     kept = identity(cfg)
-    stamps = {text: stamp(Path(text)) for text in sorted(set(_texts([kept["feedback"], kept["model"]])))}
+    named = [kept["feedback"], kept["model"], kept["evaluation"]["lm_eval"]]
+    stamps = {text: stamp(Path(text)) for text in sorted(set(_texts(named)))}
     return content_hash(kept, {name: seen for name, seen in stamps.items() if seen}, code_version()), stamps
 
 

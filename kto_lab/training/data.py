@@ -157,28 +157,12 @@ def prepare(
         LabError: the table has one class only, has no pairs where the loss needs them, does not fill a batch, or pairs
             are to be swapped for a loss of single thumbs.
     """
-    feed, controls, table = objective.needs.feed, objective.controls, damaged.table
-    if feed is not Feed.DESIRABLE:
-        require_both_classes(table)
-    if damaged.swap_pairs is not None and feed is not Feed.PAIRS:
-        raise LabError(f"corruption=pair_swaps exchanges pairs, and {objective.name} takes none. Use label_noise.")
+    controls, table = objective.controls, damaged.table
     asked = [controls.desirable if up else controls.undesirable for up in table["desirable"][:]] if controls else None
     encoded = encoder.encode_table(table, asked)
     kept = table.select(encoded.kept) if encoded.dropped else table
     desirable = kept["desirable"][:]
-    units, swaps = make_units(kept, feed, damaged.swap_pairs, seed=seed)
-    estimator = objective.reference_point
-    plan = make_plan(
-        units,
-        kept["prompt_id"][:],
-        batch_size=optimization.batch_size,
-        epochs=optimization.epochs,
-        max_steps=optimization.max_steps,
-        seed=seed,
-        keep_prompts_together=optimization.keep_prompts_together,
-        mismatched=objective.compared_to is Completions.MISMATCHED,
-        group=estimator.group if estimator else None,
-    )
+    plan, swaps = plan_steps(kept, damaged.swap_pairs, objective, optimization, seed=seed)
     return TrainingData(
         tokens=encoded.tokens,
         example_ids=kept["example_id"][:],
@@ -195,6 +179,41 @@ def prepare(
         special=encoded.special,
         special_prompts=encoded.special_prompts,
     )
+
+
+def plan_steps(
+    table: Dataset, swap_pairs: PairSwaps | None, objective: Objective, optimization: Optimization, *, seed: int
+) -> tuple[Plan, Swapped | None]:
+    """Which examples each step sees, and the pairs that were exchanged. Asks for no model, so it can be tried first.
+
+    Args:
+        table: the training split, or what is left of it.
+        swap_pairs: what is to happen to its pairs.
+        objective: says what a unit is.
+        optimization: batch size and number of steps.
+        seed: of the order of the data.
+
+    Raises:
+        LabError: as `prepare`.
+    """
+    feed, estimator = objective.needs.feed, objective.reference_point
+    if feed is not Feed.DESIRABLE:
+        require_both_classes(table)
+    if swap_pairs is not None and feed is not Feed.PAIRS:
+        raise LabError(f"corruption=pair_swaps exchanges pairs, and {objective.name} takes none. Use label_noise.")
+    units, swaps = make_units(table, feed, swap_pairs, seed=seed)
+    plan = make_plan(
+        units,
+        table["prompt_id"][:],
+        batch_size=optimization.batch_size,
+        epochs=optimization.epochs,
+        max_steps=optimization.max_steps,
+        seed=seed,
+        keep_prompts_together=optimization.keep_prompts_together,
+        mismatched=objective.compared_to is Completions.MISMATCHED,
+        group=estimator.group if estimator else None,
+    )
+    return plan, swaps
 
 
 def make_units(

@@ -18,9 +18,8 @@ from small_tokenizers import dated, end_and_more, end_as_text, end_not_eos, endi
 from taught import taught
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import answer_prompts
-from kto_lab.evaluation.lm_eval import _check_names, run_lm_eval, write_tasks
+from kto_lab.evaluation.lm_eval import run_lm_eval, write_tasks
 from kto_lab.evaluation.statistics import Estimate, proportion_interval
 from kto_lab.feedback.checkers import arithmetic_checks
 from kto_lab.feedback.table import build_table
@@ -201,26 +200,11 @@ def test_checks_hold_the_first_prompts_up_to_the_limit(
     assert [json.loads(line)["prompt_id"] for line in lines[:4]] == [answer.prompt_id for answer in answers]
 
 
-def test_feedback_without_checks_has_no_checks_task(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    with pytest.raises(LabError, match="this feedback has none"):
-        evaluate(model, tokenizer, ["kto_lab_checks"], table(questions(2)), tmp_path)
-    assert not (tmp_path / "lm_eval" / "checks.jsonl").exists()
-
-
 def test_a_control_text_ends_a_plain_prompt_and_not_a_chat_message(encoder: Encoder, tmp_path: Path) -> None:
     asking = encoder.with_control("<|good|>")
     for prompts, wanted in ((["1+1="], "1+1=<|good|>"), (questions(1), questions(1)[0][-1]["content"])):
         write_tasks(tmp_path / "tasks", asking, table(prompts, ["1"]), max_new_tokens=3, limit=None)
         assert json.loads((tmp_path / "tasks" / "checks.jsonl").read_text())["text"] == wanted
-
-
-def test_conversations_of_several_turns_are_refused(encoder: Encoder, tmp_path: Path) -> None:
-    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
-    with pytest.raises(LabError, match="user, assistant, user"):
-        write_tasks(tmp_path / "tasks", encoder, table([turns], ["1"]), max_new_tokens=3, limit=None)
-    assert not (tmp_path / "tasks").exists()
 
 
 def test_conversations_of_several_turns_do_not_hinder_other_tasks(
@@ -229,27 +213,6 @@ def test_conversations_of_several_turns_do_not_hinder_other_tasks(
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     found = evaluate(model, tokenizer, ["kto_lab_neutral"], table([turns], ["1"]), tmp_path, limit=2)
     assert found["kto_lab_neutral"]["bits_per_byte"].n == 2
-
-
-def test_an_unknown_task_is_named() -> None:
-    _check_names(["arc_easy"], ["arc_easy", "kto_lab_neutral"])
-    with pytest.raises(LabError, match="no lm-eval task 'arc_eazy'"):
-        _check_names(["arc_eazy"], ["arc_easy", "kto_lab_neutral"])
-    with pytest.raises(LabError, match=r"no lm-eval task 'missing\.yaml'"):
-        _check_names(["missing.yaml"], ["arc_easy"])
-
-
-def test_a_task_whose_data_cannot_be_reached_says_so(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    (tmp_path / "far.yaml").write_text(
-        "task: far\ndataset_path: nobody/nothing\noutput_type: loglikelihood_rolling\ntest_split: test\n"
-        'doc_to_text: ""\ndoc_to_target: text\n'
-    )
-    model.train()
-    with pytest.raises(LabError, match=r"could not load its data for .*far\.yaml"):
-        evaluate(model, tokenizer, [str(tmp_path / "far.yaml")], table(questions(2)), tmp_path)
-    assert model.training
 
 
 @pytest.mark.parametrize("make", [byte_tokenizer, end_as_text, end_not_eos, instructions, ending_each, dated])

@@ -6,7 +6,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.lm_eval import LOCAL_TASKS
+from kto_lab.evaluation.lm_eval_tasks import AUTO
 from kto_lab.evaluation.settings import Evaluation
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -21,7 +21,7 @@ def test_every_option_is_an_evaluation() -> None:
     assert {path.stem for path in (CONF / "evaluation").glob("*.yaml")} == {"quick", "lm_eval", "none"}
     quick, full, none = load("quick"), load("lm_eval"), load("none")
     assert quick.prompts == full.prompts == 120 and quick.lm_eval == []
-    assert isinstance(full.lm_eval, list) and set(full.lm_eval) == set(LOCAL_TASKS)
+    assert full.lm_eval == AUTO
     assert (none.prompts, none.kl_prompts, none.reward_examples, none.lm_eval) == (0, 0, 0, [])
 
 
@@ -30,8 +30,20 @@ def test_an_unknown_key_is_an_error() -> None:
         load("quick", "+evaluation.prompt_count=3")
 
 
-@pytest.mark.parametrize("override", ["prompts=-1", "batch_size=0", "max_new_tokens=0", "lm_eval_limit=0"])
+# lm-eval itself takes a share of the documents for its limit.
+@pytest.mark.parametrize(
+    "override",
+    [
+        "prompts=-1", "batch_size=0", "max_new_tokens=0", "lm_eval_limit=0", "lm_eval_limit=0.5", "kl_prompts=many",
+        "prompts=true", "prompts=null", "lm_eval=kto_lab_checks", "lm_eval=[1]",
+    ],
+)  # fmt: skip
 def test_a_count_that_means_nothing_is_an_error(override: str) -> None:
     key = override.split("=")[0]
     with pytest.raises((LabError, InstantiationException), match=f"evaluation.{key} is"):
         load("quick", f"evaluation.{override}")
+
+
+def test_a_task_file_that_is_not_there_is_an_error() -> None:
+    with pytest.raises((LabError, InstantiationException), match=r"names the file nowhere/own\.yaml"):
+        load("quick", "evaluation.lm_eval=[nowhere/own.yaml]")

@@ -48,6 +48,14 @@ def test_one_of_several_chat_templates_counts(tmp_path: Path) -> None:
     assert stamp(tmp_path) != before
 
 
+def test_it_sees_what_is_in_the_files_of_lm_evals_tasks(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("task: own\n")
+    words = f"evaluation.lm_eval=[{tmp_path / 'own.yaml'}]"
+    before = run_id(configuration(tmp_path, words))
+    (tmp_path / "own.yaml").write_text("task: own\nnum_fewshot: 2\n")
+    assert run_id(configuration(tmp_path, words)) != before
+
+
 def test_code_counts_and_words_about_it_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "losses").mkdir()
     monkeypatch.setattr(identity_module, "ROOMS", ("losses",))
