@@ -19,6 +19,7 @@ LABELS = {
 }
 SCORES = ("pass_rate", "sentiment")
 EXAMPLES = 3
+POLICIES = ("base", "trained")
 
 
 def show_metrics(metrics: Mapping[str, Any]) -> None:
@@ -55,7 +56,13 @@ def show_single(metrics: Mapping[str, Any], *, name: str) -> None:
 
 
 def show_examples(answers: Sequence[Mapping[str, Any]]) -> None:
-    """Print a few answers of both policies, such as changed their score, from `answers.side_by_side`."""
+    """Print a few answers of both policies, from `answers.side_by_side`.
+
+    Such as changed their score; where no answer has one, such as changed, beside held-out answers that got a thumb.
+    """
+    if all(row["base_score"] is None for row in answers):
+        _show_unscored([row for row in answers if row["base"] != row["trained"]], len(answers))
+        return
     better = [row for row in answers if _change(row) > 0]
     worse = [row for row in answers if _change(row) < 0]
     if not better and not worse:
@@ -63,11 +70,33 @@ def show_examples(answers: Sequence[Mapping[str, Any]]) -> None:
     console.stage("Examples", f"Of {len(answers)} answers {len(better)} score better than before, {len(worse)} worse.")
     # One that got worse is among them where there is one: the reader should see both.
     worst = worse[: max(1, EXAMPLES - len(better))]
-    for place, row in enumerate([*better[: EXAMPLES - len(worst)], *worst]):
+    _show_rows(
+        {"prompt": row["prompt"]} | {f"{name} ({round(row[f'{name}_score'], 2):g})": row[name] for name in POLICIES}
+        for row in [*better[: EXAMPLES - len(worst)], *worst]
+    )
+
+
+def _show_unscored(changed: Sequence[Mapping[str, Any]], count: int) -> None:
+    """Print a few answers that changed, of so many, and what people thought of others to the same prompts."""
+    if not changed:
+        return
+    console.stage(
+        "Examples", f"Of {count} answers {len(changed)} are not as before. Nothing checks them: look at some."
+    )
+    held_out = {"held out, up": "thumbs_up", "held out, down": "thumbs_down"}
+    _show_rows(
+        {name: row[name] for name in ("prompt", *POLICIES)}
+        | {label: row[name] for label, name in held_out.items() if row[name] is not None}
+        for row in changed[:EXAMPLES]
+    )
+
+
+def _show_rows(rows: Iterable[Mapping[str, str]]) -> None:
+    """Texts row by row, a blank line between."""
+    for place, texts in enumerate(rows):
         if place:
             console.say("")
-        texts = {f"{name} ({round(row[f'{name}_score'], 2):g})": row[name] for name in ("base", "trained")}
-        console.show_texts({"prompt": row["prompt"], **texts})
+        console.show_texts(texts)
 
 
 def _change(row: Mapping[str, Any]) -> float:

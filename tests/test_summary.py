@@ -100,7 +100,8 @@ def test_a_single_policy_has_one_column(screen: io.StringIO) -> None:
 
 
 def answer(prompt: str, base: float | None, trained: float | None, text: str = "yes") -> dict[str, Any]:
-    return {"prompt": prompt, "base": "no", "base_score": base, "trained": text, "trained_score": trained}
+    found = {"prompt": prompt, "base": "no", "base_score": base, "trained": text, "trained_score": trained}
+    return {**found, "thumbs_up": None, "thumbs_down": None}
 
 
 def test_examples_show_answers_that_changed_their_score_a_worse_one_among_them(screen: io.StringIO) -> None:
@@ -126,8 +127,27 @@ def test_examples_are_cut_to_two_lines_and_hold_no_control_codes(screen: io.Stri
     assert "\x1b" not in screen.getvalue()
 
 
-@pytest.mark.parametrize("rows", [[], [answer("x", None, None)], [answer("x", 1.0, 1.0)]])
-def test_without_a_changed_score_there_are_no_examples(rows: list[dict[str, Any]], screen: io.StringIO) -> None:
+def test_answers_that_nothing_checks_are_shown_beside_held_out_ones_and_their_thumbs(screen: io.StringIO) -> None:
+    same = [answer(f"same {n}", None, None, text="no") for n in range(2)]
+    changed = [{**answer(f"new {n}", None, None), "thumbs_up": f"liked {n}"} for n in range(5)]
+    show_examples([*same, {**changed[0], "thumbs_down": "disliked"}, *changed[1:]])
+    shown = screen.getvalue()
+    assert "Of 7 answers 5 are not as before" in shown
+    lines = [line.split("  ") for line in shown.splitlines() if line.startswith("    ")]
+    assert [(line[2].strip(), line[-1].strip()) for line in lines[:5]] == [
+        ("prompt", "new 0"),
+        ("base", "no"),
+        ("trained", "yes"),
+        ("held out, up", "liked 0"),
+        ("held out, down", "disliked"),
+    ]
+    assert "new 2" in shown and "new 3" not in shown and shown.count("held out, down") == 1
+
+
+@pytest.mark.parametrize("rows", [[], [answer("x", None, None, text="no")], [answer("x", 1.0, 1.0)]])
+def test_without_a_changed_answer_or_score_there_are_no_examples(
+    rows: list[dict[str, Any]], screen: io.StringIO
+) -> None:
     show_examples(rows)
     assert screen.getvalue() == ""
 

@@ -64,6 +64,16 @@ def test_a_run_on_them_ends_and_is_judged_by_what_there_is(finished: Path) -> No
         assert found["lm_eval"][policy]["kto_lab_neutral"]["bits_per_byte"]["n"] == 2
 
 
+def test_answers_are_kept_beside_held_out_ones_and_their_thumbs(finished: Path) -> None:
+    known = {repr(row["prompt"]): row["completion"] for row in chats() if row["label"]}
+    for policy in ("base", "trained"):
+        kept = json.loads((finished / "evaluation" / f"{policy}.json").read_text())["answers"]
+        assert len(kept) == 4
+        for answer in kept:
+            assert answer["score"] is None and answer["desirable"] == known[repr(answer["prompt"])]
+            assert answer["undesirable"] == answer["desirable"].replace("It is", "No")
+
+
 def test_it_is_said_once_what_is_left_out(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 Greedy answers show what a person would get; answers sampled at temperature 1 measure how far the policy has moved.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,6 +41,9 @@ class ScoredAnswer:
         finished: whether it ended by itself.
         metric: what the score is ("pass_rate" or "sentiment"), None where the prompt has no checks.
         score: the score, None where the prompt has no checks.
+        desirable: where it has none, a held-out answer to the prompt that got a thumb up, for a person to compare with;
+            None where there is none.
+        undesirable: the same with a thumb down.
     """
 
     prompt_id: str
@@ -51,6 +54,8 @@ class ScoredAnswer:
     finished: bool
     metric: str | None
     score: float | None
+    desirable: str | None = None
+    undesirable: str | None = None
 
     def outcomes(self) -> dict[str, float]:
         """Each metric's value for this answer."""
@@ -133,6 +138,8 @@ def answer_prompts(
         advance: called with the number of answers each time some are done.
     """
     rows = [table_test[row] for row in select_prompts(table_test, prompts)]
+    unchecked = {row["prompt_id"] for row in rows if not row["checks"]}
+    thumbs = {up: held_out_answers(table_test, unchecked, desirable=up) for up in (True, False)}
     found = generate(
         model,
         encoder,
@@ -152,9 +159,21 @@ def answer_prompts(
             finished=answer.finished,
             metric=metric_name(row["checks"]) if row["checks"] else None,
             score=score_answer(row["checks"], answer.text) if row["checks"] else None,
+            desirable=thumbs[True].get(row["prompt_id"]),
+            undesirable=thumbs[False].get(row["prompt_id"]),
         )
         for row, (answer,) in zip(rows, found, strict=True)
     ]
+
+
+def held_out_answers(table_test: Dataset, prompt_ids: Collection[str], *, desirable: bool) -> dict[str, str]:
+    """For each of these prompts that has one, a held-out answer with such a (clean) thumb: the first in the table."""
+    columns = (table_test[name][:] for name in ("prompt_id", "desirable_clean", "completion"))
+    found: dict[str, str] = {}
+    for identity, up, completion in zip(*columns, strict=True):
+        if up == desirable and identity in prompt_ids:
+            found.setdefault(identity, completion)
+    return found
 
 
 def summarise_answers(answers: Sequence[ScoredAnswer]) -> dict[str, Estimate]:
@@ -192,7 +211,8 @@ def compare_answers(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer
 def side_by_side(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
     """Answers of two policies to the same prompts as rows of plain values, for a person to read.
 
-    A row has `group`, `prompt` (of a conversation, its last turn), `base`, `base_score`, `trained`, `trained_score`.
+    A row has `group`, `prompt` (of a conversation, its last turn), `base`, `base_score`, `trained`, `trained_score`,
+    and where nothing checks them `thumbs_up` and `thumbs_down`, held-out answers with such a thumb.
     """
     return [
         {
@@ -202,6 +222,8 @@ def side_by_side(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer]) 
             "base_score": before.score,
             "trained": after.answer,
             "trained_score": after.score,
+            "thumbs_up": before.desirable,
+            "thumbs_down": before.undesirable,
         }
         for before, after in zip(base, trained, strict=True)
     ]
