@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.mapping import Layout, layout, table_rows
+from kto_lab.feedback.mapping import Layout, layout, table_rows, with_times
 from kto_lab.feedback.survey import told
 from kto_lab.feedback.table import build_table
 
@@ -29,6 +29,8 @@ def from_file(
     labels: Mapping[Any, bool | None] | None,
     up_from: float | None,
     down_to: float | None,
+    timezone: str,
+    day_first: bool | None,
     as_chat: bool,
     constant_prompt: str | None,
     lists: Literal["turns", "alternatives", "text"] | None,
@@ -55,6 +57,8 @@ def from_file(
         constant_prompt: see `mapping.layout`.
         lists: see `mapping.layout`.
         ignore: see `mapping.layout`.
+        timezone: see `mapping.with_times`.
+        day_first: see `mapping.with_times`.
         min_certainty: see `mapping.layout`.
         cut_at: see `mapping.layout`.
         bad_rows: see `mapping.layout`.
@@ -77,6 +81,7 @@ def from_file(
         bad_rows=bad_rows,
     )
     file = Path(path).expanduser()
+    how = with_times(how, lambda: raw_rows(file, format, how), timezone=timezone, day_first=day_first)
     how = told(raw_rows(file, format, how), how, source=str(file))
     raws = raw_rows(file, format, how)
     # The table's identity holds the source's name, so it must not hold the folder.

@@ -8,7 +8,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.mapping import layout, table_rows
+from kto_lab.feedback.mapping import layout, table_rows, with_times
 from kto_lab.feedback.survey import told
 from kto_lab.feedback.table import build_table
 
@@ -24,6 +24,8 @@ def from_hub(
     labels: Mapping[Any, bool | None] | None,
     up_from: float | None,
     down_to: float | None,
+    timezone: str,
+    day_first: bool | None,
     as_chat: bool,
     constant_prompt: str | None,
     lists: Literal["turns", "alternatives", "text"] | None,
@@ -53,6 +55,8 @@ def from_hub(
         constant_prompt: see `mapping.layout`.
         lists: see `mapping.layout`.
         ignore: see `mapping.layout`.
+        timezone: see `mapping.with_times`.
+        day_first: see `mapping.with_times`.
         min_certainty: see `mapping.layout`.
         cut_at: see `mapping.layout`.
         bad_rows: see `mapping.layout`.
@@ -84,6 +88,7 @@ def from_hub(
     drawn = list(range(len(loaded)))
     if limit is not None:
         drawn = sorted(np.random.default_rng(seed).permutation(len(loaded))[:limit].tolist())
+    how = with_times(how, lambda: _raws(loaded, drawn, source), timezone=timezone, day_first=day_first)
     how = told(_raws(loaded, drawn, source), how, source=source)
     return build_table(table_rows(_raws(loaded, drawn, source), how, source=source), source=name, held_out=held_out)
 

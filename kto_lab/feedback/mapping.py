@@ -12,12 +12,12 @@ transcript of "Human:" and "Assistant:" turns with a blank line before each. Its
 the turns before are the prompt.
 """
 
-import datetime
+import dataclasses
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kto_lab import console
@@ -27,6 +27,7 @@ from kto_lab.feedback.checkers import read_checks
 from kto_lab.feedback.cut import Longest, cut
 from kto_lab.feedback.scale import Said, Scale, scale_of
 from kto_lab.feedback.table import check_completion, check_prompt
+from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import ignored
 
 COMMON = ("prompt", "system", "input", "rater", "timestamp", "group", "split", "finished", "certainty", "checks")
@@ -54,6 +55,7 @@ class Layout:
         min_certainty: rows whose `certainty` is below it are left out.
         cut_at: the tool that wrote the rows cuts texts at so many characters.
         bad_rows: stop at a malformed row, or drop it and say how many were dropped.
+        times: how the column of times is read; see `with_times`.
     """
 
     columns: dict[str, str]
@@ -63,6 +65,7 @@ class Layout:
     min_certainty: float | None
     cut_at: int | None
     bad_rows: Literal["error", "drop"]
+    times: Times = field(default_factory=Times)
 
     @property
     def paired(self) -> bool:
@@ -161,6 +164,34 @@ def _check_asking(
         raise LabError(f"{node}.columns.input goes behind the text of {node}.columns.prompt, which names no column.")
 
 
+def with_times(
+    how: Layout,
+    raws: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]],
+    *,
+    timezone: str,
+    day_first: bool | None,
+    node: str = "feedback",
+) -> Layout:
+    """The layout with its column of times settled: whether 01/02/2026 is in January is decided by all of its values.
+
+    Args:
+        how: the layout.
+        raws: gives the raw rows anew.
+        timezone: what a time means that names no zone.
+        day_first: the order of day and month in numbers; None: as the column has it.
+        node: of the configuration, for messages.
+
+    Raises:
+        LabError: the zone is not known, or the column does not decide.
+    """
+    column = how.columns.get("timestamp")
+    values = None if column is None else lambda: (raw.get(column) for _, raw in raws())
+    times = Times(zone_of(timezone, f"{node}.timezone"), day_first, values=values, node=node)
+    # Now: asked for with a row, it would be that row's fault.
+    times.settle()
+    return dataclasses.replace(how, times=times)
+
+
 def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, source: str) -> Iterator[dict[str, Any]]:
     """Rows for `build_table` from raw rows, each with the place it comes from.
 
@@ -224,7 +255,7 @@ def rows_of(raw: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, A
     known = {
         "where": where,
         "rater": _text(cells.get("rater")),
-        "timestamp": _timestamp(cells.get("timestamp"), where),
+        "timestamp": _timestamp(cells.get("timestamp"), where, how),
         "group": _text(cells.get("group")),
         "split": cells.get("split"),
         "checks": read_checks(cells.get("checks"), where),
@@ -305,18 +336,14 @@ def _finished(value: Any, where: str) -> bool:
     raise LabError(f"{where}: 'finished' is {value!r}; it must be true or false.")
 
 
-def _timestamp(value: Any, where: str) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    try:
-        datetime.datetime.fromisoformat(value)
-    except (TypeError, ValueError) as error:
+def _timestamp(value: Any, where: str, how: Layout) -> str | None:
+    when = how.times.read(value)
+    if when.unread is not None:
         raise LabError(
-            f"{where}: the timestamp is {value!r}. Write it as ISO 8601, like 2025-03-01T12:00:00Z."
-        ) from error
-    return str(value)
+            f"{where}: the timestamp is {when.unread}, which is no time of one reading. Write it like "
+            "2025-03-01T12:00:00Z, or leave times out with feedback.columns.timestamp=null."
+        )
+    return when.utc
 
 
 def _text(value: Any) -> str | None:

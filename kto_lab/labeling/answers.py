@@ -1,5 +1,6 @@
 """Where the answers come from: a file without thumbs (or with some), or the table of examples of `feedback`."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.feedback.file import raw_rows
-from kto_lab.feedback.mapping import Layout, layout, rows_of
+from kto_lab.feedback.mapping import Layout, layout, rows_of, with_times
 from kto_lab.feedback.survey import surveyed
 from kto_lab.feedback.table import content_hash, prompt_id, require_same_checks, require_share, split_of
 from kto_lab.labeling.labels import Answer
@@ -53,6 +54,8 @@ class File:
         up_from: see `kto_lab.feedback.scale.Scale`.
         down_to: see `kto_lab.feedback.scale.Scale`.
         ignore: columns, and keys of messages, that are left out by name.
+        timezone: what a time means that names no zone.
+        day_first: the order of day and month in numbers; None: as the column of times has it.
         as_chat: a prompt that is text becomes one user message.
         bad_rows: stop at a malformed row, or drop it and say how many were dropped.
         held_out: share of prompts in the test split, where no column says.
@@ -65,6 +68,8 @@ class File:
     up_from: float | None
     down_to: float | None
     ignore: Sequence[str]
+    timezone: str
+    day_first: bool | None
     as_chat: bool
     bad_rows: Literal["error", "drop"]
     held_out: float
@@ -87,14 +92,19 @@ class File:
         answer = _layout({**named, "label": _BLANK}, self, rated=False)
         thumb = _layout(named, self, rated=True) if label else None
         file = Path(self.path).expanduser()
-        looked = (raw for _, raw in raw_rows(file, self.format, thumb or answer, node="answers"))
+
+        def raws() -> Iterator[tuple[str, dict[str, Any]]]:
+            return raw_rows(file, self.format, thumb or answer, node="answers")
+
+        looked = (raw for _, raw in raws())
         settled, said = surveyed(looked, named, thumb or answer, fields=COLUMNS, source=str(file))
         for sentence in said:
             console.say(f"    {sentence}")
-        thumb = settled if label else None
+        answer = with_times(answer, raws, timezone=self.timezone, day_first=self.day_first, node="answers")
+        thumb = dataclasses.replace(settled, times=answer.times) if label else None
         dropped, first, read = 0, "", 0
         checks: dict[str, str] = {}
-        for where, raw in raw_rows(file, self.format, thumb or answer, node="answers"):
+        for where, raw in raws():
             read += 1
             try:
                 (row,) = rows_of({**raw, _BLANK: True}, where, answer)

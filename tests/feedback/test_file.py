@@ -107,7 +107,21 @@ def test_csv_cells_are_typed(tmp_path: Path) -> None:
 def test_parquet_timestamps(tmp_path: Path) -> None:
     when = datetime.datetime(2025, 3, 1, 12, tzinfo=datetime.UTC)
     pq.write_table(pa.Table.from_pylist([thumb(when=when)]), tmp_path / "t.parquet")
-    assert read(tmp_path / "t.parquet", {"timestamp": "when"})["timestamp"] == ["2025-03-01T12:00:00+00:00"]
+    assert read(tmp_path / "t.parquet", {"timestamp": "when"})["timestamp"] == ["2025-03-01T12:00:00Z"]
+
+
+def test_times_follow_the_order_that_one_of_them_decides_or_a_key(tmp_path: Path) -> None:
+    when = {"timestamp": "when"}
+    file = jsonl(tmp_path, thumb(when="03/04/2026 10:00 AM"), thumb(when=None), thumb(when="03/15/2026 10:00 AM"))
+    assert read(file, when)["timestamp"] == ["2026-03-04T10:00:00Z", None, "2026-03-15T10:00:00Z"]
+    berlin = read(file, when, timezone="Europe/Berlin")
+    assert berlin["timestamp"][0] == "2026-03-04T09:00:00Z"
+    jsonl(tmp_path, thumb(when="04/03/2026"), thumb(when="03/04/2026"))
+    for bad_rows in ("error", "drop"):
+        with pytest.raises(LabError, match=r"'04/03/2026' can have the day first.*feedback\.day_first=true"):
+            read(file, when, bad_rows=bad_rows)
+    assert read(file, when, day_first=True)["timestamp"] == ["2026-03-04T00:00:00Z", "2026-04-03T00:00:00Z"]
+    assert len(read(file)) == 2, "a column that nobody maps decides nothing"
 
 
 def test_label_values_are_mapped_and_null_leaves_a_row_out(tmp_path: Path) -> None:
@@ -192,7 +206,7 @@ def test_bad_jsonl_rows_name_file_and_line(tmp_path: Path, second: Any, settings
     ("value", "field", "message"),
     [
         ("soon", "timestamp", "timestamp is 'soon'"),
-        (1700000000, "timestamp", "timestamp is 1700000000"),
+        (17, "timestamp", "timestamp is 17, .*feedback.columns.timestamp=null"),
         ("yes", "finished", "'finished' is 'yes'"),
         ("five", "score", "score is 'five'"),
         ("dev", "split", "must be 'train' or 'test'"),

@@ -44,6 +44,15 @@ def test_some_rows_may_have_a_thumb(tmp_path: Path) -> None:
     assert [answer.thumb for answer in found] == [True, None, None, None]
 
 
+def test_times_follow_the_order_of_their_column(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": day, "up": True, "when": f"{day}.03.2026"} for day in ("04", "15")]
+    columns = {"timestamp": "when", "label": "up"}
+    found = read(jsonl(tmp_path, *rows), columns)
+    assert [answer.more["timestamp"] for answer in found] == ["2026-03-04T00:00:00Z", "2026-03-15T00:00:00Z"]
+    with pytest.raises(LabError, match=r"answers\.day_first=true"):
+        read(jsonl(tmp_path, rows[0]), columns)
+
+
 def test_csv_and_parquet_are_the_same_answers(tmp_path: Path) -> None:
     checks = '{"checker": "sentiment"}'
     cell = checks.replace('"', '""')
