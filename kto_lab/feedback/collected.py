@@ -38,7 +38,8 @@ def from_collected(path: str, train_prompts: int | None) -> Dataset:
         # Not by datasets' reader: it leaves a copy in the user's cache.
         found = pq.read_table(file)
         chat = pa.types.is_list(found.schema.field("prompt").type)
-        schema = features(chat, ratings="ratings" in found.schema.names)
+        more = {name: column in found.schema.names for name, column in (("ratings", "ratings"), ("pairs", "pair_id"))}
+        schema = features(chat, **more)
         table = Dataset(found.select(list(schema)).cast(schema.arrow_schema))
     except (KeyError, ValueError, OSError, pa.ArrowException) as error:
         raise LabError(

@@ -3,7 +3,7 @@
 Shared by `file` and `hub`. Two kinds of raw row are known:
 
 - a thumb: `prompt`, `completion`, `label`. One row of the table.
-- a pair: `prompt`, `chosen`, `rejected`. Two rows of the table, one desirable and one not.
+- a pair: `prompt`, `chosen`, `rejected`. Two rows of the table, one desirable and one not, with the same `pair_id`.
 
 A prompt is text or chat messages, also as a text that spells them as JSON. A `system` column is put before it as a
 system turn, an `input` column (of an instruction) behind it after a blank line. A completion is text, or a list with
@@ -17,7 +17,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from kto_lab import console
@@ -26,7 +26,7 @@ from kto_lab.feedback.asked import LISTS, Asking, check_messages
 from kto_lab.feedback.checkers import read_checks
 from kto_lab.feedback.cut import Longest, cut
 from kto_lab.feedback.scale import Said, Scale, scale_of
-from kto_lab.feedback.table import check_completion, check_prompt
+from kto_lab.feedback.table import check_completion, check_prompt, content_hash
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import ignored
 
@@ -37,6 +37,7 @@ PAIR = ("chosen", "rejected", "chosen_wins", "score_chosen", "score_rejected")
 _COUNTED = {
     "left out": "left out {} of {read} rows, whose label is neutral or too uncertain.",
     "missing": "{} answers are missing (an empty turn of a list) and left out.",
+    "one answer": "left out {} pairs of an answer with itself.",
     "cut": "{} answers were cut by the tool that wrote them: they get no end of turn.",
 }
 
@@ -65,7 +66,7 @@ class Layout:
     min_certainty: float | None
     cut_at: int | None
     bad_rows: Literal["error", "drop"]
-    times: Times = field(default_factory=Times)
+    times: Times = dataclasses.field(default_factory=Times)
 
     @property
     def paired(self) -> bool:
@@ -208,6 +209,7 @@ def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, so
     counts: Counter[str] = Counter()
     longest = Longest()
     first = ""
+    pairs: Counter[str] = Counter()
     for where, raw in raws:
         counts["read"] += 1
         try:
@@ -219,6 +221,13 @@ def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, so
             first = first or str(error)
             continue
         counts["left out"] += not rows
+        if how.paired and rows and _same_prompt(rows):
+            if rows[0]["completion"] == rows[1]["completion"]:
+                counts["one answer"] += 1
+                continue
+            name = _pair_name(rows)
+            pairs[name] += 1
+            rows = [{**row, "pair_id": content_hash(name, pairs[name])} for row in rows]
         for row in rows:
             if row["completion"] is None:
                 counts["missing"] += 1
@@ -227,7 +236,7 @@ def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, so
             counts["cut"] += row["finished"] and not finished
             longest.see(text, finished=finished)
             yield {**row, "completion": text, "finished": finished}
-    for what in ("left out", "missing", "cut"):
+    for what in ("left out", "one answer", "missing", "cut"):
         if counts[what]:
             console.say(f"    {source}: {_COUNTED[what].format(counts[what], read=counts['read'])}")
     if told := longest.suspicion(how.asking.node):
@@ -262,6 +271,17 @@ def rows_of(raw: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, A
     }
     answers = _pair(cells, where, how) if how.paired else _thumb(cells, where, how)
     return [{**known, **answer} for answer in answers]
+
+
+def _same_prompt(rows: list[dict[str, Any]]) -> bool:
+    """Both halves are there and answer one prompt: of turns, each side may have answers of its own before the last."""
+    return rows[0]["prompt"] == rows[1]["prompt"] and all(row["completion"] is not None for row in rows)
+
+
+def _pair_name(rows: list[dict[str, Any]]) -> str:
+    """What a pair compares, and whose it is: the same in every order of the file."""
+    chosen, rejected = sorted(rows, key=lambda row: not row["desirable"])
+    return content_hash("pair", chosen["prompt"], chosen["completion"], rejected["completion"], chosen["rater"])
 
 
 def _thumb(cells: dict[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:

@@ -20,7 +20,9 @@ table. Nothing downstream asks where a thumb came from.
 | `score`           | float or null                      | the rating behind the thumb                                 |
 | `ratings`         | list of floats, or null            | all raters' ratings of the completion, above 0 for good;    |
 |                   |                                    | only in a table where a row has them (see `ratings_of`)     |
-| `timestamp`       | string or null                     | ISO 8601                                                    |
+| `pair_id`         | string or null                     | the same for the two halves of a pair, as it was given;     |
+|                   |                                    | only in a table where a row has one (see `pair_ids_of`)     |
+| `timestamp`       | string or null                     | ISO 8601 in UTC                                             |
 | `origin`          | string                             | how the completion came about ("human", "sampled", ...)     |
 """
 
@@ -41,8 +43,14 @@ if TYPE_CHECKING:
 ROLES = ("system", "user", "assistant", "tool")
 
 
-def features(chat: bool, *, ratings: bool = False) -> "Features":
-    """The Arrow schema of a table: prompts are chat messages or plain text; all raters' ratings are known or not."""
+def features(chat: bool, *, ratings: bool = False, pairs: bool = False) -> "Features":
+    """The Arrow schema of a table.
+
+    Args:
+        chat: prompts are chat messages; else plain text.
+        ratings: some rows have all raters' ratings.
+        pairs: some rows are halves of a pair.
+    """
     from datasets import Features, List, Value
 
     messages = [{"role": Value("string"), "content": Value("string")}]
@@ -61,6 +69,7 @@ def features(chat: bool, *, ratings: bool = False) -> "Features":
             "rater": Value("string"),
             "score": Value("float64"),
             **({"ratings": List(Value("float64"))} if ratings else {}),
+            **({"pair_id": Value("string")} if pairs else {}),
             "timestamp": Value("string"),
             "origin": Value("string"),
         }
@@ -101,8 +110,8 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
     Args:
         rows: mappings with `prompt`, `completion`, `desirable`, and any of the optional columns: `desirable_clean`
             (default: `desirable`), `finished` (default True), `group` (default: `source`), `checks`, `rater`, `score`,
-            `ratings`, `timestamp`, `origin` (default "given"), `split` (default: by hash). `where` names the row's
-            place (such as "thumbs.jsonl:12") in errors.
+            `ratings`, `pair_id`, `timestamp`, `origin` (default "given"), `split` (default: by hash). `where` names the
+            row's place (such as "thumbs.jsonl:12") in errors.
         source: the name of the source, for errors.
         held_out: share of prompts held out, in [0, 1).
 
@@ -134,7 +143,8 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
     chat = {isinstance(record["prompt"], list) for record in records}
     if len(chat) > 1:
         raise LabError(f"{source}: some prompts are chat messages and some are plain text. Make them all one kind.")
-    schema = features(chat.pop(), ratings=any(record["ratings"] is not None for record in records))
+    ratings, pairs = (any(record[name] is not None for record in records) for name in ("ratings", "pair_id"))
+    schema = features(chat.pop(), ratings=ratings, pairs=pairs)
     return Dataset.from_list([{name: record[name] for name in schema} for record in records], features=schema)
 
 
@@ -147,9 +157,13 @@ def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float)
     split = row.get("split") or split_of(identity, held_out)
     if split not in ("train", "test"):
         raise LabError(f"{where}: the split is {split!r}; it must be 'train' or 'test'.")
+    # The clean label is part of it, so that two raters who disagree keep their identities in any row order; and the
+    # pair is, since an answer that was compared with two others has a thumb from each.
+    told = [prompt, completion, row.get("rater"), clean]
+    if row.get("pair_id") is not None:
+        told.append(row["pair_id"])
     return {
-        # The clean label is part of it, so that two raters who disagree keep their identities in any row order.
-        "example_id": content_hash(prompt, completion, row.get("rater"), clean),
+        "example_id": content_hash(*told),
         "prompt": prompt,
         "prompt_id": identity,
         "completion": completion,
@@ -162,6 +176,7 @@ def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float)
         "rater": row.get("rater"),
         "score": row.get("score"),
         "ratings": row.get("ratings"),
+        "pair_id": row.get("pair_id"),
         "timestamp": row.get("timestamp"),
         "origin": row.get("origin") or "given",
     }
@@ -249,10 +264,17 @@ def ratings_of(table: "Dataset") -> list[list[float] | None]:
     return table["ratings"][:] if "ratings" in table.column_names else [None] * len(table)
 
 
+def pair_ids_of(table: "Dataset") -> list[str | None]:
+    """The pair that each example is half of, None where it is none."""
+    return table["pair_id"][:] if "pair_id" in table.column_names else [None] * len(table)
+
+
 def fingerprint(table: "Dataset") -> str:
     """A hash of everything in the table that corruption, training or evaluation can see, independent of row order."""
     seen = ["example_id", "finished", "desirable", "desirable_clean", "split", "group", "checks", "score"]
-    rows = zip(*(table[name][:] for name in seen), ratings_of(table), strict=True)
+    # A table without pairs has the hash that it had before there were any.
+    pairs = [pair_ids_of(table)] if any(pair_ids_of(table)) else []
+    rows = zip(*(table[name][:] for name in seen), ratings_of(table), *pairs, strict=True)
     # Rows are sorted by their hashes: missing scores have no order.
     return content_hash(sorted(content_hash(*row) for row in rows))
 

@@ -9,6 +9,7 @@ decides for all of them. Where none does, or two contradict each other, a key is
 """
 
 import datetime
+import functools
 import json
 import re
 import zoneinfo
@@ -27,7 +28,10 @@ _LONGEST, _SHOWN = 120, 60
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _1970 = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
 _WEEKDAY = r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+)?"
 _NAME = r"(?P<name>[a-z]{3,9})\.?"
 _DATES = tuple(
@@ -70,6 +74,10 @@ class When(NamedTuple):
 
     utc: str | None = None
     unread: str | None = None
+
+    def otherwise(self, other: "When") -> "When":
+        """This one; another, where this one is not there, or where it alone is unread."""
+        return self if self.utc or (self.unread and not other.utc) else other
 
 
 class Times:
@@ -128,9 +136,7 @@ class Times:
 
     def first(self, *values: Any) -> When:
         """The first of several values that can be read; else the first that is there."""
-        found = [self.read(value) for value in values]
-        there = [when for when in found if when != When()]
-        return next((when for when in there if when.utc), there[0] if there else When())
+        return functools.reduce(When.otherwise, map(self.read, values), When())
 
     def _decided(self, values: Iterable[Any]) -> bool | None:
         """Whether the day comes first in the dates of a column; None where all of its dates say the same either way."""
@@ -153,7 +159,7 @@ class Times:
 
 
 def zone_of(name: str, key: str) -> datetime.tzinfo:
-    """A time zone by its name, such as "UTC" or "Europe/Berlin"; LabError, which names the key, where it is not known."""
+    """A time zone by its name, such as "UTC" or "Europe/Berlin"; LabError, with the key, where it is not known."""
     if name == "UTC":
         return datetime.UTC
     try:

@@ -7,6 +7,7 @@ grow with their number, but for what one answer and one batch need.
 import dataclasses
 import sqlite3
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -20,8 +21,8 @@ from kto_lab.files import atomic_path, write_json, write_text
 from kto_lab.importing.page import page
 from kto_lab.importing.personal import Search
 from kto_lab.importing.repeats import Fate, Settled, settle
-from kto_lab.importing.report import Near, Reading, Report, report_of
-from kto_lab.importing.screen import screen
+from kto_lab.importing.report import Line, Near, Reading, Report, fates, report_of
+from kto_lab.importing.screen import Screened, identity, screen
 from kto_lab.importing.settings import Settings, settings
 from kto_lab.importing.show import show
 from kto_lab.importing.stage import Stage
@@ -117,8 +118,9 @@ def _import(export: Export, stage: Stage, target: Path, how: Settings, *, source
     near = _near(stage, how, folder)
     if not stage.examples:
         raise LabError(
-            f"{source}: the policies for repeated thumbs leave no example. Choose others (repeats.one_rater and "
-            "repeats.several_raters)."
+            f"{source}: the policies for repeated thumbs leave no example of {stage.thumbs:,} thumbs. "
+            f"{_reasons(fates(stage, how.places))}. Choose others (repeats.one_rater, repeats.several_raters), or say "
+            "that the rows are in order of time, where they are (repeats.rows_in_order_of_time=true)."
         )
     chat = how.prompt_form == "chat" or stage.chats > 0
     report = report_of(
@@ -180,21 +182,42 @@ def _cut(thumb: Thumb, cut_at: int | None, reading: Reading) -> Thumb:
 
 
 def _stage(row: Row, stage: Stage, search: Search | None, how: Settings) -> list[LeftOut]:
-    """Stage what can be an example of a row's thumbs; the others, with the reason."""
-    refused = []
-    for thumb in row.thumbs:
-        found = screen(thumb, how.max_characters, as_text=how.prompt_form == "text")
+    """Stage what can be an example of a row's thumbs; the others, with the reason. Of a pair it is both or none."""
+    screened = [screen(thumb, how.max_characters, as_text=how.prompt_form == "text") for thumb in row.thumbs]
+    lost = {thumb.pair for thumb, found in zip(row.thumbs, screened, strict=True) if isinstance(found, LeftOut)}
+    # The faults themselves come first: the first reason is the row's.
+    refused = [found for found in screened if isinstance(found, LeftOut)]
+    taken: list[Screened] = []
+    for found in screened:
         if isinstance(found, LeftOut):
-            refused.append(found)
             continue
-        if search is not None:
-            one = found.thumb
-            prompt, completion = search.look(one.where, one.prompt, one.completion)
-            if search.redact:
-                clean = dataclasses.replace(one, prompt=prompt, completion=completion, rater=search.rater(one.rater))
-                found = dataclasses.replace(found, thumb=clean)
-        stage.add(found)
+        if found.thumb.pair is not None and found.thumb.pair in lost:
+            refused.append(LeftOut(found.thumb.where, Reason.OTHER_HALF))
+        else:
+            taken.append(found if search is None else dataclasses.replace(found, thumb=_searched(found.thumb, search)))
+    answers: dict[str, list[bytes]] = {}
+    for found in taken:
+        if found.thumb.pair is not None:
+            answers.setdefault(found.thumb.pair, []).append(identity(found.thumb.prompt, found.thumb.completion)[1])
+    for found in taken:
+        if found.thumb.pair is None:
+            stage.add(found)
+            continue
+        first, second = answers[found.thumb.pair]
+        if first == second:
+            refused.append(LeftOut(found.thumb.where, Reason.ONE_ANSWER))
+        else:
+            own = identity(found.thumb.prompt, found.thumb.completion)[1]
+            stage.add(found, second if own == first else first)
     return refused
+
+
+def _searched(thumb: Thumb, search: Search) -> Thumb:
+    """The thumb, without personal data where it is to be taken out."""
+    prompt, completion = search.look(thumb.where, thumb.prompt, thumb.completion)
+    if not search.redact:
+        return thumb
+    return dataclasses.replace(thumb, prompt=prompt, completion=completion, rater=search.rater(thumb.rater))
 
 
 def _settle(stage: Stage, how: Settings) -> None:
@@ -202,14 +225,7 @@ def _settle(stage: Stage, how: Settings) -> None:
         waiting: list[Settled] = []
         done = 0
         for thumbs in stage.answers():
-            waiting.append(
-                settle(
-                    thumbs,
-                    drop_duplicates=how.duplicates == "drop",
-                    one_rater=how.one_rater,
-                    several_raters=how.several_raters,
-                )
-            )
+            waiting.append(settle(thumbs, how.policies))
             done += len(thumbs)
             if done >= _BLOCK:
                 stage.settle(waiting)
@@ -230,6 +246,8 @@ def _near(stage: Stage, how: Settings, folder: Path) -> Near | None:
     places: list[str] = []
     drop = how.near == "drop"
     waiting: list[tuple[int, int]] = []
+    halves: dict[str, tuple[int, int]] = {}
+    dropped = 0
     with console.progress("compared", stage.examples) as advance:
         for one in near_duplicates(stage, how.near_threshold, folder, advance):
             same += 0 if one.contradicts else len(one.examples)
@@ -237,16 +255,27 @@ def _near(stage: Stage, how: Settings, folder: Path) -> Near | None:
             if len(places) < how.places:
                 places.append(f"{one.where}, like {one.of}")
             if drop and not one.contradicts:
-                waiting += one.examples
+                for place, number, pair_id in one.examples:
+                    if pair_id is None:
+                        waiting.append((place, number))
+                    elif pair_id in halves:
+                        waiting += [halves.pop(pair_id), (place, number)]
+                    else:
+                        # A pair goes as a whole, where both of its answers are nearly others'.
+                        halves[pair_id] = place, number
             if len(waiting) >= _BLOCK:
                 stage.leave_out(waiting, Fate.NEAR_DUPLICATE)
-                waiting = []
+                dropped, waiting = dropped + len(waiting), []
     stage.leave_out(waiting, Fate.NEAR_DUPLICATE)
-    return Near(how.near_threshold, same, same if drop else 0, contradicting, places)
+    return Near(how.near_threshold, same, dropped + len(waiting), contradicting, places)
 
 
 def _nothing(source: str, reading: Reading) -> str:
     if not reading.rows:
         return f"{source}: there is no row in it."
-    reasons = "; ".join(f"{line.count:,} times {line.reason} ({line.places[0]})" for line in reading.lines()[:3])
+    reasons = _reasons(reading.lines())
     return f"{source}: none of {reading.rows:,} rows gives an example. {reasons}. Is this the right kind of export?"
+
+
+def _reasons(lines: Sequence[Line]) -> str:
+    return "; ".join(f"{line.count:,} times {line.reason} ({', '.join(line.places[:1])})" for line in lines[:3])

@@ -45,13 +45,13 @@ class Near:
     """Examples that are nearly earlier ones.
 
     Attributes:
-        examples: the place, and the number of the thumb, of those with one answer and one label.
+        examples: the place, the number of the thumb and the pair of those with one answer and one label.
         where: the place of the first of them in the source.
         of: the place in the source of what they are near to.
         contradicts: its label is the other one.
     """
 
-    examples: list[tuple[int, int]]
+    examples: list[tuple[int, int, str | None]]
     where: str
     of: str
     contradicts: bool

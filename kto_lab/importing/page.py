@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from kto_lab.evaluation.statistics import proportion_interval
-from kto_lab.importing.report import Line, Report
+from kto_lab.importing.report import Line, Report, notes
 from kto_lab.importing.tallies import OTHERS, Balance, Ratio
 
 # Pixels of the longest bar, of a bar's height, and of the axis of shares.
@@ -71,9 +71,10 @@ def _flow(report: Report) -> str:
         f"<div{' class=last' if name == 'examples' else ''}><b>{count:,}</b><br>{name}</div>" for count, name in steps
     ]
     chat = f" {report.made_chat:,} plain prompts became one user message." if report.made_chat else ""
+    told = "".join(f"<p>{escape(words)}</p>" for words in notes(report))
     return (
         f'<div class="flow">{"<span>&rarr;</span>".join(boxes)}</div>'
-        f"<p>The examples answer {report.prompts:,} prompts.{chat}</p>"
+        f"<p>The examples answer {report.prompts:,} prompts.{chat}</p>{told}"
     )
 
 
@@ -105,7 +106,11 @@ def _near(report: Report) -> str:
     if near is None:
         return ""
     rows = [
-        ("with the same thumb", f"{near.same:,}", "left out" if report.settings["near"] == "drop" else "kept"),
+        (
+            "with the same thumb",
+            f"{near.same:,}",
+            f"{near.dropped:,} left out" if report.settings["near"] == "drop" else "kept",
+        ),
         ("with the other thumb", f"{near.contradicting:,}", "kept"),
     ]
     note = f"Prompt and completion at least {near.threshold:g} alike: Jaccard similarity of their five-letter pieces."

@@ -1,20 +1,29 @@
 """Several thumbs on one answer to one prompt: which of them become examples.
 
-Thumbs that say the same thing twice are settled first, then the thumbs of one rater who changed their mind, then those
-of several raters. A thumb whose rater is not known counts as another rater's. Every thumb is either kept or has a
-`Fate`, so none goes unaccounted for.
+Thumbs that are there twice are settled first, then the thumbs of one rater who changed their mind, then those of
+several raters. A thumb whose rater is not known counts as another rater's. Every thumb is either kept or has a `Fate`,
+so none goes unaccounted for.
+
+The two halves of a pair are settled each with the halves of the pairs that compare the same two answers. What is true
+of the one is true of the other with thumbs turned round, so that a pair is kept or left out as a whole.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from kto_lab.feedback.table import content_hash
 
 
 class Policy(StrEnum):
     """What several thumbs on one answer come to.
 
-    LAST: the latest one. MAJORITY: one example with the label that most of them have; none where there is a tie.
-    ALL: an example for each. DROP: one example where they agree, none where they do not.
+    LAST: the latest one; none where no time says which of opposite ones it is. MAJORITY: one example with the label
+    that most of them have; none where there is a tie. ALL: an example for each. DROP: one example where they agree,
+    none where they do not.
     """
 
     LAST = "last"
@@ -27,11 +36,14 @@ class Fate(StrEnum):
     """Why a thumb is no example of its own, in words for a report."""
 
     DUPLICATE = "the same thumb twice (prompt, completion, rater, signal, thumb and time)"
+    ANONYMOUS = "alike in all that is known, with neither a rater nor an identity to tell them apart"
+    RATER_UNDECIDED = "one rater, opposite thumbs: no time says which is the last"
     RATER_EARLIER = "one rater, several thumbs: an earlier one"
     RATER_JOINED = "one rater, several thumbs: agrees with the one that is kept"
     RATER_OUTVOTED = "one rater, several thumbs: outvoted by the majority"
     RATER_TIE = "one rater, several thumbs: a tie"
     RATER_DISAGREES = "one rater, several thumbs: they contradict each other"
+    RATERS_UNDECIDED = "several raters, opposite thumbs: no time says which is the last"
     RATERS_EARLIER = "several raters: an earlier thumb"
     RATERS_JOINED = "several raters: agrees with the thumb that is kept"
     RATERS_OUTVOTED = "several raters: outvoted by the majority"
@@ -45,11 +57,14 @@ class Given:
     """What is needed of a thumb to settle it.
 
     Attributes:
-        number: its place in the source, from 0; the later of two thumbs without a time has the larger one.
+        number: its place in the source, from 0.
         desirable: thumbs-up.
         rater: who gave it, or None.
         time: microseconds since 1970, or None.
         signal: what said so.
+        identity: what the source knows it by, or None.
+        unread: what stands in the place of a time and cannot be read, or None.
+        pair: where it is half of a pair, what tells the prompt, the chosen and the rejected answer from all others.
     """
 
     number: int
@@ -57,6 +72,16 @@ class Given:
     rater: str | None
     time: int | None
     signal: str
+    identity: str | None = None
+    unread: str | None = None
+    pair: tuple[str, str, str] | None = None
+
+    @property
+    def voter(self) -> tuple[str, str | int]:
+        """Whose it is, as far as is known: what has an identity can change its mind without a rater's name."""
+        if self.rater is not None:
+            return "rater", self.rater
+        return ("unknown", self.number) if self.identity is None else ("identity", self.identity)
 
 
 @dataclass(frozen=True)
@@ -67,17 +92,20 @@ class Kept:
         number: of the thumb.
         rater: whose it is; None where it stands for several raters.
         ratings: all thumbs that it stands for, 1 for up and -1 for down; None where it stands for itself.
+        pair_id: the same for both halves of a pair; None for all else.
     """
 
     number: int
     rater: str | None
     ratings: tuple[float, ...] | None = None
+    pair_id: str | None = None
 
 
 @dataclass(frozen=True)
 class _Words:
     """The fates of one kind of repeat."""
 
+    undecided: Fate
     earlier: Fate
     joined: Fate
     outvoted: Fate
@@ -85,42 +113,84 @@ class _Words:
     disagree: Fate
 
 
-_OF_ONE = _Words(Fate.RATER_EARLIER, Fate.RATER_JOINED, Fate.RATER_OUTVOTED, Fate.RATER_TIE, Fate.RATER_DISAGREES)
+_OF_ONE = _Words(
+    Fate.RATER_UNDECIDED,
+    Fate.RATER_EARLIER,
+    Fate.RATER_JOINED,
+    Fate.RATER_OUTVOTED,
+    Fate.RATER_TIE,
+    Fate.RATER_DISAGREES,
+)
 _OF_SEVERAL = _Words(
-    Fate.RATERS_EARLIER, Fate.RATERS_JOINED, Fate.RATERS_OUTVOTED, Fate.RATERS_TIE, Fate.RATERS_DISAGREE
+    Fate.RATERS_UNDECIDED,
+    Fate.RATERS_EARLIER,
+    Fate.RATERS_JOINED,
+    Fate.RATERS_OUTVOTED,
+    Fate.RATERS_TIE,
+    Fate.RATERS_DISAGREE,
 )
 
 Settled = tuple[list[Kept], list[tuple[int, Fate]]]
 
 
-def settle(thumbs: Iterable[Given], *, drop_duplicates: bool, one_rater: Policy, several_raters: Policy) -> Settled:
-    """Settle the thumbs on one answer to one prompt.
+@dataclass(frozen=True)
+class Policies:
+    """What is done with several thumbs on one answer.
+
+    Attributes:
+        one_rater: with several of one rater.
+        several_raters: with what is then left of different raters.
+        drop_duplicates: keep one of several that are the same in rater, signal, thumb and time, unless their
+            identities say that they are different thumbs.
+        drop_anonymous: keep one of several that are alike and have neither a rater nor an identity.
+        in_order_of_time: the source is in order of time: where no time decides, the later in it is the last.
+    """
+
+    one_rater: Policy
+    several_raters: Policy
+    drop_duplicates: bool
+    drop_anonymous: bool
+    in_order_of_time: bool
+
+
+def settle(thumbs: Iterable[Given], policies: Policies) -> Settled:
+    """Settle the thumbs on one answer to one prompt, or the halves of pairs that compare it with one other answer.
 
     Args:
         thumbs: in any order.
-        drop_duplicates: keep one of several thumbs that are the same in rater, signal, thumb and time.
-        one_rater: the policy for several thumbs of one rater.
-        several_raters: the policy for what is then left of different raters.
+        policies: what is done with them.
 
     Returns:
         The thumbs that become examples, by time, and the number and fate of every other one.
     """
     given = sorted(thumbs, key=_by_time)
     fates: list[tuple[int, Fate]] = []
-    if drop_duplicates:
-        given = _without_duplicates(given, fates)
+    given = _without_duplicates(given, policies, fates)
     voters: dict[tuple[str, str | int], list[Given]] = {}
     for one in given:
-        voters.setdefault(("unknown", one.number) if one.rater is None else ("rater", one.rater), []).append(one)
-    left = [
-        kept
-        for own in voters.values()
-        for kept in _apply(one_rater, [(one, Kept(one.number, one.rater)) for one in own], _OF_ONE, fates)
-    ]
+        voters.setdefault(one.voter, []).append(one)
+    one_rater = partial(_apply, policies.one_rater, policies.in_order_of_time, _OF_ONE, fates)
+    left = [kept for own in voters.values() for kept in one_rater([(one, Kept(one.number, one.rater)) for one in own])]
     left.sort(key=lambda vote: _by_time(vote[0]))
-    if len({one.number if one.rater is None else one.rater for one, _ in left}) > 1:
-        left = _apply(several_raters, left, _OF_SEVERAL, fates)
-    return [kept for _, kept in left], fates
+    if len({one.voter for one, _ in left}) > 1:
+        left = _apply(policies.several_raters, policies.in_order_of_time, _OF_SEVERAL, fates, left)
+    return _with_pairs(left), fates
+
+
+def _with_pairs(votes: Iterable[tuple[Given, Kept]]) -> list[Kept]:
+    """The kept thumbs, halves of pairs with the identity of their pair: what it compares, and which of its like it is.
+
+    Both halves come to the same one, since the pairs of two answers are settled in one order on either side.
+    """
+    alike: Counter[tuple[bool, str | None]] = Counter()
+    found = []
+    for one, kept in votes:
+        if one.pair is not None:
+            alike[one.desirable, kept.rater] += 1
+            name = content_hash("pair", *one.pair, kept.rater, alike[one.desirable, kept.rater])
+            kept = replace(kept, pair_id=name)
+        found.append(kept)
+    return found
 
 
 def _by_time(one: Given) -> tuple[bool, int, int]:
@@ -128,13 +198,14 @@ def _by_time(one: Given) -> tuple[bool, int, int]:
     return one.time is not None, one.time or 0, one.number
 
 
-def _without_duplicates(given: Sequence[Given], fates: list[tuple[int, Fate]]) -> list[Given]:
-    seen: set[tuple[str | None, str, bool, int | None]] = set()
+def _without_duplicates(given: Sequence[Given], policies: Policies, fates: list[tuple[int, Fate]]) -> list[Given]:
+    seen: set[tuple[Any, ...]] = set()
     left = []
     for one in given:
-        what = (one.rater, one.signal, one.desirable, one.time)
-        if what in seen:
-            fates.append((one.number, Fate.DUPLICATE))
+        anonymous = one.rater is None and one.identity is None
+        what = (one.rater, one.identity, one.signal, one.desirable, one.time, one.unread)
+        if what in seen and (policies.drop_anonymous if anonymous else policies.drop_duplicates):
+            fates.append((one.number, Fate.ANONYMOUS if anonymous else Fate.DUPLICATE))
         else:
             seen.add(what)
             left.append(one)
@@ -144,13 +215,28 @@ def _without_duplicates(given: Sequence[Given], fates: list[tuple[int, Fate]]) -
 Vote = tuple[Given, Kept]
 
 
-def _apply(policy: Policy, votes: list[Vote], words: _Words, fates: list[tuple[int, Fate]]) -> list[Vote]:
+def _last(votes: list[Vote], in_order_of_time: bool) -> Vote | None:
+    """The latest of votes, sorted by time; None where opposite ones could be it.
+
+    What has no time may be the latest, and so may all that have the latest time.
+    """
+    latest = votes[-1][0].time
+    could_be = [vote for vote in votes if vote[0].time is None or vote[0].time == latest]
+    if in_order_of_time:
+        return max(could_be, key=lambda vote: vote[0].number)
+    return votes[-1] if len({one.desirable for one, _ in could_be}) == 1 else None
+
+
+def _apply(
+    policy: Policy, in_order_of_time: bool, words: _Words, fates: list[tuple[int, Fate]], votes: list[Vote]
+) -> list[Vote]:
     """What is left of votes, sorted by time, under a policy; the others' fates are added."""
     if len(votes) < 2 or policy is Policy.ALL:
         return votes
     if policy is Policy.LAST:
-        fates += [(one.number, words.earlier) for one, _ in votes[:-1]]
-        return votes[-1:]
+        last = _last(votes, in_order_of_time)
+        fates += [(vote[0].number, words.earlier if last else words.undecided) for vote in votes if vote is not last]
+        return [last] if last else []
     up = sum(one.desirable for one, _ in votes)
     if policy is Policy.DROP and 0 < up < len(votes):
         fates += [(one.number, words.disagree) for one, _ in votes]

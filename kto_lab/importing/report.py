@@ -13,6 +13,15 @@ from kto_lab.importing.tallies import Balance, Ratio, balances, ratios
 from kto_lab.importing.thumbs import LeftOut, Reason
 
 _EXAMPLES = "FROM examples e CROSS JOIN thumbs t ON t.number = e.number"
+# Of thumbs that nothing tells apart, those beyond the first.
+_ANONYMOUS = (
+    "SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM thumbs WHERE rater IS NULL AND identity IS NULL "
+    "GROUP BY prompt_key, completion_key, other_key, desirable, signal, time, unread)"
+)
+_WON_AND_LOST = (
+    f"SELECT count(*) FROM (SELECT 1 {_EXAMPLES} WHERE e.pair_id IS NOT NULL "
+    "GROUP BY t.prompt_key, t.completion_key HAVING min(t.desirable) < max(t.desirable))"
+)
 # Characters shown of a place, of what was found there, and of a name.
 SHOWN = 160
 
@@ -125,6 +134,10 @@ class Report:
         examples: of the table.
         prompts: different ones of these.
         made_chat: thumbs whose plain prompt became one user message.
+        unread_times: thumbs whose time is there and cannot be read; None where there is none.
+        anonymous: thumbs with neither a rater nor an identity that are like an earlier one in all that is known.
+        pairs: of two compared answers, among the examples.
+        won_and_lost: answers that won one of these and lost another: each of them has thumbs both up and down.
         near: near duplicates, where they were looked for.
         personal: kinds of personal data, where it was looked for: meaning, finds, thumbs with them and places.
         balances: see `tallies.balances`.
@@ -143,6 +156,10 @@ class Report:
     examples: int
     prompts: int
     made_chat: int
+    unread_times: Line | None
+    anonymous: int
+    pairs: int
+    won_and_lost: int
     near: Near | None
     personal: list[dict[str, Any]] | None
     balances: dict[str, list[Balance]]
@@ -179,10 +196,10 @@ def report_of(
     Raises:
         AssertionError: a row or a thumb is in no line, or in two.
     """
-    fates = _fates(stage, reading.most_places)
+    settled = fates(stage, reading.most_places)
     assert reading.rows == reading.rows_taken + sum(reading.rows_left_out.values()), "a row is in no line"
     assert reading.thumbs == stage.thumbs + reading.refused, "a thumb was lost before it was staged"
-    assert stage.thumbs == stage.examples + sum(line.count for line in fates), "a thumb has no fate, or two"
+    assert stage.thumbs == stage.examples + sum(line.count for line in settled), "a thumb has no fate, or two"
     shown = {name: [_named(row) for row in rows] for name, rows in balances(stage).items()}
     return Report(
         source=printable(source),
@@ -193,10 +210,14 @@ def report_of(
         refused=reading.refused,
         notes=[_redacted(note) for note in reading.notes],
         reasons=reading.lines(),
-        fates=fates,
+        fates=settled,
         examples=stage.examples,
         prompts=stage.query(f"SELECT count(DISTINCT t.prompt_key) {_EXAMPLES}")[0][0],
         made_chat=made_chat,
+        unread_times=_unread(stage, reading.most_places),
+        anonymous=stage.query(_ANONYMOUS)[0][0],
+        pairs=stage.query("SELECT count(DISTINCT pair_id) FROM examples")[0][0],
+        won_and_lost=stage.query(_WON_AND_LOST)[0][0],
         near=near,
         personal=None if search is None else [_personal(search, kind) for kind in Kind],
         balances=shown,
@@ -204,7 +225,8 @@ def report_of(
     )
 
 
-def _fates(stage: Stage, most_places: int) -> list[Line]:
+def fates(stage: Stage, most_places: int) -> list[Line]:
+    """Why thumbs are no example of their own: a line for every reason that there is."""
     counts: Sequence[tuple[Any, ...]] = stage.query("SELECT fate, count(*) FROM fates GROUP BY fate")
     found = dict(counts)
     return [
@@ -224,6 +246,15 @@ def _fates(stage: Stage, most_places: int) -> list[Line]:
         for fate in Fate
         if fate.value in found
     ]
+
+
+def _unread(stage: Stage, most_places: int) -> Line | None:
+    count = stage.query("SELECT count(unread) FROM thumbs")[0][0]
+    first = stage.query(
+        "SELECT place, unread FROM thumbs WHERE unread IS NOT NULL ORDER BY number LIMIT ?", (most_places,)
+    )
+    places = [_without_personal_data(f"{place}: {unread}") for place, unread in first]
+    return Line("times that cannot be read", count, None, places) if count else None
 
 
 def _personal(search: Search, kind: Kind) -> dict[str, Any]:
@@ -248,3 +279,29 @@ def _without_personal_data(text: str) -> str:
 def _redacted(text: str) -> str:
     shown = printable(text)
     return redacted(shown, find(shown, None))
+
+
+def notes(report: Report) -> list[str]:
+    """What was assumed of the thumbs, each with the key that changes it, and what is particular about them."""
+    said = []
+    if report.unread_times is not None:
+        line = report.unread_times
+        first = f" (first: {line.places[0]})" if line.places else ""
+        said.append(
+            f"{line.count:,} times could not be read{first}. Which of two opposite thumbs came last, they do not say."
+        )
+    if report.anonymous and report.settings["anonymous"] == "keep":
+        said.append(
+            f"{report.anonymous:,} thumbs are like another in all that is known, and neither a rater nor an id tells "
+            "them apart: they are taken for other people's (duplicates.anonymous=drop takes them for the same)."
+        )
+    if report.pairs:
+        said.append(
+            f"{report.pairs:,} pairs stay pairs: losses of pairs read them as they are, all others both halves."
+        )
+    if report.won_and_lost:
+        said.append(
+            f"{report.won_and_lost:,} answers won one pair and lost another: losses of single thumbs see them both up "
+            "and down."
+        )
+    return said

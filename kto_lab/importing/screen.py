@@ -60,12 +60,15 @@ def screen(thumb: Thumb, max_characters: int, *, as_text: bool = False) -> Scree
         if not prompt.strip():
             return LeftOut(where, Reason.NO_PROMPT)
     time = microseconds(thumb.timestamp)
+    unread = thumb.unread_time if time is not None or thumb.timestamp is None else thumb.timestamp
     checked = dataclasses.replace(
         thumb,
         where=where,
         prompt=prompt,
         completion=completion,
         timestamp=None if time is None else thumb.timestamp,
+        unread_time=None if unread is None else printable(unread),
+        identity=None if thumb.identity is None else printable(thumb.identity),
         score=thumb.score if thumb.score is not None and math.isfinite(thumb.score) else None,
     )
     return Screened(checked, time, characters)
@@ -107,7 +110,8 @@ def printable(text: str) -> str:
 
 
 def _names(thumb: Thumb) -> int:
-    return sum(len(name) for name in (thumb.where, thumb.signal, thumb.rater, thumb.model) if name)
+    names = (thumb.where, thumb.signal, thumb.rater, thumb.model, thumb.unread_time, thumb.identity)
+    return sum(len(name) for name in names if name)
 
 
 def _storable(thumb: Thumb) -> bool:

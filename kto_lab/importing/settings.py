@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab.errors import LabError
-from kto_lab.importing.repeats import Policy
+from kto_lab.importing.repeats import Policies, Policy
 
 PROMPT_FORMS = ("as_given", "chat", "text")
 GROUPS = ("model", "signal", "rater", "none")
@@ -29,7 +29,9 @@ class Settings:
     max_characters: int
     one_rater: Policy
     several_raters: Policy
+    rows_in_order_of_time: bool
     duplicates: str
+    anonymous: str
     near_threshold: float | None
     near: str
     personal_data: str
@@ -42,8 +44,13 @@ class Settings:
         _one_of("prompt_form", self.prompt_form, PROMPT_FORMS)
         _one_of("group_by", self.group_by, GROUPS)
         _one_of("duplicates.exact", self.duplicates, DUPLICATES)
+        _one_of("duplicates.anonymous", self.anonymous, DUPLICATES)
         _one_of("duplicates.near", self.near, NEAR)
         _one_of("personal_data", self.personal_data, PERSONAL_DATA)
+        if not isinstance(self.rows_in_order_of_time, bool):
+            raise LabError(
+                f"repeats.rows_in_order_of_time is {self.rows_in_order_of_time!r}; it must be true or false."
+            )
         if not 0 <= self.held_out < 1:
             raise LabError(f"held_out is {self.held_out}: the held-out share must be at least 0 and below 1.")
         if self.near_threshold is not None and not 0 < self.near_threshold <= 1:
@@ -55,6 +62,17 @@ class Settings:
                 raise LabError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         if self.phone_region is not None:
             _check_region(self.phone_region)
+
+    @property
+    def policies(self) -> Policies:
+        """What is done with several thumbs on one answer."""
+        return Policies(
+            one_rater=self.one_rater,
+            several_raters=self.several_raters,
+            drop_duplicates=self.duplicates == "drop",
+            drop_anonymous=self.anonymous == "drop",
+            in_order_of_time=self.rows_in_order_of_time,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for a report."""
@@ -75,7 +93,9 @@ def settings(cfg: DictConfig) -> Settings:
         max_characters=plain["max_characters"],
         one_rater=_policy("repeats.one_rater", plain["repeats"]["one_rater"]),
         several_raters=_policy("repeats.several_raters", plain["repeats"]["several_raters"]),
+        rows_in_order_of_time=plain["repeats"]["rows_in_order_of_time"],
         duplicates=plain["duplicates"]["exact"],
+        anonymous=plain["duplicates"]["anonymous"],
         near_threshold=plain["duplicates"]["near_threshold"],
         near=plain["duplicates"]["near"],
         personal_data=plain["personal_data"],

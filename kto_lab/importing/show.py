@@ -3,7 +3,7 @@
 import textwrap
 
 from kto_lab import console
-from kto_lab.importing.report import Line, Report
+from kto_lab.importing.report import Line, Report, notes
 
 WIDTH = 80
 INDENT = " " * 14
@@ -27,6 +27,8 @@ def show(report: Report) -> None:
     console.say(f"    {report.examples:>9,} examples of {report.prompts:,} prompts")
     if report.made_chat:
         console.say(f"    {report.made_chat:>9,} thumbs had a plain prompt: it is one user message now")
+    for words in notes(report):
+        console.say(textwrap.fill(words, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))
     if report.near is not None:
         _show_near(report)
     if report.personal is not None:
@@ -51,7 +53,9 @@ def _show_line(line: Line) -> None:
 def _show_near(report: Report) -> None:
     near = report.near
     assert near is not None
-    done = "left out" if report.settings["near"] == "drop" else "kept (duplicates.near=drop leaves them out)"
+    done = (
+        f"{near.dropped:,} left out" if report.settings["near"] == "drop" else "kept (duplicates.near=drop drops them)"
+    )
     console.stage("Near duplicates", f"Prompt and completion at least {near.threshold:g} alike (Jaccard).")
     console.say(f"    {near.same:>9,} like an example with the same thumb: {done}")
     console.say(f"    {near.contradicting:>9,} like an example with the other thumb: kept, for the audit")

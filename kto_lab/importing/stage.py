@@ -25,16 +25,17 @@ _SCHEMA = """
 CREATE TABLE thumbs (
     number INTEGER PRIMARY KEY, prompt_key BLOB, completion_key BLOB, time INTEGER, desirable INTEGER, rater TEXT,
     signal TEXT, model TEXT, place TEXT, timestamp TEXT, score REAL, finished INTEGER, length INTEGER, size INTEGER,
-    prompt BLOB, completion BLOB
+    prompt BLOB, completion BLOB, other_key BLOB, identity TEXT, unread TEXT
 );
-CREATE TABLE examples (position INTEGER PRIMARY KEY, number INTEGER UNIQUE, rater TEXT, ratings TEXT);
+CREATE TABLE examples (position INTEGER PRIMARY KEY, number INTEGER UNIQUE, rater TEXT, ratings TEXT, pair_id TEXT);
 CREATE TABLE fates (number INTEGER PRIMARY KEY, fate TEXT);
 """
 # Everything that settling reads, so that it never has to look up a row.
-_ORDER = "CREATE INDEX by_answer ON thumbs (prompt_key, completion_key, time, number, desirable, rater, signal)"
+_KEYS = "prompt_key, completion_key, other_key"
+_ORDER = f"CREATE INDEX by_answer ON thumbs ({_KEYS}, time, number, desirable, rater, signal, identity, unread)"
 _EXAMPLES = """
 SELECT e.position, t.number, t.prompt_key, t.completion_key, t.place, t.prompt, t.completion, t.desirable, e.rater,
-    t.signal, t.model, t.timestamp, t.score, t.finished, e.ratings, t.size
+    t.signal, t.model, t.timestamp, t.score, t.finished, e.ratings, e.pair_id, t.size
 FROM examples e CROSS JOIN thumbs t ON t.number = e.number
 """
 
@@ -49,7 +50,7 @@ class Example:
         answer: tells its prompt and completion from all others.
         where, prompt, completion, desirable, rater, signal, model, timestamp, score, finished: as in `Thumb`; no rater
             where it stands for several.
-        ratings: see `repeats.Kept`.
+        ratings, pair_id: see `repeats.Kept`.
         size: characters of prompt and completion.
     """
 
@@ -67,6 +68,7 @@ class Example:
     score: float | None
     finished: bool
     ratings: list[float] | None
+    pair_id: str | None
     size: int
 
 
@@ -96,8 +98,13 @@ class Stage:
         """Let go of the file."""
         self._database.close()
 
-    def add(self, screened: Screened) -> None:
-        """Append a thumb."""
+    def add(self, screened: Screened, other: bytes | None = None) -> None:
+        """Append a thumb.
+
+        Args:
+            screened: the thumb.
+            other: where it is half of a pair, what tells the other answer from all others; see `screen.identity`.
+        """
         thumb = screened.thumb
         self.chats += not isinstance(thumb.prompt, str)
         row = (
@@ -117,6 +124,9 @@ class Stage:
             # Bytes: SQLite's own text ends at a NUL.
             json.dumps(thumb.prompt, ensure_ascii=False).encode(),
             thumb.completion.encode(),
+            other,
+            thumb.identity,
+            thumb.unread_time,
         )
         self._waiting.append(row)
         self.thumbs += 1
@@ -130,13 +140,16 @@ class Stage:
         self._database.execute(_ORDER)
 
     def answers(self) -> Iterator[list[Given]]:
-        """The thumbs on one answer to one prompt at a time, in an order that the texts alone decide."""
+        """The thumbs on one answer to one prompt at a time, in an order that the texts alone decide.
+
+        Of an answer, what compares it with each other answer comes by itself.
+        """
         found = self._database.execute(
-            "SELECT prompt_key, completion_key, number, desirable, rater, time, signal FROM thumbs "
-            "ORDER BY prompt_key, completion_key, time, number"
+            f"SELECT {_KEYS}, number, desirable, rater, time, signal, identity, unread FROM thumbs "
+            f"ORDER BY {_KEYS}, time, number"
         )
-        for _, rows in groupby(found, key=lambda row: row[:2]):
-            yield [Given(number, bool(up), rater, time, signal) for _, _, number, up, rater, time, signal in rows]
+        for keys, rows in groupby(found, key=lambda row: row[:3]):
+            yield [_given(keys, *row[3:]) for row in rows]
 
     def settle(self, settled: Iterable[Settled]) -> None:
         """Keep what becomes of the thumbs on answers: examples, placed one behind another, and the others' fates."""
@@ -145,10 +158,10 @@ class Stage:
         for examples, others in settled:
             for one in examples:
                 ratings = None if one.ratings is None else json.dumps(one.ratings)
-                kept.append((self._positions, one.number, one.rater, ratings))
+                kept.append((self._positions, one.number, one.rater, ratings, one.pair_id))
                 self._positions += 1
             fates += others
-        self._database.executemany("INSERT INTO examples VALUES (?, ?, ?, ?)", kept)
+        self._database.executemany("INSERT INTO examples VALUES (?, ?, ?, ?, ?)", kept)
         self._fate(fates)
         self.examples += len(kept)
 
@@ -167,10 +180,14 @@ class Stage:
         """The example at a place."""
         return _example(self._database.execute(f"{_EXAMPLES} WHERE e.position = ?", (position,)).fetchone())
 
-    def twins(self, position: int) -> list[tuple[int, int]]:
-        """Place and number of the examples with the answer and the label of the one at a place, itself among them."""
+    def twins(self, position: int) -> list[tuple[int, int, str | None]]:
+        """The examples with the answer and the label of the one at a place, itself among them.
+
+        Returns:
+            Of each its place, the number of its thumb, and the pair that it is half of.
+        """
         return self.query(
-            "SELECT e.position, e.number FROM examples o CROSS JOIN thumbs a ON a.number = o.number "
+            "SELECT e.position, e.number, e.pair_id FROM examples o CROSS JOIN thumbs a ON a.number = o.number "
             "CROSS JOIN thumbs t ON t.prompt_key = a.prompt_key AND t.completion_key = a.completion_key "
             "AND t.desirable = a.desirable CROSS JOIN examples e ON e.number = t.number WHERE o.position = ?",
             (position,),
@@ -181,16 +198,34 @@ class Stage:
         return self._database.execute(statement, values).fetchall()
 
     def _append(self) -> None:
-        self._database.executemany(f"INSERT INTO thumbs VALUES ({', '.join('?' * 16)})", self._waiting)
+        self._database.executemany(f"INSERT INTO thumbs VALUES ({', '.join('?' * 19)})", self._waiting)
         self._waiting, self._characters = [], 0
 
     def _fate(self, fates: Iterable[tuple[int, Fate]]) -> None:
         self._database.executemany("INSERT INTO fates VALUES (?, ?)", ((number, fate.value) for number, fate in fates))
 
 
+def _given(
+    keys: tuple[bytes, bytes, bytes | None],
+    number: int,
+    desirable: int,
+    rater: str | None,
+    time: int | None,
+    signal: str,
+    identity: str | None,
+    unread: str | None,
+) -> Given:
+    prompt, own, other = keys
+    pair = None
+    if other is not None:
+        chosen, rejected = (own, other) if desirable else (other, own)
+        pair = prompt.hex(), chosen.hex(), rejected.hex()
+    return Given(number, bool(desirable), rater, time, signal, identity, unread, pair)
+
+
 def _example(row: tuple[Any, ...]) -> Example:
-    position, number, prompt_key, completion_key, where, prompt, completion, desirable, *more, ratings, size = row
-    rater, signal, model, timestamp, score, finished = more
+    position, number, prompt_key, completion_key, where, prompt, completion, desirable, *more = row
+    rater, signal, model, timestamp, score, finished, ratings, pair_id, size = more
     return Example(
         position=position,
         number=number,
@@ -206,5 +241,6 @@ def _example(row: tuple[Any, ...]) -> Example:
         score=score,
         finished=bool(finished),
         ratings=None if ratings is None else json.loads(ratings),
+        pair_id=pair_id,
         size=size,
     )

@@ -22,7 +22,7 @@ _DAYS, _WEEKS, _MONTHS = 21, 183, 1096
 # All thumbs but those that are there twice: what people said. `e` is there for those that became examples.
 _SAID = (
     "thumbs t LEFT JOIN fates f ON f.number = t.number LEFT JOIN examples e ON e.number = t.number "
-    f"WHERE f.fate IS NOT '{Fate.DUPLICATE.value}'"
+    f"WHERE coalesce(f.fate, '') NOT IN ('{Fate.DUPLICATE.value}', '{Fate.ANONYMOUS.value}')"
 )
 _COUNTS = (
     "coalesce(sum(t.desirable), 0), coalesce(sum(NOT t.desirable), 0), "

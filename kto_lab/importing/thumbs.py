@@ -27,6 +27,8 @@ class Reason(StrEnum):
     DUPLICATE_ID = "an identity that came before"
     NO_CHAT = "messages that are no prompt to answer"
     NO_SINGLE_TURN = "a conversation, where prompt_form=text takes a single user message"
+    ONE_ANSWER = "a pair of an answer with itself"
+    OTHER_HALF = "the other answer of the pair cannot be taken"
     NOT_STORABLE = "a text that no file can hold (half a character)"
 
 
@@ -43,8 +45,11 @@ class Thumb:
         rater: who gave it, or None.
         model: what answered, or None.
         timestamp: ISO 8601 in UTC ("2026-05-01T09:30:00Z"), or None where it is not known.
+        unread_time: what stands for the time and cannot be read; None where there is none, or it was read.
         score: the rating behind it, or None.
         finished: the answer ended by itself.
+        identity: what the source knows the thumb by, or None. Thumbs with different ones are different thumbs.
+        pair: the same text in the two thumbs of a row that compare two answers to one prompt; else None.
     """
 
     where: str
@@ -55,8 +60,11 @@ class Thumb:
     rater: str | None = None
     model: str | None = None
     timestamp: str | None = None
+    unread_time: str | None = None
     score: float | None = None
     finished: bool = True
+    identity: str | None = None
+    pair: str | None = None
 
 
 @dataclass(frozen=True)

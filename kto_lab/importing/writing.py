@@ -40,8 +40,10 @@ def write_table(
         held_out: share of prompts in the test split.
         advance: is told how many more were written.
     """
-    ratings = bool(stage.query("SELECT 1 FROM examples WHERE ratings IS NOT NULL LIMIT 1"))
-    table = features(chat, ratings=ratings).arrow_schema
+    ratings, pairs = (
+        bool(stage.query(f"SELECT 1 FROM examples WHERE {name} IS NOT NULL LIMIT 1")) for name in ("ratings", "pair_id")
+    )
+    table = features(chat, ratings=ratings, pairs=pairs).arrow_schema
     schema = pa.schema([*table, *(pa.field(name, pa.string()) for name in MORE)], metadata=table.metadata)
     with pq.ParquetWriter(target, schema) as writer:
         for batch in _batches(stage.read_examples()):
@@ -49,11 +51,10 @@ def write_table(
             built = build_table(rows, source=source, held_out=held_out).data.table
             columns = {name: built[name] for name in built.column_names}
             columns.update({name: pa.array([row[name] for row in rows], pa.string()) for name in MORE})
-            # A batch in which nobody's ratings are known has no column for them.
-            nothing = pa.nulls(len(rows), schema.field("ratings").type) if ratings else None
-            writer.write_table(
-                pa.table([columns.get(name, nothing) for name in schema.names], schema.names).cast(schema)
-            )
+            # A batch in which nobody's ratings are known, or no pairs are, has no column for them.
+            nothing = {field.name: pa.nulls(len(rows), field.type) for field in schema if field.name not in columns}
+            columns |= nothing
+            writer.write_table(pa.table([columns[name] for name in schema.names], schema.names).cast(schema))
             advance(len(rows))
 
 
@@ -84,6 +85,7 @@ def _row(example: Example, *, chat: bool, group_by: str) -> dict[str, Any]:
         "rater": example.rater,
         "score": example.score,
         "ratings": example.ratings,
+        "pair_id": example.pair_id,
         "timestamp": example.timestamp,
         "origin": "imported",
         "model": example.model,

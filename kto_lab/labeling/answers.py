@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("prompt", "completion", "label", "rater", "score", "timestamp", "group", "split", "finished", "checks")
 # Of a table of examples, what goes on into the labelled one. Rater and score are the labeler's, the rest is rebuilt.
-KEPT = ("finished", "group", "checks", "split", "ratings", "timestamp", "origin")
+KEPT = ("finished", "group", "checks", "split", "ratings", "pair_id", "timestamp", "origin")
 # No column of a user's: rows without a thumb are read with this one.
 _BLANK = "\0no thumb"
 

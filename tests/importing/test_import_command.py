@@ -1,5 +1,6 @@
 """`kto-lab feedback import`, from rows in memory and from a file."""
 
+import dataclasses
 import json
 import random
 import sys
@@ -20,6 +21,8 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
 from kto_lab.feedback.table import build_table, fingerprint, is_chat
 from kto_lab.importing import writing
+from kto_lab.importing.repeats import Fate
+from kto_lab.importing.report import notes
 from kto_lab.importing.thumbs import LeftOut, Reason, Row
 
 NOTHING = Row(left_out=(LeftOut("a:9", Reason.NO_THUMB),))
@@ -73,6 +76,102 @@ def test_policies_come_from_the_configuration(tmp_path: Path) -> None:
     assert [(row["rater"], row["desirable"], row["ratings"]) for row in table] == [(None, False, [-1.0, 1.0, -1.0])]
     _, table = imported(tmp_path, given, "repeats.one_rater=all", "duplicates.exact=keep")
     assert len(table) == 5 and len({row["example_id"] for row in table}) == 5
+
+
+def test_opposite_thumbs_without_a_time_that_decides_are_left_out_unless_the_rows_are_in_order(tmp_path: Path) -> None:
+    given = rows(
+        thumb("a:1", rater="x"),
+        thumb("a:2", rater="x", desirable=False),
+        thumb("a:3", rater="y", prompt="q"),
+        thumb("a:4", rater="x", prompt="r", unread_time="'yesterday'"),
+        thumb("a:5", rater="x", prompt="r", unread_time="'last Tuesday'"),
+    )
+    report, table = imported(tmp_path, given)
+    assert sorted(row["prompt"] for row in table) == ["q", "r"]
+    lines = {line.reason: (line.count, line.places) for line in report.fates}
+    assert lines[Fate.RATER_UNDECIDED] == (2, ["a:1", "a:2"])
+    assert report.unread_times is not None
+    assert (report.unread_times.count, report.unread_times.places[0]) == (2, "a:4: 'yesterday'")
+    _, table = imported(tmp_path, given, "repeats.rows_in_order_of_time=true")
+    assert sorted((row["prompt"], row["desirable"]) for row in table) == [
+        ("What is 1+1?", False),
+        ("q", True),
+        ("r", True),
+    ]
+    with pytest.raises(LabError, match=r"2 times one rater, opposite.*\(a:1\).*repeats\.rows_in_order_of_time=true"):
+        imported(tmp_path, given[:2])
+
+
+def test_thumbs_that_nothing_tells_apart_are_kept_and_said_or_dropped_by_a_key(tmp_path: Path) -> None:
+    named = rows(*(thumb(identity=f"fb-{n}", desirable=n < 3) for n in range(4)))
+    report, table = imported(tmp_path, named)
+    assert [row["desirable"] for row in table].count(True) == 3 and len(table) == 4 and report.anonymous == 0
+    nameless = rows(*(thumb(desirable=n < 3) for n in range(4)))
+    report, table = imported(tmp_path, nameless)
+    assert len(table) == 4 and report.anonymous == 2
+    assert any("duplicates.anonymous=drop" in words for words in notes(report))
+    report, table = imported(tmp_path, nameless, "duplicates.anonymous=drop")
+    assert [row["desirable"] for row in table].count(True) == 1 and len(table) == 2
+    assert [(line.reason, line.count) for line in report.fates] == [(Fate.ANONYMOUS, 2)]
+
+
+def pair(where: str, chosen: str, rejected: str, **changes: Any) -> Row:
+    first = thumb(where, completion=chosen, desirable=True, signal="vote", pair=where, **changes)
+    return Row((first, thumb(where, completion=rejected, desirable=False, signal="vote", pair=where, **changes)))
+
+
+def compared(table: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Chosen and rejected of each pair of a table."""
+    halves: dict[str, dict[bool, str]] = {}
+    for row in table:
+        assert row["desirable"] not in halves.setdefault(row["pair_id"], {})
+        halves[row["pair_id"]][row["desirable"]] = row["completion"]
+    return sorted((sides[True], sides[False]) for sides in halves.values())
+
+
+def test_pairs_stay_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [pair("a:1", "Apple.", "A stone."), pair("a:2", "Pear.", "Apple."), pair("a:3", "Pear.", "A hat.")]
+    wanted = [("Apple.", "A stone."), ("Pear.", "A hat."), ("Pear.", "Apple.")]
+    monkeypatch.setattr(writing, "BATCH", 1)
+    for rater in (None, "x"):
+        known = [Row(tuple(dataclasses.replace(half, rater=rater) for half in row.thumbs)) for row in given]
+        report, table = imported(tmp_path, known, "repeats.several_raters=last")
+        assert compared(table) == wanted and len({row["example_id"] for row in table}) == 6
+        assert (report.pairs, report.won_and_lost) == (3, 1)
+        assert any("1 answers won one pair and lost another" in words for words in notes(report))
+        _, again = imported(tmp_path, known[::-1])
+        assert {row["example_id"]: row["pair_id"] for row in again} == {
+            row["example_id"]: row["pair_id"] for row in table
+        }
+    assert compared(from_collected(str(tmp_path / "thumbs.parquet"), None).to_list()) == wanted
+
+
+def test_a_pair_is_settled_as_a_whole(tmp_path: Path) -> None:
+    day = "2026-05-0{}T00:00:00Z".format
+    given = [
+        pair("a:1", "A", "B", rater="x", timestamp=day(1)),
+        pair("a:2", "B", "A", rater="x", timestamp=day(2)),
+        pair("a:3", "B", "A", rater="y", timestamp=day(3)),
+        pair("a:4", "B", "A", rater="y", timestamp=day(3)),
+        pair("a:5", "A", "C", rater="x", timestamp=day(1)),
+        *rows(thumb("a:6", completion="A", rater="x", timestamp=day(4), desirable=False)),
+    ]
+    report, table = imported(tmp_path, given)
+    assert compared([row for row in table if row["pair_id"]]) == [("A", "C"), ("B", "A"), ("B", "A")]
+    assert {line.reason: line.count for line in report.fates} == {Fate.RATER_EARLIER: 2, Fate.DUPLICATE: 2}
+    _, table = imported(tmp_path, given, "repeats.several_raters=majority")
+    assert compared([row for row in table if row["pair_id"]]) == [("A", "C"), ("B", "A")]
+
+
+def test_half_a_pair_takes_the_other_with_it(tmp_path: Path) -> None:
+    given = [pair("a:1", "A", "x" * 99), pair("a:2", "mail a@b.org", "mail c@d.org"), pair("a:3", "A", "B")]
+    report, table = imported(tmp_path, given, "max_characters=60", "personal_data=redact")
+    assert compared(table) == [("A", "B")]
+    assert {line.reason: (line.count, line.rows) for line in report.reasons} == {
+        Reason.TOO_LARGE: (1, 1),
+        Reason.OTHER_HALF: (1, 0),
+        Reason.ONE_ANSWER: (2, 1),
+    }
 
 
 def test_plain_prompts_become_messages_where_others_are(tmp_path: Path) -> None:
@@ -169,11 +268,22 @@ THUMBS = st.builds(
     timestamp=st.sampled_from([None, "2026-05-01T00:00:00Z", "2026-05-01T00:00:00.5Z", "nonsense"]),
     signal=st.sampled_from(["thumb", "copied"]),
     model=st.sampled_from([None, "m"]),
+    identity=st.sampled_from([None, "i", "j"]),
+    unread_time=st.sampled_from([None, "'soon'"]),
+)
+PAIRS = st.tuples(THUMBS, st.sampled_from(["a", "b", "c", " "])).map(
+    lambda both: Row(
+        tuple(
+            dataclasses.replace(both[0], pair="one", desirable=side, completion=both[0].completion if side else both[1])
+            for side in (True, False)
+        )
+    )
 )
 ROWS = st.lists(
     st.one_of(
         st.lists(THUMBS, min_size=1, max_size=3).map(lambda given: Row(thumbs=tuple(given))),
         THUMBS.map(lambda given: Row(thumbs=(given,), left_out=NOTHING.left_out)),
+        PAIRS,
         st.just(NOTHING),
         st.just(Row()),
     ),
@@ -183,6 +293,7 @@ WORDS = st.tuples(
     st.sampled_from(["last", "majority", "all", "drop"]).map("repeats.one_rater={}".format),
     st.sampled_from(["last", "majority", "all", "drop"]).map("repeats.several_raters={}".format),
     st.sampled_from(["duplicates.exact=keep", "duplicates.exact=drop"]),
+    st.sampled_from(["duplicates.anonymous=keep", "duplicates.anonymous=drop"]),
     st.sampled_from(["duplicates.near_threshold=null", "duplicates.near_threshold=0.5"]),
     st.sampled_from(["duplicates.near=drop", "duplicates.near=report"]),
     st.sampled_from(["personal_data=report", "personal_data=redact", "personal_data=ignore"]),
@@ -202,6 +313,7 @@ def test_no_row_and_no_thumb_is_lost(given: list[Row], words: tuple[str, ...]) -
         assert report.thumbs == sum(len(row.thumbs) for row in given)
         assert report.thumbs - report.refused == len(table) + sum(line.count for line in report.fates)
         assert report.examples == len(table) == len({row["example_id"] for row in table})
+        compared([row for row in table if row.get("pair_id")])
         from_collected(str(Path(folder) / "thumbs.parquet"), None)
 
 

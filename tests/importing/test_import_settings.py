@@ -12,6 +12,8 @@ from kto_lab.importing.settings import settings
         ("repeats.one_rater=first", "repeats.one_rater is 'first'; it must be one of last, majority, all, drop"),
         ("repeats.several_raters=null", "repeats.several_raters is None"),
         ("duplicates.exact=ignore", "duplicates.exact is 'ignore'"),
+        ("duplicates.anonymous=merge", "duplicates.anonymous is 'merge'"),
+        ("repeats.rows_in_order_of_time=maybe", "repeats.rows_in_order_of_time is 'maybe'"),
         ("duplicates.near=keep", "duplicates.near is 'keep'"),
         ("duplicates.near_threshold=0", "duplicates.near_threshold is 0"),
         ("duplicates.near_threshold=80", "duplicates.near_threshold is 80"),

@@ -1,11 +1,11 @@
+import dataclasses
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kto_lab.importing.repeats import Fate, Given, Kept, Policy, Settled, settle
+from kto_lab.importing.repeats import Fate, Given, Kept, Policies, Policy, Settled, settle
 
 
 def thumbs(*signs: str) -> list[Given]:
@@ -16,8 +16,9 @@ def thumbs(*signs: str) -> list[Given]:
     ]
 
 
-def settled(given: list[Given], one: str = "all", several: str = "all", **changes: Any) -> Settled:
-    return settle(given, one_rater=Policy(one), several_raters=Policy(several), **{"drop_duplicates": False, **changes})
+def settled(given: list[Given], one: str = "all", several: str = "all", **changes: bool) -> Settled:
+    keep = {"drop_duplicates": False, "drop_anonymous": False, "in_order_of_time": False}
+    return settle(given, Policies(Policy(one), Policy(several), **{**keep, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -76,37 +77,106 @@ def test_raters_who_are_not_known_are_not_one_rater() -> None:
     assert [one.number for one in settled(given, several="last")[0]] == [1]
 
 
-def test_without_times_the_later_in_the_source_is_the_last_and_a_known_time_is_later() -> None:
-    assert [one.number for one in settled(thumbs("a+", "a-"), one="last")[0]] == [1]
-    assert [one.number for one in settled(thumbs("a+5", "a-"), one="last")[0]] == [0]
+@pytest.mark.parametrize(
+    ("signs", "kept", "in_order"),
+    [
+        (["a+", "a-"], [], [1]),
+        (["a+5", "a-"], [], [1]),
+        (["a-", "a+5"], [], [1]),
+        (["a+5", "a-5"], [], [1]),
+        (["a-1", "a+5", "a+"], [1], [2]),
+        (["a+", "a+"], [1], [1]),
+        (["a-1", "a+5", "a+5"], [2], [2]),
+    ],
+)
+def test_no_order_of_the_source_decides_between_opposite_thumbs_unless_it_is_in_order_of_time(
+    signs: list[str], kept: list[int], in_order: list[int]
+) -> None:
+    found, lost = settled(thumbs(*signs), one="last")
+    assert [one.number for one in found] == kept
+    assert {fate for _, fate in lost} == {Fate.RATER_EARLIER if kept else Fate.RATER_UNDECIDED}
+    found, lost = settled(thumbs(*signs), one="last", in_order_of_time=True)
+    assert [one.number for one in found] == in_order and {fate for _, fate in lost} == {Fate.RATER_EARLIER}
+    several = thumbs(*(f"{name}{sign[1:]}" for name, sign in zip("abc", signs, strict=False)))
+    assert [one.number for one in settled(several, several="last")[0]] == kept
 
 
 def test_the_same_thumb_twice_counts_once_unless_asked() -> None:
     given = thumbs("a+1", "a+1", "?-", "?-", "a+2")
     found, lost = settled(given, drop_duplicates=True)
-    assert [one.number for one in found] == [2, 0, 4]
-    assert lost == [(3, Fate.DUPLICATE), (1, Fate.DUPLICATE)]
+    assert [one.number for one in found] == [2, 3, 0, 4] and lost == [(1, Fate.DUPLICATE)]
+    assert settled(given, drop_anonymous=True)[1] == [(3, Fate.ANONYMOUS)]
     assert len(settled(given)[0]) == 5
 
 
+def test_thumbs_with_different_identities_are_different_thumbs() -> None:
+    named = [Given(n, n < 3, None, None, "thumb", identity=f"fb-{n}") for n in range(4)]
+    assert len(settled(named, one="last", drop_duplicates=True, drop_anonymous=True)[0]) == 4
+    changed = [Given(n, n == 1, None, n, "thumb", identity="fb") for n in range(2)]
+    found, lost = settled(changed, one="last")
+    assert [one.number for one in found] == [1] and lost == [(0, Fate.RATER_EARLIER)]
+    of_one = [Given(n, True, "a", 1, "thumb", identity=f"fb-{n}") for n in range(2)]
+    assert len(settled(of_one, drop_duplicates=True)[0]) == 2
+
+
+def test_times_that_cannot_be_read_do_not_make_two_thumbs_one() -> None:
+    given = [Given(n, True, "a", None, "thumb", unread=f"day {n}") for n in (1, 2)]
+    assert len(settled(given, drop_duplicates=True)[0]) == 2
+
+
+def test_both_halves_of_a_pair_are_kept_with_one_identity_or_left_out_alike() -> None:
+    names = {True: ("p", "a", "b"), False: ("p", "b", "a")}
+    given = [(True, "x", 1), (False, "x", 2), (True, "y", 3), (True, None, None), (True, None, None)]
+    halves = [
+        [Given(n, up == side, rater, time, "vote", pair=names[up]) for n, (up, rater, time) in enumerate(given)]
+        for side in (True, False)
+    ]
+    for policies in (("last", "all"), ("last", "majority"), ("all", "all"), ("majority", "last"), ("drop", "drop")):
+        (first, lost), (second, lost_too) = (settled(half, *policies, drop_duplicates=True) for half in halves)
+        assert lost == lost_too and [one.pair_id for one in first] == [one.pair_id for one in second]
+        assert len({one.pair_id for one in first}) == len(first) and all(one.pair_id for one in first)
+
+
 GIVEN = st.lists(
-    st.tuples(st.booleans(), st.sampled_from(["a", "b", None]), st.sampled_from([None, 1, 2, 3]), st.just("thumb")),
+    st.tuples(
+        *(st.booleans(), st.sampled_from(["a", "b", None]), st.sampled_from([None, 1, 2, 3])),
+        *(st.just("thumb"), st.sampled_from([None, "x", "y"])),
+    ),
     max_size=8,
 ).map(lambda items: [Given(number, *item) for number, item in enumerate(items)])
 
 
-@given(GIVEN, st.sampled_from(Policy), st.sampled_from(Policy), st.booleans())
-def test_every_thumb_is_kept_or_has_one_fate(given: list[Given], one: Policy, several: Policy, drop: bool) -> None:
-    kept, fates = settle(given, drop_duplicates=drop, one_rater=one, several_raters=several)
+POLICIES = st.builds(
+    Policies, st.sampled_from(Policy), st.sampled_from(Policy), st.booleans(), st.booleans(), st.booleans()
+)
+
+
+@given(GIVEN, POLICIES)
+def test_every_thumb_is_kept_or_has_one_fate(given: list[Given], policies: Policies) -> None:
+    kept, fates = settle(given, policies)
     assert sorted([one.number for one in kept] + [number for number, _ in fates]) == list(range(len(given)))
 
 
-@given(GIVEN, st.sampled_from(Policy), st.sampled_from(Policy), st.randoms())
+@given(GIVEN, POLICIES, st.randoms())
 def test_with_times_of_their_own_the_order_of_the_source_says_nothing(
-    given: list[Given], one: Policy, several: Policy, rng: random.Random
+    given: list[Given], policies: Policies, rng: random.Random
 ) -> None:
-    times = [Given(item.number, item.desirable, item.rater, item.number, "thumb") for item in given]
+    times = [dataclasses.replace(item, time=item.number) for item in given]
     mixed = list(times)
     rng.shuffle(mixed)
-    first, second = (settle(x, drop_duplicates=True, one_rater=one, several_raters=several) for x in (times, mixed))
+    first, second = (settle(x, policies) for x in (times, mixed))
     assert first == second
+
+
+@given(GIVEN, POLICIES.filter(lambda policies: not policies.in_order_of_time), st.randoms())
+def test_how_many_of_each_thumb_are_kept_never_depends_on_the_order_of_the_source(
+    given: list[Given], policies: Policies, rng: random.Random
+) -> None:
+    mixed = list(given)
+    rng.shuffle(mixed)
+    again = [dataclasses.replace(item, number=number) for number, item in enumerate(mixed)]
+    found = []
+    for thumbs in (given, again):
+        kept, _ = settle(thumbs, policies)
+        found.append(sorted((thumbs[one.number].desirable, one.rater or "") for one in kept))
+    assert found[0] == found[1]

@@ -1,4 +1,4 @@
-"""Votes between two answers, as Chatbot Arena publishes them; a vote becomes two thumbs.
+"""Votes between two answers, as Chatbot Arena publishes them; a vote becomes two thumbs, which are a pair.
 
 Read from the data cards of `lmsys/chatbot_arena_conversations` (2023) and `lmarena-ai/arena-human-preference-140k`
 (2025):
@@ -24,6 +24,7 @@ from typing import Any, Literal
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import texts_of, turns
 from kto_lab.feedback.scale import number_of
+from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.reading import existing, records, rows_of
 from kto_lab.importing.exports.values import (
@@ -36,8 +37,6 @@ from kto_lab.importing.exports.values import (
     prompt_of,
     shown,
     unread_of,
-    utc,
-    zone_of,
 )
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
@@ -82,17 +81,20 @@ class ArenaExport:
         for key, value in (("ties", self.ties), ("both_bad", self.both_bad)):
             if value not in TIES:
                 raise LabError(f"export.{key} is {value!r}; it must be one of {', '.join(TIES)}.")
-        zone = zone_of(self.timezone)
+        times = Times(zone_of(self.timezone, "export.timezone"))
         file = existing(self.path, "export.path")
         unread, seen = unread_of(self.ignore), Seen()
 
         def make(where: str, raw: dict[str, Any]) -> Row:
             up = self._winners(raw)
-            when = utc(raw.get("tstamp"), zone) or utc(raw.get("timestamp"), zone)
+            when = times.first(raw.get("tstamp"), raw.get("timestamp"))
+            identity = identity_of(raw.get("question_id")) or identity_of(raw.get("id"))
             thumbs, missing = [], []
             unread.look(raw, _KNOWN)
-            for side, desirable in zip("ab", up, strict=True):
-                prompt, completion = _side(raw, side, where, unread)
+            sides = [_side(raw, side, where, unread) for side in "ab"]
+            # Later turns answer what was said before on their own side: no pair of one prompt.
+            paired = up[0] != up[1] and sides[0][0] == sides[1][0] and None not in (sides[0][1], sides[1][1])
+            for side, desirable, (prompt, completion) in zip("ab", up, sides, strict=True):
                 if completion is None:
                     missing.append(LeftOut(where, Reason.NO_COMPLETION, f"response_{side} lacks a turn"))
                     continue
@@ -105,10 +107,13 @@ class ArenaExport:
                         signal="vote",
                         rater=identity_of(raw.get("judge")) or identity_of(raw.get("evaluation_session_id")),
                         model=identity_of(raw.get(f"model_{side}")),
-                        timestamp=when,
+                        timestamp=when.utc,
+                        unread_time=when.unread,
+                        identity=identity,
+                        pair=where if paired else None,
                     )
                 )
-            seen.refuse_again(raw.get("question_id") or raw.get("id"), tuple(thumbs))
+            seen.refuse_again(identity, tuple(thumbs))
             return Row(tuple(thumbs), tuple(missing))
 
         yield from rows_of(records(file), make)

@@ -108,6 +108,7 @@ class ArgillaExport:
         prompt, completion = self._texts(fields, unread)
         metadata = raw.get("metadata")
         model = metadata.get(self.model_key) if isinstance(metadata, dict) and self.model_key else None
+        record = identity_of(raw.get("id"))
         thumbs, left_out = [], []
         for number, (signal, answer) in enumerate(given):
             place = where if len(given) == 1 else f"{where} response {number + 1}"
@@ -127,6 +128,7 @@ class ArgillaExport:
                     rater=None if rater == "None" else rater,
                     model=identity_of(model),
                     score=score,
+                    identity=None if record is None else f"{record}, response {number + 1}",
                 )
             )
         return Row(tuple(thumbs), tuple(left_out))

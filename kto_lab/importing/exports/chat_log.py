@@ -17,14 +17,14 @@ The thumb belongs to one of the assistant's turns, and the prompt is every turn 
 other with no turn between them, the first was replaced by the second, and is no part of a later prompt.
 """
 
-import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.scale import Scale, scale_of
+from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.lookup import lookup
@@ -41,9 +41,7 @@ from kto_lab.importing.exports.values import (
     shown,
     signals_of,
     unread_of,
-    utc,
     verdict,
-    zone_of,
 )
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
@@ -65,6 +63,7 @@ class ChatLogExport:
         down_to: one up to here is down.
         signals: what implicit signals mean; None for nothing. Any name may be added to the table.
         timezone: what a time means that names no zone.
+        day_first: the order of day and month in numbers; None: as the other times of a file have it.
         ignore: keys of conversations and of messages that are left out by name.
         cut_at: the tool cuts texts at so many characters; None: it does not.
     """
@@ -78,6 +77,7 @@ class ChatLogExport:
     down_to: float | None
     signals: Mapping[str, bool | None]
     timezone: str
+    day_first: bool | None
     ignore: Sequence[str]
     cut_at: int | None
 
@@ -89,12 +89,14 @@ class ChatLogExport:
         Raises:
             LabError: a file cannot be read, or a setting is wrong.
         """
+        path = existing(self.path, "export.path")
         told = _Told(
             _fields(self.columns, COLUMNS, "columns"),
             _fields(self.event_columns, EVENT_COLUMNS, "event_columns"),
             scale_of(self.labels, self.up_from, self.down_to, node="export"),
             signals_of(self.signals, tuple(self.signals)),
-            zone_of(self.timezone),
+            self._times("columns"),
+            self._times("event_columns"),
             unread_of(self.ignore, "id", "model"),
         )
         path = existing(self.path, "export.path")
@@ -132,6 +134,28 @@ class ChatLogExport:
             yield from found.fill(records(path), told.keys)
             yield from rows_of(records(events), of_event)
 
+    def _times(self, field: Literal["columns", "event_columns"]) -> Times:
+        """How the times of conversations, or of events, are read: each by the order that its own values decide."""
+        column = getattr(self, field).get("timestamp")
+        key = self.columns.get("events")
+
+        def values() -> Iterator[Any]:
+            own = field == "event_columns" and self.events is None
+            of_file = Path(self.path if own or field == "columns" else str(self.events)).expanduser()
+            for _, raw in records(of_file):
+                row = {} if isinstance(raw, LeftOut) else raw
+                inner = row.get(key) if own and key is not None else [row]
+                if isinstance(inner, list):
+                    yield from (one.get(column) for one in inner if isinstance(one, dict))
+
+        return Times(
+            zone_of(self.timezone, "export.timezone"),
+            self.day_first,
+            values=values,
+            node="export",
+            field=f"{field}.timestamp",
+        )
+
 
 @dataclass(frozen=True)
 class _Told:
@@ -141,7 +165,8 @@ class _Told:
     event_columns: Mapping[str, str]
     thumbs: Scale
     signals: Mapping[str, bool | None]
-    zone: datetime.tzinfo
+    times: Times
+    event_times: Times
     unread: Unread
 
     def of(self, conversation: dict[str, Any], name: str) -> Any:
@@ -204,7 +229,8 @@ class _Told:
         judged = self.of_event(event, "completion")
         self.unread.look(conversation, tuple(self.columns.values()))
         self.unread.look_at_messages([messages[place]])
-        moment = utc(self.of_event(event, "timestamp"), self.zone) or utc(self.of(conversation, "timestamp"), self.zone)
+        when = self.event_times.read(self.of_event(event, "timestamp"))
+        when = when.otherwise(self.times.read(self.of(conversation, "timestamp")))
         return Thumb(
             where=where,
             prompt=prompt_of(_standing(messages[:place]), self.unread),
@@ -213,7 +239,9 @@ class _Told:
             signal=signal,
             rater=identity_of(self.of_event(event, "user")) or identity_of(self.of(conversation, "user")),
             model=identity_of(messages[place].get("model")) or identity_of(self.of(conversation, "model")),
-            timestamp=moment,
+            timestamp=when.utc,
+            unread_time=when.unread,
+            identity=identity_of(self.of_event(event, "id")),
         )
 
     def _verdict(self, event: dict[str, Any]) -> tuple[bool, str]:

@@ -25,6 +25,7 @@ class FileExport:
         ignore: columns, and keys of messages, that are left out by name.
         cut_at: the tool cuts texts at so many characters; None: it does not.
         timezone: what a time means that names no zone.
+        day_first: the order of day and month in numbers; None: as the column of times has it.
     """
 
     path: str
@@ -38,6 +39,7 @@ class FileExport:
     ignore: Sequence[str]
     cut_at: int | None
     timezone: str
+    day_first: bool | None
 
     def read(self) -> Iterator[Row | Note]:
         """One row for each row of the file.
@@ -51,6 +53,7 @@ class FileExport:
             self.up_from,
             self.down_to,
             self.timezone,
+            self.day_first,
             constant_prompt=self.constant_prompt,
             lists=self.lists,
             ignore=self.ignore,

@@ -12,12 +12,12 @@ A task with several annotations gives several thumbs; skipped ones (`was_cancell
 read. The short form JSON_MIN has no annotations and is not known.
 """
 
-import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kto_lab.feedback.scale import Scale
+from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.reading import existing, records, rows_of
@@ -30,9 +30,7 @@ from kto_lab.importing.exports.values import (
     notes_of,
     shown,
     unread_of,
-    utc,
     verdict,
-    zone_of,
 )
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
@@ -73,7 +71,7 @@ class LabelStudioExport:
         Raises:
             LabError: the file cannot be read, or a setting is wrong.
         """
-        zone = zone_of(self.timezone)
+        times = Times(zone_of(self.timezone, "export.timezone"))
         file = existing(self.path, "export.path")
         scale, notes = read_labels(
             records(file, "json"),
@@ -87,7 +85,7 @@ class LabelStudioExport:
         unread, seen = unread_of(self.ignore), Seen()
 
         def make(where: str, raw: dict[str, Any]) -> Row:
-            row = self._row(where, raw, scale, zone, unread)
+            row = self._row(where, raw, scale, times, unread)
             seen.refuse_again(raw.get("id"), row.thumbs)
             return row
 
@@ -103,7 +101,7 @@ class LabelStudioExport:
             except NoThumbError:
                 continue
 
-    def _row(self, where: str, raw: dict[str, Any], scale: Scale, zone: datetime.tzinfo, unread: Unread) -> Row:
+    def _row(self, where: str, raw: dict[str, Any], scale: Scale, times: Times, unread: Unread) -> Row:
         data, annotations = raw.get("data"), raw.get("annotations")
         if not isinstance(data, dict) or not isinstance(annotations, list):
             raise NoThumbError(
@@ -122,6 +120,7 @@ class LabelStudioExport:
             except NoThumbError as none:
                 left_out.append(LeftOut(place, none.reason, none.detail))
                 continue
+            when = times.first(annotation.get("updated_at"), annotation.get("created_at"))
             thumbs.append(
                 Thumb(
                     where=place,
@@ -131,8 +130,10 @@ class LabelStudioExport:
                     signal="thumb" if score is None else "rating",
                     rater=_rater(annotation.get("completed_by")),
                     model=identity_of(data.get(self.model_key)) if self.model_key else None,
-                    timestamp=utc(annotation.get("updated_at"), zone) or utc(annotation.get("created_at"), zone),
+                    timestamp=when.utc,
+                    unread_time=when.unread,
                     score=score,
+                    identity=identity_of(annotation.get("id")),
                 )
             )
         return Row(tuple(thumbs), tuple(left_out))

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.times import Times, zone_of
 from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.lookup import Lookup, lookup
 from kto_lab.importing.exports.reading import Raw, existing, records, rows_of
@@ -26,9 +27,7 @@ from kto_lab.importing.exports.values import (
     notes_of,
     shown,
     unread_of,
-    utc,
     verdict,
-    zone_of,
 )
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
@@ -74,7 +73,7 @@ class LangfuseExport:
         Raises:
             LabError: a file cannot be read, or a setting is wrong.
         """
-        zone = zone_of(self.timezone)
+        times = Times(zone_of(self.timezone, "export.timezone"))
         scores = existing(self.scores, "export.scores")
         scale, notes = read_labels(
             _renamed(records(scores)),
@@ -96,7 +95,7 @@ class LangfuseExport:
 
             def make(where: str, raw: dict[str, Any]) -> Row:
                 desirable, rating = verdict(scale, self._value(raw))
-                on = _subject(raw, found)
+                on, when = _subject(raw, found), times.read(raw.get("timestamp"))
                 thumb = Thumb(
                     where=where,
                     prompt=traced_prompt(on.get("input"), self.input_key, unread),
@@ -105,8 +104,10 @@ class LangfuseExport:
                     signal="thumb" if rating is None else "rating",
                     rater=identity_of(raw.get("author_user_id")) or identity_of(on.get("user_id")),
                     model=identity_of(on.get("provided_model_name")) or identity_of(on.get("model")),
-                    timestamp=utc(raw.get("timestamp"), zone),
+                    timestamp=when.utc,
+                    unread_time=when.unread,
                     score=rating,
+                    identity=identity_of(raw.get("id")),
                 )
                 seen.refuse_again(raw.get("id"), (thumb,))
                 return Row((thumb,))

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.times import Times, zone_of
 from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.lookup import Lookup, lookup
 from kto_lab.importing.exports.reading import existing, records, rows_of
@@ -30,9 +31,7 @@ from kto_lab.importing.exports.values import (
     notes_of,
     shown,
     unread_of,
-    utc,
     verdict,
-    zone_of,
 )
 from kto_lab.importing.thumbs import Note, Reason, Row, Thumb
 
@@ -76,7 +75,7 @@ class LangSmithExport:
         Raises:
             LabError: a file cannot be read, or a setting is wrong.
         """
-        zone = zone_of(self.timezone)
+        times = Times(zone_of(self.timezone, "export.timezone"))
         feedback, runs = existing(self.feedback, "export.feedback"), existing(self.runs, "export.runs")
         scale, notes = read_labels(
             records(feedback),
@@ -94,6 +93,7 @@ class LangSmithExport:
             def make(where: str, raw: dict[str, Any]) -> Row:
                 desirable, rating = verdict(scale, self._value(raw))
                 run = _run(raw, found)
+                when = times.first(raw.get("modified_at"), raw.get("created_at"))
                 source, metadata = (
                     _mapping(raw.get("feedback_source")),
                     _mapping(_mapping(run.get("extra")).get("metadata")),
@@ -106,8 +106,10 @@ class LangSmithExport:
                     signal="thumb" if rating is None else "rating",
                     rater=identity_of(source.get("user_id")) or _first(metadata, _USER_KEYS),
                     model=_first(metadata, _MODEL_KEYS),
-                    timestamp=utc(raw.get("modified_at"), zone) or utc(raw.get("created_at"), zone),
+                    timestamp=when.utc,
+                    unread_time=when.unread,
                     score=rating,
+                    identity=identity_of(raw.get("id")),
                 )
                 seen.refuse_again(raw.get("id"), (thumb,))
                 return Row((thumb,))

@@ -15,6 +15,7 @@ from kto_lab.feedback.asked import messages_of, texts_of
 from kto_lab.feedback.mapping import PAIR, Layout, layout, rows_of
 from kto_lab.feedback.scale import number_of
 from kto_lab.feedback.survey import surveyed
+from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import ignored
 from kto_lab.importing.exports.reading import Raw
 from kto_lab.importing.exports.values import (
@@ -24,9 +25,7 @@ from kto_lab.importing.exports.values import (
     identity_of,
     message_of,
     shown,
-    utc,
     verdict,
-    zone_of,
 )
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
@@ -47,12 +46,14 @@ class Mapped:
     Attributes:
         columns: the column of each field that is read.
         zone: what a time means that names no zone.
+        day_first: the order of day and month in numbers; None: as the column of times has it.
         layout: the same fields under their own names, for `kto_lab.feedback.mapping`.
         seen: the thumbs that came before, where rows have an identity.
     """
 
     columns: dict[str, str]
     zone: datetime.tzinfo
+    day_first: bool | None
     layout: Layout
     seen: Seen = field(default_factory=Seen)
 
@@ -64,25 +65,35 @@ class Mapped:
             source: what they come from, for messages.
 
         Raises:
-            LabError: see `kto_lab.feedback.survey.surveyed`.
+            LabError: see `kto_lab.feedback.survey.surveyed`; or the column of times does not decide how it is read.
         """
         looked = (raw for _, raw in raws() if not isinstance(raw, LeftOut))
         settled, said = surveyed(looked, self.columns, self.layout, fields=FIELDS, source=source)
         how = replace(self, layout=settled)
         yield from map(Note, said)
+        times = self.times(raws)
         for where, raw in raws():
             if isinstance(raw, LeftOut):
                 yield Row(left_out=(raw,))
                 continue
             try:
-                row = how.row(where, raw)
+                row = how.row(where, raw, times)
                 if "id" in self.columns:
                     self.seen.refuse_again(raw.get(self.columns["id"]), row.thumbs)
                 yield row
             except NoThumbError as refusal:
                 yield Row(left_out=(refusal.at(where),))
 
-    def row(self, where: str, raw: Mapping[str, Any]) -> Row:
+    def times(self, raws: Callable[[], Iterable[Raw]]) -> Times:
+        """How the column of times is read, as its values decide."""
+        column = self.columns.get("timestamp", "")
+
+        def values() -> Iterator[Any]:
+            return (raw.get(column) for _, raw in raws() if not isinstance(raw, LeftOut))
+
+        return Times(self.zone, self.day_first, values=values, node="export")
+
+    def row(self, where: str, raw: Mapping[str, Any], times: Times) -> Row:
         """The thumb of a row, or the two of a pair; and what is missing of them.
 
         Raises:
@@ -102,6 +113,11 @@ class Mapped:
         except LabError as error:
             detail = str(error).removeprefix(f"{where}: ")
             raise NoThumbError(Reason.UNREADABLE, detail.split(". ")[0][:_LONGEST_DETAIL]) from error
+        when, identity = times.read(cells.get("timestamp")), identity_of(cells.get("id"))
+        # Of turns, each side may answer what was said before on its own side: no pair of one prompt.
+        paired = (
+            self.layout.paired and rows[0]["prompt"] == rows[1]["prompt"] and all(row["completion"] for row in rows)
+        )
         scores = ("score_chosen", "score_rejected") if self.layout.paired else ("score",) * len(rows)
         thumbs = [
             Thumb(
@@ -112,9 +128,12 @@ class Mapped:
                 signal="vote" if self.layout.paired else "thumb" if rating is None else "rating",
                 rater=identity_of(cells.get("rater")),
                 model=identity_of(cells.get("model")),
-                timestamp=utc(cells.get("timestamp"), self.zone),
+                timestamp=when.utc,
+                unread_time=when.unread,
                 score=_score(cells.get(score)) if self.layout.paired or rating is None else rating,
                 finished=_finished(cells.get("finished")),
+                identity=identity,
+                pair=where if paired else None,
             )
             for row, score in zip(rows, scores, strict=True)
             if row["completion"] is not None
@@ -129,6 +148,7 @@ def mapped(
     up_from: float | None,
     down_to: float | None,
     timezone: str,
+    day_first: bool | None,
     *,
     constant_prompt: str | None,
     lists: Literal["turns", "alternatives", "text"] | None,
@@ -142,6 +162,7 @@ def mapped(
         up_from: see `kto_lab.feedback.scale.Scale`.
         down_to: see `kto_lab.feedback.scale.Scale`.
         timezone: what a time means that names no zone.
+        day_first: the order of day and month in numbers; None: as the column of times has it.
         constant_prompt: see `kto_lab.feedback.mapping.layout`.
         lists: see `kto_lab.feedback.mapping.layout`.
         ignore: see `kto_lab.feedback.mapping.layout`.
@@ -167,7 +188,12 @@ def mapped(
         node="export",
     )
     names = ignored(ignore, named.values(), node="export")
-    return Mapped(columns=named, zone=zone_of(timezone), layout=replace(how, ignore=names))
+    return Mapped(
+        columns=named,
+        zone=zone_of(timezone, "export.timezone"),
+        day_first=day_first,
+        layout=replace(how, ignore=names),
+    )
 
 
 def _prompt(cell: Any) -> Any:

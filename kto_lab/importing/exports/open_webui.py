@@ -28,6 +28,7 @@ from typing import Any
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.scale import number_of
+from kto_lab.feedback.times import Times
 from kto_lab.importing.exports.reading import existing, records, rows_of
 from kto_lab.importing.exports.values import (
     NoThumbError,
@@ -37,7 +38,6 @@ from kto_lab.importing.exports.values import (
     prompt_of,
     shown,
     signals_of,
-    utc,
 )
 from kto_lab.importing.thumbs import Reason, Row, Thumb
 
@@ -104,6 +104,7 @@ def _thumbs(where: str, raw: dict[str, Any], signals: Mapping[str, bool | None])
         raise NoThumbError(Reason.NO_ANSWER, "the rated message is not in the snapshot")
     if rated.get("role") != "assistant":
         raise NoThumbError(Reason.NO_ANSWER, f"the rated message has the role {shown(rated.get('role'))}")
+    when = Times().first(raw.get("updated_at"), raw.get("created_at"))
     thumb = Thumb(
         where=where,
         prompt=_prompt(chat, messages, rated),
@@ -113,7 +114,9 @@ def _thumbs(where: str, raw: dict[str, Any], signals: Mapping[str, bool | None])
         score=number_of(_mapping(data, "details").get("rating")),
         finished=rated.get("done") is not False,
         rater=identity_of(raw.get("user_id")),
-        timestamp=utc(raw.get("updated_at")) or utc(raw.get("created_at")),
+        timestamp=when.utc,
+        unread_time=when.unread,
+        identity=identity_of(raw.get("id")),
     )
     return (thumb, *_implicit(thumb, messages, rated, signals))
 
@@ -149,6 +152,7 @@ def _implicit(
             rater=thumb.rater,
             model=identity_of(sibling.get("model")),
             timestamp=thumb.timestamp,
+            unread_time=thumb.unread_time,
             finished=sibling.get("done") is not False,
         )
 

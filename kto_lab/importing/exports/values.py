@@ -1,11 +1,8 @@
-"""What readers make of single values: times, texts, messages, thumbs; and the refusal of a row that gives none."""
+"""What readers make of single values: texts, messages, thumbs; and the refusal of a row that gives none."""
 
-import datetime
 import hashlib
 import json
 import math
-import re
-import zoneinfo
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,12 +23,6 @@ ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-# Thumbs were given in these years; a number that says another is no time.
-YEARS = range(2000, 2101)
-# Seconds, milliseconds, microseconds and nanoseconds since 1970 do not overlap in these years.
-_EPOCH_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (1e20, 1e9))
-_EPOCH = re.compile(r"-?[0-9]{9,20}(\.[0-9]+)?")
-_LONGEST_TIME = 64
 # Kinds of content parts that are text that was said; a "thinking" part has a text, too.
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _SHOWN = 40
@@ -65,61 +56,6 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}..."
     return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__
-
-
-def zone_of(name: str) -> datetime.tzinfo:
-    """The time zone of `export.timezone`, such as "UTC" or "Europe/Berlin"; LabError where it is not known."""
-    if name == "UTC":
-        return datetime.UTC
-    try:
-        return zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
-        raise LabError(
-            f"export.timezone is {name!r}, which is no known time zone. Use UTC, or a name such as Europe/Berlin."
-        ) from error
-
-
-def utc(value: Any, zone: datetime.tzinfo = datetime.UTC) -> str | None:
-    """A time as ISO 8601 in UTC, to the second ("2026-05-01T09:30:00Z"); None where the value is no time.
-
-    A thumb is worth more than its time, so a time that makes no sense leaves nothing out.
-
-    Args:
-        value: ISO 8601 text, a datetime or date, or seconds, milliseconds, microseconds or nanoseconds since 1970
-            (told apart by their size), as a number or as text.
-        zone: what a time means that names no zone.
-    """
-    moment = _moment(value)
-    if moment is None or moment.year not in YEARS:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
-    return moment.astimezone(datetime.UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
-
-
-def _moment(value: Any) -> datetime.datetime | None:
-    if isinstance(value, datetime.datetime):
-        return value
-    if isinstance(value, datetime.date):
-        return datetime.datetime(value.year, value.month, value.day)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _from_epoch(value)
-    if not isinstance(value, str) or len(value) > _LONGEST_TIME:
-        return None
-    text = value.strip()
-    if _EPOCH.fullmatch(text):
-        return _from_epoch(float(text))
-    try:
-        return datetime.datetime.fromisoformat(text.removesuffix(" UTC") + "Z" if text.endswith(" UTC") else text)
-    except ValueError:
-        return None
-
-
-def _from_epoch(number: float) -> datetime.datetime | None:
-    for limit, unit in _EPOCH_UNITS:
-        if abs(number) < limit:
-            return datetime.datetime.fromtimestamp(number / unit, datetime.UTC)
-    return None
 
 
 def identity_of(value: Any) -> str | None:

@@ -22,7 +22,7 @@ from kto_lab.feedback.table import ROLES
 from kto_lab.importing.thumbs import Reason, Row
 
 FIXTURES = Path(__file__).parent / "fixtures"
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
 # Each option, the setting of each of its files, and the fixture that lies there; the first file is the one with rows.
 JSON_EXPORTS: dict[str, dict[str, str]] = {
     "open_webui": {"path": "open_webui.json"},

@@ -120,7 +120,7 @@ def test_a_password_is_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixt
         chain = [said.value.__cause__, None if said.value.__suppress_context__ else said.value.__context__]
         assert not any(secret in str(error) for error in chain)
     assert secret not in repr(
-        SqlExport(urls[0], None, SELECT, {}, COLUMNS, None, None, None, None, None, (), None, "UTC")
+        SqlExport(urls[0], None, SELECT, {}, COLUMNS, None, None, None, None, None, (), None, "UTC", None)
     )
 
 
