@@ -311,6 +311,17 @@ def plan(parts: Parts, policy: Policy, damaged: Damaged, encoder: Encoder, recor
     console.say(f"    {len(data.plan.units)} {what} in {steps} steps of {batch}, loss {objective.name}")
     if data.swapped is not None:
         console.say(f"    pair_swaps: {data.swapped.swapped} pairs swapped")
+    parts.objective = told_of_pairs(objective, data)
+    if data.pair_noise is not None:
+        console.say(
+            f"    by the clean thumbs {data.pair_noise.swapped:.1%} of the pairs are swapped, and "
+            f"{data.pair_noise.same:.1%} are of two answers of one class"
+        )
+    if data.given.agreeing or data.given.alone:
+        console.say(
+            f"    of the pairs that were given {data.given.agreeing} have halves with the same thumb and "
+            f"{data.given.alone} lack a half: those are no pairs any more"
+        )
     weights = class_weights(objective, data)
     if objective.weighting is not None:
         console.say(f"    lambda_D {weights.desirable:.3g}, lambda_U {weights.undesirable:.3g}")
@@ -337,9 +348,28 @@ def plan(parts: Parts, policy: Policy, damaged: Damaged, encoder: Encoder, recor
         "special_tokens_in_prompt": data.special_prompts,
         "mismatched_same_prompt": data.plan.same_prompt,
         "corruption": [asdict(change) for change in damaged.changes],
+        "pair_swap_share": data.pair_noise and data.pair_noise.swapped,
+        "pair_same_share": data.pair_noise and data.pair_noise.same,
+        "given_pairs": {"whole": len(data.given.pairs), "agreeing": data.given.agreeing, "alone": data.given.alone},
         "pairs_swapped": data.swapped and {"swapped": data.swapped.swapped, "touched": data.swapped.touched},
     }
     return data
+
+
+def told_of_pairs(objective: Objective, data: TrainingData) -> Objective:
+    """The objective, told the share of swapped pairs where it waits for that.
+
+    Raises:
+        LabError: nothing is known of what was done to the thumbs, or the share is out of the loss's range.
+    """
+    if not objective.measured:
+        return objective
+    if data.pair_noise is None:
+        raise LabError(
+            "loss.flip_rate=measured needs thumbs whose noise is known, and no corruption turned any: nobody can say "
+            "how many pairs are swapped. Set loss.flip_rate to a number, or add noise with corruption=label_noise."
+        )
+    return objective.told(data.pair_noise.swapped)
 
 
 def noise_warnings(objective: Objective, weights: Weights, train_table: Dataset) -> list[str]:

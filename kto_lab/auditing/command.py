@@ -38,6 +38,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Damaged
 from kto_lab.feedback.table import fingerprint, flip_rates, of_split
 from kto_lab.files import atomic_path, write_json
+from kto_lab.losses import Objective
 
 KEYS = (
     *("feedback", "corruption", "model", "adapter", "loss", "trainer", "lengths", "optimization"),
@@ -124,11 +125,21 @@ def read_table(cfg: DictConfig) -> Dataset:
 
 
 def recipe_of(cfg: DictConfig) -> Recipe:
-    """How policies are trained, from the nodes that name it."""
+    """How policies are trained, from the nodes that name it.
+
+    Raises:
+        LabError: the loss waits for a share of swapped pairs, which an audit cannot know.
+    """
+    objective: Objective = instantiate(cfg.loss)
+    if objective.measured:
+        raise LabError(
+            "loss.flip_rate=measured needs thumbs whose noise is known, and an audit looks for noise that is not. Set "
+            "loss.flip_rate to a number."
+        )
     return Recipe(
         load=functools.partial(instantiate, cfg.model),
         adapter=instantiate(cfg.adapter),
-        objective=instantiate(cfg.loss),
+        objective=objective,
         optimization=instantiate(cfg.optimization),
         hardware=instantiate(cfg.trainer),
         lengths=instantiate(cfg.lengths),

@@ -7,6 +7,7 @@ whose prompt is too long.
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from hydra.utils import instantiate
@@ -19,6 +20,7 @@ from kto_lab.feedback.corruption import Damaged, swapped
 from kto_lab.feedback.inspect_numbers import Balance, Description, advise, describe, lengths_by_class, pairs_of
 from kto_lab.feedback.inspect_plots import plot_inspection
 from kto_lab.feedback.inspect_tables import show_advice, show_changes, show_tables
+from kto_lab.feedback.pairs import pair_noise
 from kto_lab.feedback.table import fingerprint, of_split
 from kto_lab.files import write_json
 
@@ -90,7 +92,7 @@ def balance_of(deployment_share: float | None, before: Description, after: Descr
     return advise(after.classes, deployment_share)
 
 
-def corrupt(corruption: DictConfig, train: Dataset) -> tuple[Damaged, dict[str, int] | None]:
+def corrupt(corruption: DictConfig, train: Dataset) -> tuple[Damaged, dict[str, Any] | None]:
     """The training split after a `corruption` node, and the counts of pair swaps where it asks for any."""
     console.stage("Corruption", "Of the training split alone: evaluation keeps reading the clean labels.")
     damaged: Damaged = instantiate(corruption)(train)
@@ -101,5 +103,7 @@ def corrupt(corruption: DictConfig, train: Dataset) -> tuple[Damaged, dict[str, 
         return damaged, None
     pairs = pairs_of(damaged.table)
     done = swapped(pairs, damaged.table["example_id"][:], damaged.swap_pairs)
-    console.say(f"    {done.swapped} of {len(pairs)} pairs are swapped, for losses of pairs")
-    return damaged, {"pairs": len(pairs), "swapped": done.swapped}
+    noise = pair_noise(done.pairs, damaged.table["desirable_clean"][:])
+    console.say(f"    {done.swapped} of {len(pairs)} pairs are swapped, for losses of pairs;")
+    console.say(f"    by the clean labels {noise.swapped:.1%} are then swapped, {noise.same:.1%} of one class")
+    return damaged, {"pairs": len(pairs), "swapped": done.swapped, "noise": asdict(noise)}

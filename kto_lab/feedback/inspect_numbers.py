@@ -8,7 +8,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.pairs import make_pairs
+from kto_lab.feedback.pairs import PairNoise, given_pairs, make_pairs, pair_noise
 from kto_lab.losses.weighting import Balanced, Deployment, Weights
 
 COLUMNS = ["prompt_id", "completion", "group", "desirable", "desirable_clean"]
@@ -66,6 +66,23 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class Given:
+    """Pairs that were given as such.
+
+    Attributes:
+        whole: those that are still pairs.
+        agreeing: those whose halves have the same thumb now.
+        alone: those that lack a half.
+        won_and_lost: answers that won one of them and lost another: to losses of single thumbs, two opposite thumbs.
+    """
+
+    whole: int
+    agreeing: int
+    alone: int
+    won_and_lost: int
+
+
+@dataclass(frozen=True)
 class Lengths:
     """Quartiles of completion lengths, in characters."""
 
@@ -107,6 +124,8 @@ class Description:
         repeats: texts that occur more than once.
         prompts: prompts by the classes they have.
         pairs: pairs that a loss of pairs gets.
+        pair_noise: how these stand to the clean labels.
+        given: those of them that were given, and what became of the others.
         lengths: "desirable" and "undesirable" to the lengths of completions; None for a class that is not there.
         flips: labels against clean labels.
     """
@@ -116,6 +135,8 @@ class Description:
     repeats: Repeats
     prompts: Prompts
     pairs: int
+    pair_noise: PairNoise
+    given: Given
     lengths: dict[str, Lengths | None]
     flips: Flips
 
@@ -156,13 +177,16 @@ class Balance:
 def describe(table: Dataset) -> Description:
     """A table in numbers; it has at least one example."""
     frame = table.select_columns(COLUMNS).to_pandas()
+    pairs = pairs_of(table)
     groups = {str(name): _classes(part["desirable"]) for name, part in frame.groupby("group")}
     return Description(
         classes=_classes(frame["desirable"]),
         groups=dict(sorted(groups.items(), key=lambda item: (-item[1].examples, item[0]))),
         repeats=_repeats(frame),
         prompts=_prompts(frame),
-        pairs=len(pairs_of(table)),
+        pairs=len(pairs),
+        pair_noise=pair_noise(pairs, table["desirable_clean"][:]),
+        given=_given(table),
         lengths={name: _quartiles(values) for name, values in lengths_by_class(table).items()},
         flips=_flips(frame),
     )
@@ -174,6 +198,13 @@ def lengths_by_class(table: Dataset) -> dict[str, NDArray[np.int64]]:
     lengths = np.array([len(text) for text in table["completion"][:]], dtype=np.int64)
     desirable = np.array(table["desirable"][:], dtype=bool)
     return {"desirable": lengths[desirable], "undesirable": lengths[~desirable]}
+
+
+def _given(table: Dataset) -> Given:
+    found = given_pairs(table)
+    texts = list(zip(table["prompt_id"][:], table["completion"][:], strict=True)) if found.pairs else []
+    won, lost = ({texts[pair[side]] for pair in found.pairs.values()} for side in (0, 1))
+    return Given(len(found.pairs), found.agreeing, found.alone, len(won & lost))
 
 
 def pairs_of(table: Dataset) -> NDArray[np.int64]:

@@ -6,10 +6,11 @@ from rich.table import Table
 
 from kto_lab import console
 from kto_lab.feedback.corruption import Change
-from kto_lab.feedback.inspect_numbers import Advice, Balance, Classes, Description
+from kto_lab.feedback.inspect_numbers import Advice, Balance, Classes, Description, Given
 
 # Of groups, the largest.
 GROUPS_SHOWN = 12
+NO_PAIR_GIVEN = Given(0, 0, 0, 0)
 
 Views = Mapping[str, Description]
 
@@ -140,8 +141,22 @@ def _repeats(views: Views) -> Table:
         "prompts with undesirable ones only": [view.prompts.only_undesirable for view in views.values()],
         "pairs, for losses of pairs": [view.pairs for view in views.values()],
     }
+    if any(view.given != NO_PAIR_GIVEN for view in views.values()):
+        rows |= {
+            "  given as pairs": [view.given.whole for view in views.values()],
+            "given pairs with one thumb for both": [view.given.agreeing for view in views.values()],
+            "given pairs without a half": [view.given.alone for view in views.values()],
+            "answers that won here and lost there": [view.given.won_and_lost for view in views.values()],
+        }
     for name, counts in rows.items():
         table.add_row(name, *(f"{count:,}" for count in counts))
+    # Where no label differs from the clean one, nothing is known of the noise.
+    noise = [view.pair_noise if view.flips.flipped_up + view.flips.flipped_down else None for view in views.values()]
+    for name, shares in (
+        ("pairs swapped, by the clean labels", [one and one.swapped for one in noise]),
+        ("pairs of one class, by the clean labels", [one and one.same for one in noise]),
+    ):
+        table.add_row(name, *("-" if share is None else f"{share:.1%}" for share in shares))
     return table
 
 

@@ -1,6 +1,7 @@
-"""Pairs for DPO: the join of desirable with undesirable completions of one prompt."""
+"""Pairs for DPO: those that were given, and the join of desirable with undesirable completions of one prompt."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
@@ -9,17 +10,85 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import content_hash
+from kto_lab.feedback.table import content_hash, pair_ids_of
 
 Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GivenPairs:
+    """What is left of the pairs that a table was given; see its column `pair_id`.
+
+    Attributes:
+        pairs: the row numbers of the desirable and of the undesirable half, by pair_id.
+        agreeing: pairs whose halves have the same thumb, since one of them was flipped: no pairs any more.
+        alone: halves whose other half is not in the table.
+    """
+
+    pairs: dict[str, Pair]
+    agreeing: int
+    alone: int
+
+
+@dataclass(frozen=True)
+class PairNoise:
+    """How pairs stand to the clean thumbs of their halves, as shares of all pairs.
+
+    Attributes:
+        swapped: the chosen answer is the undesirable one, and the rejected answer the desirable one.
+        same: both answers are desirable, or both are not.
+    """
+
+    swapped: float
+    same: float
+
+
+def given_pairs(table: Dataset) -> GivenPairs:
+    """The pairs that a table was given, each as its thumbs have it now: with both flipped, it is turned round.
+
+    Args:
+        table: a table of examples, one split.
+
+    Raises:
+        LabError: more than two examples are of one pair.
+    """
+    halves: dict[str, list[int]] = {}
+    for row, pair in enumerate(pair_ids_of(table)):
+        if pair is not None:
+            halves.setdefault(pair, []).append(row)
+    for pair, rows in halves.items():
+        if len(rows) > 2:
+            raise LabError(f"{len(rows)} examples have the pair_id {pair}: a pair has two. Write the table anew.")
+    desirable = table["desirable"][:] if halves else []
+    whole = {pair: (rows[0], rows[1]) for pair, rows in halves.items() if len(rows) == 2}
+    pairs = {
+        pair: (first, second) if desirable[first] else (second, first)
+        for pair, (first, second) in whole.items()
+        if desirable[first] != desirable[second]
+    }
+    return GivenPairs(pairs, agreeing=len(whole) - len(pairs), alone=len(halves) - len(whole))
+
+
+def pair_noise(pairs: Sequence[Pair] | NDArray[np.int64], clean: Sequence[bool]) -> PairNoise:
+    """How many pairs are swapped, by the clean thumbs of the rows; nothing is where there is no pair.
+
+    Args:
+        pairs: (pairs, 2), row numbers of what is taken for the chosen and for the rejected example.
+        clean: `desirable_clean` of each row.
+    """
+    if not len(pairs):
+        return PairNoise(0.0, 0.0)
+    chosen, rejected = np.array(clean, dtype=bool)[np.array(pairs)].T
+    return PairNoise(swapped=float((~chosen & rejected).mean()), same=float((chosen == rejected).mean()))
 
 
 def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
     """Pairs of a desirable and an undesirable completion of one prompt.
 
-    A prompt with d desirable and u undesirable completions gives min(d, u) pairs that share no completion. The pairs of
-    a prompt depend on its own examples and the seed alone, not on the order of the table. Two examples with the same
-    text make no pair, since it would teach nothing.
+    Pairs that were given (see `given_pairs`) stay as they are, and their halves, even of a pair that is none any more,
+    are joined with nothing else. Of other examples a prompt with d desirable and u undesirable completions gives
+    min(d, u) pairs that share no completion. The pairs of a prompt depend on its own examples and the seed alone, not
+    on the order of the table. Two examples with the same text make no pair, since it would teach nothing.
 
     Args:
         table: a table of examples, one split.
@@ -30,11 +99,19 @@ def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
         table's order.
 
     Raises:
-        LabError: there is no pair at all.
+        LabError: there is no pair at all, or more than two examples are of one pair.
     """
     prompts: dict[str, tuple[list[int], list[int]]] = {}
-    for row, (prompt, desirable) in enumerate(zip(table["prompt_id"][:], table["desirable"][:], strict=True)):
-        prompts.setdefault(prompt, ([], []))[0 if desirable else 1].append(row)
+    prompt_ids, given = table["prompt_id"][:], given_pairs(table)
+    for row, (prompt, desirable, pair) in enumerate(
+        zip(prompt_ids, table["desirable"][:], pair_ids_of(table), strict=True)
+    ):
+        sides = prompts.setdefault(prompt, ([], []))
+        if pair is None:
+            sides[0 if desirable else 1].append(row)
+    of_prompt: dict[str, list[Pair]] = {}
+    for _, whole in sorted(given.pairs.items()):
+        of_prompt.setdefault(prompt_ids[whole[0]], []).append(whole)
     identities, texts = table["example_id"][:], table["completion"][:]
     pairs: list[Pair] = []
     for prompt, sides in prompts.items():
@@ -43,7 +120,13 @@ def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
             [rows[i] for i in rng.permutation(len(rows))]
             for rows in (sorted(s, key=identities.__getitem__) for s in sides)
         )
+        pairs += of_prompt.get(prompt, [])
         pairs += _disjoint(up, down, texts)
+    if not pairs and (given.agreeing or given.alone):
+        raise LabError(
+            f"There are no pairs: of those that were given, {given.agreeing} have halves with the same thumb and "
+            f"{given.alone} lack a half. Use a milder corruption, or a loss that needs no pairs (kto, sft)."
+        )
     if not pairs:
         one_class = sum(not up or not down for up, down in prompts.values())
         raise LabError(

@@ -1,5 +1,6 @@
 """The objective of a run: a loss function with its parameters, its reference point and its weighting."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from kto_lab.losses.inputs import Controls, Feed, Needs, Pairs, Thumbs
 from kto_lab.losses.noise import FlipRates
 from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, State
 from kto_lab.losses.weighting import Weights
+
+# What `loss.flip_rate` is set to where the share of swapped pairs is to be measured on the pairs themselves.
+MEASURED = "measured"
 
 
 class Estimator(Protocol):
@@ -62,6 +66,7 @@ class Objective:
         weighting: sets lambda_D and lambda_U, where the loss needs them.
         flip_rates: the label noise that the loss corrects for, where it does.
         controls: the texts that end the prompts, where the loss needs them.
+        measured: `losses` waits for the share of swapped pairs; see `told`.
     """
 
     name: str
@@ -72,6 +77,18 @@ class Objective:
     weighting: Weighting | None = None
     flip_rates: FlipRates | None = None
     controls: Controls | None = None
+    measured: bool = False
+
+    def told(self, swap_share: float) -> "Objective":
+        """The objective with the share of swapped pairs that was measured as its `flip_rate`.
+
+        Raises:
+            LabError: the share is out of the loss's range.
+        """
+        bound: Callable[..., Tensor] = self.losses
+        losses = functools.partial(bound, flip_rate=swap_share)
+        losses(_two_pairs())
+        return dataclasses.replace(self, losses=losses, measured=False)
 
     @property
     def compared_to(self) -> Completions:
@@ -100,7 +117,8 @@ def build(
         weighting: for losses that need lambda_D and lambda_U.
         flip_rates: for losses that correct for label noise.
         controls: for losses that need control texts.
-        parameters: the function's own parameters.
+        parameters: the function's own parameters. `flip_rate` may be "measured": then it is not known yet, and
+            `Objective.told` is to say it.
 
     Raises:
         LabError: the function is missing or declares nothing, what it is given is not what it needs, or the parameters
@@ -120,6 +138,10 @@ def build(
             raise LabError(f"loss.{name} is {number}; it must be positive.")
     if scale is None:
         raise LabError("loss.reward_beta is not set. It scales the implicit rewards that are reported, such as 0.1.")
+    measured = parameters.get("flip_rate") == MEASURED
+    if measured:
+        # Any rate that the loss takes, until there are pairs to measure it on.
+        parameters = parameters | {"flip_rate": 0.0}
     given_parameters = {"beta": beta, "flip_rates": flip_rates}
     own = parameters | {name: value for name, value in given_parameters.items() if value is not None}
     try:
@@ -138,6 +160,7 @@ def build(
         weighting=weighting,
         flip_rates=flip_rates,
         controls=controls,
+        measured=measured,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Damaged, PairSwaps, Swapped, swapped
-from kto_lab.feedback.pairs import make_pairs
+from kto_lab.feedback.pairs import GivenPairs, PairNoise, given_pairs, make_pairs, pair_noise
 from kto_lab.feedback.table import is_chat, require_both_classes
 from kto_lab.losses import Feed, MeanOver, Objective
 from kto_lab.losses.noise import clean_counts
@@ -84,6 +84,9 @@ class TrainingData:
         dropped: examples left out because their prompt is too long.
         cut: examples whose completion was cut to fit.
         swapped: pairs that the corruption exchanged; None where it leaves pairs alone.
+        given: what is left of the pairs that the data was given.
+        pair_noise: how the pairs of the plan stand to the clean thumbs; None for a loss of single thumbs, and where
+            nothing is known of the noise.
         pad_id: any valid token id.
         ending: how a completion ends.
         ended: completions that had the text of their end, which is not written twice.
@@ -100,6 +103,8 @@ class TrainingData:
     dropped: int
     cut: int
     swapped: Swapped | None
+    given: GivenPairs
+    pair_noise: PairNoise | None
     pad_id: int
     ending: Ending
     ended: int
@@ -163,6 +168,8 @@ def prepare(
     kept = table.select(encoded.kept) if encoded.dropped else table
     desirable = kept["desirable"][:]
     plan, swaps = plan_steps(kept, damaged.swap_pairs, objective, optimization, seed=seed)
+    known = objective.needs.feed is Feed.PAIRS and damaged.noise_is_known
+    noise = pair_noise(np.array(plan.units), kept["desirable_clean"][:]) if known else None
     return TrainingData(
         tokens=encoded.tokens,
         example_ids=kept["example_id"][:],
@@ -173,6 +180,8 @@ def prepare(
         dropped=encoded.dropped,
         cut=encoded.cut,
         swapped=swaps,
+        given=given_pairs(kept),
+        pair_noise=noise,
         pad_id=encoder.pad_id,
         ending=encoder.ending(is_chat(table)),
         ended=encoded.ended,

@@ -93,9 +93,28 @@ def test_removed_examples_are_gone_from_the_table_after(tmp_path: Path, capsys: 
 
 def test_swaps_of_pairs_are_counted_and_leave_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = inspect(tmp_path, "corruption=pair_swaps", "corruption.rate=0.3")
-    assert found["pair_swaps"] == {"pairs": 10, "swapped": 3}
+    assert found["pair_swaps"] == {"pairs": 10, "swapped": 3, "noise": {"swapped": 0.3, "same": 0.0}}
     assert found["before"] == found["after"]
     assert "3 of 10 pairs are swapped" in capsys.readouterr().out
+
+
+def test_given_pairs_are_counted_with_what_noise_leaves_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranked = [("Apple.", "Rock."), ("Pear.", "Apple."), ("Plum.", "Stone.")]
+    rows = [{"prompt": "Name a fruit.", "chosen": up, "rejected": down, "split": "train"} for up, down in ranked]
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    columns = "{prompt: prompt, completion: null, label: null, chosen: chosen, rejected: rejected, split: split}"
+    words = ["feedback=file", f"feedback.path={path}", f"feedback.columns={columns}", f"output={tmp_path / 'out'}"]
+    noise = ["corruption=label_noise", "corruption.rate=0.34"]
+    found = json.loads((inspect_feedback(composed([*words, *noise], name="inspect")) / "inspect.json").read_text())
+    assert found["before"]["given"] == {"whole": 3, "agreeing": 0, "alone": 0, "won_and_lost": 1}
+    assert found["before"]["pairs"] == 3
+    after = found["after"]["given"]
+    # One thumb of each class is flipped: of two pairs a half each, or both halves of one.
+    assert after["whole"] + after["agreeing"] == 3 and after["agreeing"] in (0, 2) and after["alone"] == 0
+    said = capsys.readouterr().out
+    assert "answers that won here and lost there" in said and "pairs swapped, by the clean labels" in said
 
 
 def test_several_corruptions_are_listed_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

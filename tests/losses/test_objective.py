@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from loss_cases import thumbs
+from loss_cases import pair, thumbs
 
 from kto_lab.errors import LabError
 from kto_lab.losses import Controls, Feed, FlipRates, build, kto
@@ -38,6 +38,18 @@ def test_what_the_reference_point_is_estimated_from() -> None:
     assert build(**{**KTO, "reference_point": Matched()}).compared_to is Completions.MATCHED
     assert build(**{**KTO, "reference_point": Zero()}).compared_to is Completions.NONE
     assert build(**DPO).compared_to is Completions.NONE
+
+
+def test_a_measured_flip_rate_is_told_later() -> None:
+    robust = {"function": "kto_lab.losses.rdpo", "beta": 0.2}
+    waiting = build(**robust, flip_rate="measured")
+    told, batch = waiting.told(0.2), pair(1.0, -2.0)
+    assert waiting.measured and not told.measured
+    assert told.losses(batch).tolist() == build(**robust, flip_rate=0.2).losses(batch).tolist()
+    with pytest.raises(LabError, match=r"loss\.flip_rate is 0\.5"):
+        waiting.told(0.5)
+    with pytest.raises(LabError, match="flip_rate"):
+        build(**DPO, flip_rate="measured")
 
 
 def test_flip_rates_reach_the_loss_and_the_objective() -> None:

@@ -68,6 +68,15 @@ class Damaged:
     changes: tuple[Change, ...]
     swap_pairs: PairSwaps | None = None
 
+    @property
+    def noise_is_known(self) -> bool:
+        """A corruption turns thumbs or pairs (at a rate of 0, too), or the clean thumbs say that some are turned.
+
+        Without either the clean thumbs are the thumbs as they came, which say nothing of how many are wrong.
+        """
+        turned = self.swap_pairs is not None or any(not change.removed for change in self.changes)
+        return turned or bool((labels_of(self.table) != labels_of(self.table, "desirable_clean")).any())
+
 
 def values_of(table: Dataset, column: str) -> list[Any]:
     """A column at once: reading it row by row takes ten times as long."""
