@@ -1,7 +1,8 @@
 """How far raters agree beyond chance: Cohen's kappa, Krippendorff's alpha, and the table behind them.
 
 A rater is a labeler, a person, or a checker that is taken for the truth. All statistics are functions of sums over
-prompts, and their intervals are a percentile bootstrap over prompts: answers to one prompt are alike.
+prompts, and their intervals are a percentile bootstrap over prompts: answers to one prompt are alike. Over fewer than
+LEAST_PROMPTS prompts such an interval is too narrow, and there is none; a share of 0 or 1 keeps Wilson's.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,6 +17,8 @@ from kto_lab.evaluation.statistics import Estimate, cluster_interval, cluster_su
 Floats: TypeAlias = NDArray[np.float64]
 # Seeds every bootstrap here: the same labels have the same intervals.
 SEED = 0
+# A bootstrap over fewer prompts is too narrow to be shown.
+LEAST_PROMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,22 @@ def agreement(
     return Agreement(
         answers=len(both),
         confusion=Confusion(*(int(count) for count in sums.sum(axis=0))),
-        accuracy=share_interval(right, sums.sum(axis=1), seed=SEED),
-        kappa=cluster_interval(sums, _kappa, seed=SEED),
-        found_up=share_interval(sums[:, 0], sums[:, 0] + sums[:, 2], seed=SEED),
-        found_down=share_interval(sums[:, 3], sums[:, 1] + sums[:, 3], seed=SEED),
+        accuracy=share_of(right, sums.sum(axis=1)),
+        kappa=of_enough(cluster_interval(sums, _kappa, seed=SEED)),
+        found_up=share_of(sums[:, 0], sums[:, 0] + sums[:, 2]),
+        found_down=share_of(sums[:, 3], sums[:, 1] + sums[:, 3]),
     )
+
+
+def share_of(hits: Floats, counts: Floats) -> Estimate:
+    """Share of hits in counts, both (C,) summed a prompt."""
+    found = share_interval(hits, counts, seed=SEED)
+    return found if found.value in (0.0, 1.0) else of_enough(found)
+
+
+def of_enough(found: Estimate) -> Estimate:
+    """The estimate; without its interval where that is a bootstrap of too few prompts."""
+    return found if found.n >= LEAST_PROMPTS else Estimate(found.value, None, None, found.n)
 
 
 def _kappa(totals: Floats) -> Floats:
@@ -127,7 +141,7 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Hashable | None]], prompts: Se
             where.append(prompt)
     if not rows:
         return Estimate(None, None, None, 0)
-    return cluster_interval(cluster_sums(np.array(rows), where), _alpha, seed=SEED)
+    return of_enough(cluster_interval(cluster_sums(np.array(rows), where), _alpha, seed=SEED))
 
 
 def _alpha(totals: Floats) -> Floats:

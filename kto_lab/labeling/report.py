@@ -6,8 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kto_lab import console
-from kto_lab.evaluation.statistics import Estimate, auc_interval, cluster_sums, share_interval
-from kto_lab.labeling.agreement import SEED, Agreement, agreement, krippendorff_alpha, pairwise_kappa
+from kto_lab.evaluation.statistics import Estimate, auc_interval, cluster_sums
+from kto_lab.labeling.agreement import (
+    SEED,
+    Agreement,
+    agreement,
+    krippendorff_alpha,
+    of_enough,
+    pairwise_kappa,
+    share_of,
+)
 from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel, Verdict
 
 # Of places, in the report.
@@ -123,7 +131,7 @@ def _deciders(verdicts: Sequence[Verdict], truth: Sequence[bool | None], prompts
             sums = cluster_sums(
                 [[truth[row] == _thumb(verdicts[row]), 1] for row in known], [prompts[row] for row in known]
             )
-            right = share_interval(sums[:, 0], sums[:, 1], seed=SEED)
+            right = share_of(sums[:, 0], sums[:, 1])
         found[by] = Decider(ups[True], ups[False], right)
     return found
 
@@ -141,7 +149,7 @@ def _auc(labelled: Labelled, truth: Sequence[bool | None], prompts: Sequence[str
         if known:
             rows: list[Any] = [values[row] for row in known]
             clusters = [prompts[row] for row in known]
-            found[name] = auc_interval(rows, [bool(truth[row]) for row in known], clusters, seed=SEED)
+            found[name] = of_enough(auc_interval(rows, [bool(truth[row]) for row in known], clusters, seed=SEED))
     return found
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NO_VOTE = "no file has a thumb on it"
 TIE = "the files are split evenly"
 APART = "the files do not agree"
+ALONE = "only one file has a thumb on it"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Vote:
 
     Attributes:
         files: tables of examples, such as this command writes.
-        policy: "majority": the thumb of most files that have one; "unanimous": only where all that have one agree.
+        policy: "majority": the thumb of most files that have one; "unanimous": only where two or more have one and all
+            of these agree.
     """
 
     files: Sequence[str]
@@ -60,6 +62,8 @@ class Vote:
         if not cast:
             return NoLabel(NO_VOTE)
         share = sum(cast.values()) / len(cast)
+        if self.policy == "unanimous" and len(cast) == 1:
+            return NoLabel(ALONE)
         if self.policy == "unanimous" and 0 < share < 1:
             return NoLabel(APART)
         if share == 0.5:

@@ -101,6 +101,17 @@ def test_the_interval_covers_the_true_kappa() -> None:
     assert covered >= 16
 
 
+def test_a_few_prompts_give_no_interval() -> None:
+    labels, truth = [True, False, True, True] * 6, [True, False, False, True] * 6
+    for prompts, shown in ((2, False), (24, True)):
+        of = [n % prompts for n in range(24)]
+        found = agreement(labels, truth, of)
+        assert found is not None and found.kappa.value is not None
+        alpha = krippendorff_alpha([*zip(labels, truth, strict=True)], of)
+        for estimate in (found.kappa, found.accuracy, found.found_down, alpha):
+            assert (estimate.low is not None) == shown
+
+
 def test_every_two_raters() -> None:
     raters = {"a": [True, False, True], "b": [True, False, False], "c": [None, None, None]}
     found = pairwise_kappa(raters, each_alone(3))

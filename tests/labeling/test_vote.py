@@ -7,7 +7,7 @@ from labeling_cases import CPU
 from kto_lab.errors import LabError
 from kto_lab.feedback.table import build_table
 from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel
-from kto_lab.labeling.vote import APART, NO_VOTE, TIE, Vote, votes_of
+from kto_lab.labeling.vote import ALONE, APART, NO_VOTE, TIE, Vote, votes_of
 
 ANSWERS = [Answer("p", text, text) for text in "abcd"]
 
@@ -42,6 +42,12 @@ def test_all_files_must_agree(tmp_path: Path) -> None:
     a, b, c, d = vote(tmp_path, "unanimous").verdicts
     assert isinstance(a, Label) and a.desirable
     assert (b, c, d) == (NoLabel(APART), NoLabel(APART), NoLabel(NO_VOTE))
+
+
+def test_one_file_alone_agrees_with_nobody(tmp_path: Path) -> None:
+    files = [file(tmp_path, "one", ("a", True), ("b", True)), file(tmp_path, "two", ("a", True))]
+    a, b, *_ = Vote(files, "unanimous").label(ANSWERS, [], CPU).verdicts
+    assert isinstance(a, Label) and b == NoLabel(ALONE)
 
 
 def test_a_text_has_one_vote_a_file(tmp_path: Path) -> None:
