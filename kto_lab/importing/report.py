@@ -24,6 +24,8 @@ _WON_AND_LOST = (
 )
 # Characters shown of a place, of what was found there, and of a name.
 SHOWN = 160
+# A share of thumbs up whose interval is wider than this is nothing to weigh by: about a hundred thumbs are narrower.
+CLOSE = 0.2
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,15 @@ class Report:
     def deployment(self) -> str | None:
         """The override that weighs the examples for the newest thumbs that people gave; None where these are one-sided.
 
-        Where deployment is judged as the product was, its thumbs come in the ratio of these.
+        None, too, where they are so few that their share is not known within CLOSE. Where deployment is judged as the
+        product was, its thumbs come in the ratio of these.
         """
-        share = self.ratios[0].share.value
-        if share is None or not 0 < share < 1:
+        share = self.ratios[0].share
+        if share.value is None or share.low is None or share.high is None or not 0 < share.value < 1:
             return None
-        return f"weighting@loss.weighting=deployment loss.weighting.desirable_share={share:.3f}"
+        if share.high - share.low > CLOSE:
+            return None
+        return f"weighting@loss.weighting=deployment loss.weighting.desirable_share={share.value:.3f}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for a file."""

@@ -65,8 +65,15 @@ def test_the_numbers_of_the_page_add_up(folder: Path) -> None:
     assert (recent["up"] + recent["down"], people["up"] + people["down"]) == (8, 29)
     assert implicit["up"] == 3 and examples["up"] + examples["down"] == numbers["examples"]
     assert recent["share"]["low"] < recent["share"]["value"] < recent["share"]["high"]
-    share = recent["up"] / 8
-    assert numbers["deployment"] == f"weighting@loss.weighting=deployment loss.weighting.desirable_share={share:.3f}"
+    assert numbers["deployment"] is None, "eight thumbs are nothing to weigh by"
+
+
+@pytest.mark.parametrize(("count", "told"), [(2, False), (20, False), (150, True)])
+def test_weights_for_deployment_are_told_where_its_share_is_known(tmp_path: Path, count: int, told: bool) -> None:
+    given = rows(*(thumb(prompt=f"p{n}", desirable=n % 2 == 0) for n in range(count)))
+    report, _ = imported(tmp_path, given)
+    override = "weighting@loss.weighting=deployment loss.weighting.desirable_share=0.500"
+    assert report.deployment == (override if told else None)
 
 
 def test_only_the_largest_raters_are_named_and_the_others_are_counted(tmp_path: Path) -> None:
