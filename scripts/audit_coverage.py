@@ -1,6 +1,6 @@
 """Do the intervals of `kto-lab feedback audit` hold the true flip rates? Invented tables, injected flips, many draws.
 
-    python scripts/audit_coverage.py            # about half an hour on a core; finished cells are kept
+    python scripts/audit_coverage.py            # about eight minutes on a core; finished cells are kept
 
 An answer is a dozen invented words. Good answers and bad ones draw from one vocabulary with chances that differ hardly
 (weak: an AUC of about 0.55 before thumbs are turned round), a good deal (medium: 0.85), or so that nearly every answer
@@ -102,7 +102,7 @@ def measure(strength: str, rate: float, prompts: int, seed: int) -> dict[str, An
 
 def page(cells: Sequence[Mapping[str, Any]]) -> str:
     """The table: a row a kind of table. Held: of both rates of each table, how many intervals hold `rate`."""
-    prompts = sorted({cell["prompts"] for cell in cells})
+    prompts = " or ".join(str(size) for size in sorted({cell["prompts"] for cell in cells}))
     lines = [
         "# Do an audit's intervals hold the truth?",
         "",
