@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from kto_lab import __version__
+from kto_lab.configuration import refuse_repeated
 from kto_lab.messages import explain
 from kto_lab.usage import closest, list_groups_of, list_options_at_once
 
@@ -188,8 +189,9 @@ def run(name: str, overrides: list[str]) -> None:
     def task(cfg: "DictConfig") -> object:
         # Lightning starts the other processes of a distributed run with the command line it finds here. They must
         # find the same run folder, whose default holds the time.
+        own = [word for word in whole if not word.startswith("run_dir=")]
         folder = [f"run_dir='{cfg.run_dir}'"] if "run_dir" in cfg else []
-        sys.argv = [whole[0], *_words_of_job()] if name == "sweep" else [*whole, *folder]
+        sys.argv = [whole[0], *_words_of_job()] if name == "sweep" else [*own, *folder]
 
         def job() -> object:
             # A sweep's cell has a mistake of its own recorded, and goes on with the next.
@@ -201,6 +203,7 @@ def run(name: str, overrides: list[str]) -> None:
 
     # Hydra's own words for an error advise to add the unknown key; with this set, it leaves the words to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    with_messages(lambda: refuse_repeated(overrides))
     if name == "sweep" and not ASKING.intersection(overrides):
         with_messages(lambda: _sweep(overrides, task))
         return

@@ -9,6 +9,22 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab.errors import LabError
 
 
+def refuse_repeated(words: Sequence[str], where: str = "the command line") -> None:
+    """Refuse a key that is set twice in one place: Hydra takes the last value and says nothing of the others."""
+    first: dict[str, str] = {}
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~")
+        # A flag of the command, such as --cfg, or what follows it.
+        if word.startswith("-") or "=" not in word:
+            continue
+        if key in first:
+            raise LabError(
+                f"{where} sets {key} twice: {first[key]} and {word}. Leave one out, or name several values as "
+                f"{key}=A,B for a sweep."
+            )
+        first[key] = word
+
+
 def check_keys(cfg: DictConfig, known: Sequence[str]) -> None:
     """Refuse a node that no stage reads (`+name=...` puts one in), and a key that is to be set and is not."""
     if unknown := sorted(str(key) for key in cfg if key not in known):

@@ -48,7 +48,13 @@ def overrides(folder: Path, *more: str) -> list[str]:
         write_jsonl(file, thumbs())
     own = [f"feedback.path={file}", "feedback.columns.split=split", f"run_dir={folder / 'run'}"]
     store = [f"reference_store.folder={folder / 'store'}"]
-    return [*SMALL, *own, *store, *more]
+    return instead([*SMALL, *own, *store], *more)
+
+
+def instead(words: Iterable[str], *more: str) -> list[str]:
+    """A command line with more words, each in the place of an earlier one that sets its key."""
+    keys = {word.partition("=")[0] for word in more}
+    return [*(word for word in words if word.partition("=")[0] not in keys), *more]
 
 
 def configuration(folder: Path, *more: str) -> DictConfig:

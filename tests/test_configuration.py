@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from kto_lab.configuration import check_keys
+from kto_lab.configuration import check_keys, refuse_repeated
 from kto_lab.errors import LabError
 
 
@@ -20,3 +20,10 @@ def test_a_key_that_a_function_does_not_take_is_refused() -> None:
     check_keys(OmegaConf.create({"value": node}), ["value"])
     with pytest.raises(LabError, match=r"There is no key 'value\.aversion'"):
         check_keys(OmegaConf.create({"value": {**node, "aversion": 2}}), ["value"])
+
+
+def test_a_key_that_is_set_twice_in_one_place_is_refused() -> None:
+    refuse_repeated(["--cfg", "job", "loss=kto", "loss.beta=1", "value@loss.value=concave", "~seed"])
+    for words in (["seed=0", "seed=0"], ["loss.beta=1", "++loss.beta=2"], ["loss=kto", "--dry-run", "loss=dpo"]):
+        with pytest.raises(LabError, match=r"the command line sets \S+ twice: "):
+            refuse_repeated(words)

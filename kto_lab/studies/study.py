@@ -9,6 +9,8 @@ One file, `conf/study/<name>.yaml`. Its cells are the product of arms, grid and 
     overrides   what all cells share
     search      what `hydra/sweeper=optuna` searches; see `kto_lab.studies.search`
     scales      for a size of machine (`scale=tiny`), what all cells and what single arms have beside that
+
+What is said more particularly holds: an arm's own over what all cells share, also at a scale.
 """
 
 import itertools
@@ -20,6 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from kto_lab.configuration import refuse_repeated
 from kto_lab.errors import LabError
 
 ARM = "arm"
@@ -69,11 +72,27 @@ class Study:
             if unknown := sorted(node.get("arms", {}).keys() - self.arms.keys()):
                 raise LabError(f"{where} has an arm {unknown[0]!r}. Arms are {', '.join(self.arms)}.")
 
-    def overrides_at(self, scale: str | None, arm: str) -> list[Override]:
-        """What a scale adds to the cells of an arm."""
+    def levels(self, scale: str | None, arm: str) -> "dict[str, dict[str, _Axis]]":
+        """What the study sets in the cells of an arm beside grid and seeds, by the place that says so.
+
+        In the order in which one takes the place of another: what all cells share, what they share at this scale, and
+        what is the arm's own.
+        """
         node = self.scales.get(scale or "", {})
-        where = f"study.scales.{scale} of {self.name}"
-        return _parse([*node.get("overrides", ()), *node.get("arms", {}).get(arm, ())], where)
+        shared = {
+            f"study.overrides of {self.name}": self.overrides,
+            f"study.scales.{scale}.overrides of {self.name}": node.get("overrides", ()),
+        }
+        return {place: _level(words, place) for place, words in shared.items()} | self.levels_of_arm(scale, arm)
+
+    def levels_of_arm(self, scale: str | None, arm: str) -> "dict[str, dict[str, _Axis]]":
+        """Of the levels, those of the arm alone: as everywhere, then at this scale."""
+        at_scale = self.scales.get(scale or "", {}).get("arms", {}).get(arm, ())
+        own = {
+            f"study.arms.{arm} of {self.name}": self.arms[arm],
+            f"study.scales.{scale}.arms.{arm} of {self.name}": at_scale,
+        }
+        return {place: _level(words, place) for place, words in own.items()}
 
 
 def scale_of(study: Study, given: Sequence[str]) -> str | None:
@@ -120,41 +139,53 @@ class Cell:
 def cells_of(study: Study, given: Sequence[str]) -> list[Cell]:
     """The cells of a study, in order: arm by arm, grid point by grid point, seed by seed.
 
+    What is said more particularly holds: the study's `overrides` give way to those of a scale, these to an arm's, and
+    these to the arm's at that scale; the command line has the last word.
+
     Args:
         study: what is to be run.
-        given: overrides from the command line; they apply last, and may sweep, too. One that sweeps a key of the grid
-            (or `seed`) takes its place.
+        given: overrides from the command line; they may sweep, too. One that sets a key of the grid (or `seed`) takes
+            its place.
 
     Raises:
-        LabError: an override cannot be parsed, sweeps over an interval rather than values, or sweeps the scale.
+        LabError: an override cannot be parsed, sweeps over an interval rather than values, or sweeps the scale; a place
+            sets a key twice; or the study sets a key that its grid varies.
     """
-    asked = [_axis(override) for override in _parse(given, "the command line")]
-    common = [_axis(override) for override in _parse(study.overrides, f"study.overrides of {study.name}")]
+    asked = _level(given, "the command line")
+    scale = scale_of(study, given)
     grids = [study.grid] if isinstance(study.grid, Mapping) else study.grid
+    where = f"study.grid of {study.name}"
     axes_of_grids = [
-        [
-            replace(_axis(override), swept=True)
-            for key, values in grid.items()
-            for override in _parse([f"{key}={values}"], f"study.grid of {study.name}")
-        ]
+        {key: replace(axis, swept=True) for key, axis in _level([f"{k}={v}" for k, v in grid.items()], where).items()}
         for grid in grids
     ]
-    scale = scale_of(study, given)
-    seeds = _Axis(SEED, [(f"{SEED}={seed}", seed) for seed in study.seeds], swept=True)
+    seeds = {SEED: _Axis(SEED, [(f"{SEED}={seed}", seed) for seed in study.seeds], swept=True)}
     cells = []
-    for (arm, overrides), grid in itertools.product(study.arms.items(), axes_of_grids):
-        own = [_axis(override) for override in _parse(overrides, f"study.arms.{arm} of {study.name}")]
-        own += [_axis(override) for override in study.overrides_at(scale, arm)]
+    for (arm, _), grid in itertools.product(study.arms.items(), axes_of_grids):
         axes: dict[str, _Axis] = {}
-        for axis in [*common, *own, *grid, seeds, *asked]:
-            axes.pop(axis.key, None)
-            axes[axis.key] = axis
-        varied = [key for key, axis in axes.items() if axis.swept]
+        for place, level in study.levels(scale, arm).items():
+            for key in sorted(level.keys() & (grid.keys() | {SEED})):
+                varied = "seeds" if key == SEED else "grid"
+                raise LabError(
+                    f"study.{varied} of {study.name} varies {key}, which {place} sets. Leave one of them out."
+                )
+            _put(axes, level)
+        for level in (grid, seeds, asked):
+            _put(axes, level)
+        varied_keys = [key for key, axis in axes.items() if axis.swept]
         for point in itertools.product(*(axis.points for axis in axes.values())):
             values = dict(zip(axes, (value for _, value in point), strict=True))
-            choices = {ARM: arm} | {key: values[key] for key in varied if key != SEED} | {SEED: values[SEED]}
+            choices = {ARM: arm} | {key: values[key] for key in varied_keys if key != SEED} | {SEED: values[SEED]}
             cells.append(Cell(choices, tuple(text for text, _ in point)))
     return cells
+
+
+def replaced_in_arms(study: Study, given: Sequence[str]) -> dict[str, list[str]]:
+    """What the command line sets in the place of what arms set for themselves: its word to the names of the arms."""
+    scale = scale_of(study, given)
+    own = {arm: set().union(*study.levels_of_arm(scale, arm).values()) for arm in study.arms}
+    found = {word: [arm for arm in own if key in own[arm]] for key, word in zip(_level(given, ""), given, strict=True)}
+    return {word: arms for word, arms in found.items() if arms}
 
 
 @dataclass(frozen=True)
@@ -166,6 +197,19 @@ class _Axis:
     swept: bool
 
 
+def _level(overrides: Sequence[str], where: str) -> dict[str, _Axis]:
+    """What one place of a study, or the command line, sets: key to its axis."""
+    refuse_repeated(overrides, where)
+    return {axis.key: axis for axis in map(_axis, _parse(overrides, where))}
+
+
+def _put(axes: dict[str, _Axis], level: Mapping[str, _Axis]) -> None:
+    """Let a level take the place of what less particular ones set."""
+    for key, axis in level.items():
+        axes.pop(key, None)
+        axes[key] = axis
+
+
 def _parse(overrides: Sequence[str], where: str) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
@@ -174,13 +218,15 @@ def _parse(overrides: Sequence[str], where: str) -> list[Override]:
 
 
 def _axis(override: Override) -> _Axis:
-    key = override.get_key_element()
+    element = override.get_key_element()
+    # `+key` and `key` are one thing to set.
+    key = element.lstrip("+~")
     if not override.is_sweep_override():
         text = override.get_value_element_as_str() if not override.is_delete() else None
-        plain = key if text is None else f"{key}={text}"
+        plain = element if text is None else f"{element}={text}"
         return _Axis(key, [(plain, None if text is None else override.value())], swept=False)
     if not override.is_discrete_sweep():
         raise LabError(f"{override.input_line} sweeps an interval, which a grid cannot. Name values, or use a sweeper.")
     texts = list(override.sweep_string_iterator())
     values = [OverridesParser.create().parse_override(f"{key}={text}").value() for text in texts]
-    return _Axis(key, [(f"{key}={text}", value) for text, value in zip(texts, values, strict=True)], swept=True)
+    return _Axis(key, [(f"{element}={text}", value) for text, value in zip(texts, values, strict=True)], swept=True)

@@ -30,7 +30,7 @@ from kto_lab.studies.lease import LEASE, Watch, read_owner
 from kto_lab.studies.live import LOOK_SECONDS, Live
 from kto_lab.studies.manifest import STUDY
 from kto_lab.studies.search import is_asked, search, with_defaults
-from kto_lab.studies.study import Cell, Study, cells_of, scale_of, shown_at
+from kto_lab.studies.study import Cell, Study, cells_of, replaced_in_arms, scale_of, shown_at
 from kto_lab.studies.wandb_study import log_study, naming
 
 # Overrides of the sweep itself, which no cell has.
@@ -75,6 +75,8 @@ def sweep(
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
     making = Making(config, study.name, scale_of(study, given), composer, context, task, home, due)
     console.stage(f"Study {study.name}", study.question)
+    for word, arms in replaced_in_arms(study, given).items():
+        console.say(f"    {word} of the command line takes the place of what these arms set: {', '.join(arms)}")
     if is_asked(own):
         make = None if dry_run else making.make
         found = search(study, given, config=config, context=context, task=task, plan=composer.plan, make=make, due=due)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.studies.study import Study, cells_of, shown_at
+from kto_lab.studies.study import Cell, Study, cells_of, replaced_in_arms, shown_at
 
 
 def study(**changes: Any) -> Study:
@@ -128,3 +128,63 @@ def test_a_scale_shows_other_metrics() -> None:
     }
     for scale in ("tiny", None):
         assert shown_at(node, scale) == {"tables": node["tables"], "figures": node["figures"]}
+
+
+OVER_THE_ARM = {"tiny": {"overrides": ["loss.beta=5", "optimization.epochs=2"]}}
+
+
+def test_an_arm_s_own_sweep_holds_over_what_a_scale_gives_all_cells() -> None:
+    cells = cells_of(study(scales=OVER_THE_ARM), ["scale=tiny", "seed=0", "corruption.rate=0"])
+    betas = [(cell.choices["arm"], cell.choices.get("loss.beta"), *words(cell, "loss.beta")) for cell in cells]
+    assert betas == [("kto", None, "loss.beta=5"), ("dpo", 0.1, "loss.beta=0.1"), ("dpo", 0.2, "loss.beta=0.2")]
+    assert all("optimization.epochs=2" in cell.overrides for cell in cells)
+
+
+def test_what_a_scale_gives_an_arm_holds_over_the_arm_s_own() -> None:
+    scales = {"tiny": {"overrides": ["loss.beta=5"], "arms": {"dpo": ["loss.beta=1,2"]}}}
+    cells = cells_of(study(scales=scales), ["scale=tiny", "seed=0", "corruption.rate=0"])
+    assert [words(cell, "loss.beta") for cell in cells] == [["loss.beta=5"], ["loss.beta=1"], ["loss.beta=2"]]
+
+
+def words(cell: Cell, key: str) -> list[str]:
+    return [word for word in cell.overrides if word.lstrip("+").startswith(f"{key}=")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "message"),
+    [
+        (
+            {"arms": {"kto": ["corruption.rate=0.1"]}},
+            [],
+            "study.grid of noise varies corruption.rate, which study.arms.kto",
+        ),
+        ({"overrides": ["corruption.rate=0.1"]}, [], "varies corruption.rate, which study.overrides of noise sets"),
+        (
+            {"scales": {"tiny": {"overrides": ["+corruption.rate=0,0.4"]}}},
+            ["scale=tiny"],
+            "varies corruption.rate, which study.scales.tiny.overrides of noise sets. Leave one of them out",
+        ),
+        (
+            {"scales": {"tiny": {"arms": {"kto": ["seed=1"]}}}},
+            ["scale=tiny"],
+            "study.seeds of noise varies seed, which",
+        ),
+        ({"arms": {"kto": ["loss.beta=1", "loss.beta=2"]}}, [], "study.arms.kto of noise sets loss.beta twice: "),
+        ({"overrides": ["seed=0", "++seed=1"]}, [], r"study.overrides of noise sets seed twice: seed=0 and \+\+seed=1"),
+        ({}, ["seed=0", "seed=1"], "the command line sets seed twice: seed=0 and seed=1. .* seed=A,B"),
+    ],
+)
+def test_nothing_that_is_set_is_dropped_in_silence(changes: dict[str, Any], given: Sequence[str], message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        cells_of(study(**changes), given)
+
+
+def test_what_the_command_line_replaces_in_arms_is_told() -> None:
+    given = ["scale=tiny", "loss.beta=1", "corruption.rate=0.1", "++optimization.epochs=3"]
+    assert replaced_in_arms(study(scales=SCALES), given) == {"loss.beta=1": ["kto", "dpo"]}
+    assert replaced_in_arms(study(), given) == {"loss.beta=1": ["dpo"]}
+    cells = cells_of(study(), [*given, "seed=0"])
+    assert [(words(cell, "loss.beta"), "loss.beta" in cell.choices) for cell in cells] == 2 * [(["loss.beta=1"], False)]
+    # Also where it is forced in: a choice that no cell has would be told of a run.
+    (forced, *_) = cells_of(study(arms={"dpo": ["loss.beta=0.1,0.2"]}), ["++loss.beta=1"])
+    assert words(forced, "loss.beta") == ["++loss.beta=1"] and "loss.beta" not in forced.choices

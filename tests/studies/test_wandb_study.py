@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
-from small_runs import SMALL, composed, thumbs, write_jsonl
+from small_runs import SMALL, composed, instead, thumbs, write_jsonl
 from study_folders import by_rate, fail, grid, write_study
 from wandb_files import about, history, merged, offline_runs, tables
 
@@ -145,7 +145,13 @@ def test_a_sweep_groups_its_cells_and_ends_with_the_report(tmp_path: Path) -> No
     (tmp_path / "own" / "study" / "told.yaml").write_text(STUDY)
     file = write_jsonl(tmp_path / "thumbs.jsonl", thumbs())
     small = ["optimization.max_steps=2", "evaluation=quick", "evaluation.prompts=4", "evaluation.max_new_tokens=4"]
-    words = ["study=told", "--config-dir", str(tmp_path / "own"), f"runs_dir={tmp_path / 'runs'}", *SMALL, *small]
+    words = [
+        "study=told",
+        "--config-dir",
+        str(tmp_path / "own"),
+        f"runs_dir={tmp_path / 'runs'}",
+        *instead(SMALL, *small),
+    ]
     words += [f"feedback.path={file}", "feedback.columns.split=split", "logger=wandb", "logger.project=mine"]
     done = subprocess.run(
         [sys.executable, "-m", "kto_lab.cli", "sweep", *words],
