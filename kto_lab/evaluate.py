@@ -83,7 +83,7 @@ def evaluate_run(cfg: DictConfig) -> Path:
     table = read_feedback(own.feedback, record, ("train", "test"))
     if record.data["fingerprint"] != finished["data"]["fingerprint"]:
         raise LabError(f"The feedback is not what {folder} was trained on: it has changed since. Restore it.")
-    parts.evaluation = evaluation_on(table, parts.evaluation)
+    parts.evaluation = evaluation_on(table, parts.evaluation, record)
     console.stage("Policies", "The base policy, which is the reference, and the trained one.")
     loaded = load_model(parts, COLD)
     check_weights(loaded.provenance, finished["model"], folder)
@@ -124,7 +124,7 @@ def evaluate_model(cfg: DictConfig) -> Path:
     target = Path(cfg.output or Path("runs") / "evaluations" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
     record = Record(folder=target.parent, run_id="", config=plain_values(cfg), seeds={"seed": 0})
     table = read_feedback(cfg.feedback, record, ("test",))
-    settings = evaluation_on(table, settings)
+    settings = evaluation_on(table, settings, record)
     console.stage("Policy", "The model to judge.")
     loaded = instantiate(cfg.model)
     check_merged(loaded.provenance, narrow=hardware.number_format == "bf16-mixed")

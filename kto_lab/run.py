@@ -24,6 +24,7 @@ from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side
 from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
+from kto_lab.evaluation.judge import check_judge
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.corruption import Damaged
 from kto_lab.feedback.table import class_counts, content_hash, fingerprint, flip_rates, of_split
@@ -124,7 +125,7 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
 
     with record.stage("feedback"):
         table = read_feedback(cfg.feedback, record, ("train", "test"), warm)
-        parts.evaluation = evaluation_on(table, parts.evaluation)
+        parts.evaluation = evaluation_on(table, parts.evaluation, record)
         damaged = damage(cfg.corruption, of_split(table, "train"))
         # Tried on all examples, so that what cannot be planned shows before a model is loaded.
         plan_steps(damaged.table, damaged.swap_pairs, parts.objective, parts.optimization, seed=parts.seed)
@@ -219,15 +220,17 @@ def read_feedback(feedback: DictConfig, record: Record, needed: Sequence[str], w
     return table
 
 
-def evaluation_on(table: Dataset, settings: Evaluation) -> Evaluation:
+def evaluation_on(table: Dataset, settings: Evaluation, record: Record) -> Evaluation:
     """What can be evaluated on the held-out prompts of a table; what is left out is said.
 
     Raises:
-        LabError: something that was asked for by name cannot be.
+        LabError: something that was asked for by name cannot be, or the judge cannot be loaded.
     """
     found, left_out = settings.on(of_split(table, "test"))
     if left_out:
         console.say(f"    {left_out}")
+    if found.judge is not None:
+        record.data["judge"] = check_judge(found.judge)
     return found
 
 

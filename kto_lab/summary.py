@@ -9,6 +9,7 @@ from kto_lab.console import Comparison
 LABELS = {
     "pass_rate": "pass rate",
     "sentiment": "sentiment, -1 to 1",
+    "judge_score": "score by the judge",
     "answer_length": "answer tokens",
     "finished": "ended by itself",
     "reward_accuracy": "reward accuracy",
@@ -17,7 +18,7 @@ LABELS = {
     "reward_margin": "reward margin",
     "kl": "KL, nats/answer",
 }
-SCORES = ("pass_rate", "sentiment")
+SCORES = ("pass_rate", "sentiment", "judge_score")
 EXAMPLES = 3
 POLICIES = ("base", "trained")
 
@@ -100,7 +101,8 @@ def _show_rows(rows: Iterable[Mapping[str, str]]) -> None:
 
 
 def _change(row: Mapping[str, Any]) -> float:
-    return 0.0 if row["base_score"] is None else row["trained_score"] - row["base_score"]
+    scores = (row["base_score"], row["trained_score"])
+    return 0.0 if None in scores else scores[1] - scores[0]
 
 
 def _show_comparisons(rows: Iterable[Comparison], title: str) -> None:

@@ -31,7 +31,7 @@ OPTIONS = [
 ]
 OF_LOSS = ("value", "reference_point", "weighting")
 # What instantiating these would need: a network, or a file of one's own.
-NOT_MADE = {"model", "feedback", "prompts", "trainer", "answers", "export", "labeler"}
+NOT_MADE = {"judge", "model", "feedback", "prompts", "trainer", "answers", "export", "labeler"}
 # The command that has a group, where it is not train.
 COMMAND_OF = {"prompts": "collect", "answers": "label", "labeler": "label", "export": "import"}
 
@@ -68,6 +68,8 @@ def test_every_file_and_every_key_is_explained(file: Path) -> None:
 def wanted(group: str, option: str) -> list[str]:
     if group in OF_LOSS:
         return [f"{group}@loss.{group}={option}"]
+    if group == "judge":
+        return [f"judge@evaluation.judge={option}"]
     return [f"{group}={option}"]
 
 
@@ -80,7 +82,7 @@ def test_every_option_composes_and_fits_what_it_names(group: str, option: str) -
     if group == "study":
         assert cells_of(study_of(cfg.study), [])
         return
-    node = cfg.loss[group] if group in OF_LOSS else cfg[group]
+    node = cfg.loss[group] if group in OF_LOSS else cfg.evaluation.judge if group == "judge" else cfg[group]
     assert_fits(node)
     if group not in NOT_MADE:
         instantiate(node)

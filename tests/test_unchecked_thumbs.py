@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import composed, write_jsonl
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from kto_lab import cli, run
 from kto_lab.errors import LabError
 from kto_lab.evaluate import evaluate
+from kto_lab.labeling.labels import Answer
+from kto_lab.labeling.reward import RewardModel
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.run import train
 from kto_lab.studies.record import read_record
@@ -49,6 +53,20 @@ def own(home: Path, *words: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
+def judge(home: Path) -> Path:
+    """A small random reward model in a folder."""
+    tokenizer = byte_tokenizer()
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(LlamaConfig(vocab_size=len(tokenizer), **size, num_labels=1, pad_token_id=2))
+    # The usual start is so small that all scores are alike.
+    torch.nn.init.normal_(model.score.weight)
+    for part in (model, tokenizer):
+        part.save_pretrained(home / "judge")
+    return home / "judge"
+
+
+@pytest.fixture(scope="module")
 def finished(home: Path) -> Path:
     words = ["feedback=file", f"feedback.path={home / 'chat.jsonl'}", f"run_dir={home / 'run'}"]
     return train(composed(own(home, *words)))
@@ -74,6 +92,23 @@ def test_answers_are_kept_beside_held_out_ones_and_their_thumbs(finished: Path) 
             assert answer["undesirable"] == answer["desirable"].replace("It is", "No")
 
 
+def test_a_judge_scores_the_answers_before_and_after(home: Path, judge: Path, tmp_path: Path) -> None:
+    words = ["feedback=file", f"feedback.path={home / 'chat.jsonl'}", f"run_dir={tmp_path / 'run'}"]
+    words += ["judge@evaluation.judge=reward", f"evaluation.judge.model={judge}", "evaluation.lm_eval=[]"]
+    folder = train(composed(own(home, *words, "optimization.learning_rate=1e-2")))
+    record = read_record(folder)
+    assert record["data"]["judge"]["name"] == "judge"
+    found = record["metrics"]["answers"]["judge_score"]
+    assert found["base"]["n"] == found["difference"]["n"] == 4 and found["difference"]["value"] != 0
+    model = RewardModel(str(judge), None, None, "float32", "2024-07-26", None, "auto", 1024, 4096)
+    for policy in ("base", "trained"):
+        kept = json.loads((folder / "evaluation" / f"{policy}.json").read_text())["answers"]
+        asked = [Answer(answer["prompt"], answer["answer"], "") for answer in kept]
+        scores = model.scores(model.open(), asked, torch.device("cpu"))
+        assert [answer["judge_score"] for answer in kept] == pytest.approx(scores, abs=1e-5)
+        assert found[policy]["value"] == pytest.approx(sum(scores) / 4, abs=1e-5)
+
+
 def test_it_is_said_once_what_is_left_out(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +131,9 @@ def refuse_to_load(*given: object, **named: object) -> None:
     ("words", "message"),
     [
         (["evaluation.lm_eval=[kto_lab_checks]"], "asks for kto_lab_checks, and no held-out prompt has checks"),
+        (["judge@evaluation.judge=reward", "evaluation.judge.model=nowhere"], "nowhere"),
+        (["judge@evaluation.judge=reward", "evaluation.judge.model=x", "evaluation.prompts=0"], "prompts is 0"),
+        (["judge@evaluation.judge=reward", "evaluation.judge.model=x", "evaluation.judge.layout=y"], "judge.layout is"),
         (["evaluation.lm_eval=[nowhere.yaml]"], "the file nowhere.yaml, which is not there"),
         (["loss=dpo", "corruption=one_per_prompt"], "There are no pairs"),
         (["corruption=pair_swaps"], "exchanges pairs, and kto takes none"),

@@ -44,6 +44,7 @@ class ScoredAnswer:
         desirable: where it has none, a held-out answer to the prompt that got a thumb up, for a person to compare with;
             None where there is none.
         undesirable: the same with a thumb down.
+        judge_score: of the model that `evaluation.judge` names, None where there is none or the answer is too long.
     """
 
     prompt_id: str
@@ -56,10 +57,13 @@ class ScoredAnswer:
     score: float | None
     desirable: str | None = None
     undesirable: str | None = None
+    judge_score: float | None = None
 
     def outcomes(self) -> dict[str, float]:
         """Each metric's value for this answer."""
         scored = {} if self.metric is None or self.score is None else {self.metric: self.score}
+        if self.judge_score is not None:
+            scored["judge_score"] = self.judge_score
         return {**scored, "answer_length": float(self.n_tokens), "finished": float(self.finished)}
 
 
@@ -177,7 +181,7 @@ def held_out_answers(table_test: Dataset, prompt_ids: Collection[str], *, desira
 
 
 def summarise_answers(answers: Sequence[ScoredAnswer]) -> dict[str, Estimate]:
-    """Each metric over the answers that have it: `pass_rate` or `sentiment`, `answer_length` in tokens, `finished`."""
+    """Each metric over the answers that have it: `pass_rate`, `answer_length` in tokens, ...; see `compare_answers`."""
     return {
         metric: _estimate(metric, [found[metric] for found in map(ScoredAnswer.outcomes, answers) if metric in found])
         for metric in _metrics(answers)
@@ -193,8 +197,8 @@ def compare_answers(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer
         seed: seeds the bootstraps.
 
     Returns:
-        For each metric (`pass_rate` or `sentiment`, `answer_length` in tokens, `finished`) both policies and their
-        paired difference, over all prompts and a group. Prompts without checks count towards the last two only.
+        For each metric (`pass_rate` or `sentiment`, `judge_score`, `answer_length` in tokens, `finished`) both policies
+        and their paired difference, over all prompts and a group, of the prompts where both have the metric.
     """
     if [answer.prompt_id for answer in base] != [answer.prompt_id for answer in trained]:
         raise ValueError("base and trained answers are not to the same prompts in the same order")
@@ -211,17 +215,18 @@ def compare_answers(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer
 def side_by_side(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
     """Answers of two policies to the same prompts as rows of plain values, for a person to read.
 
-    A row has `group`, `prompt` (of a conversation, its last turn), `base`, `base_score`, `trained`, `trained_score`,
-    and where nothing checks them `thumbs_up` and `thumbs_down`, held-out answers with such a thumb.
+    A row has `group`, `prompt` (of a conversation, its last turn), `base`, `base_score` (by the checks, or else by the
+    judge), `trained`, `trained_score`, and where nothing checks them `thumbs_up` and `thumbs_down`, held-out answers
+    with such a thumb.
     """
     return [
         {
             "group": before.group,
             "prompt": before.prompt if isinstance(before.prompt, str) else before.prompt[-1]["content"],
             "base": before.answer,
-            "base_score": before.score,
+            "base_score": before.score if before.score is not None else before.judge_score,
             "trained": after.answer,
-            "trained_score": after.score,
+            "trained_score": after.score if after.score is not None else after.judge_score,
             "thumbs_up": before.desirable,
             "thumbs_down": before.undesirable,
         }
@@ -278,8 +283,10 @@ def _compare(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer], seed
         pairs = [
             (before.outcomes()[metric], after.outcomes()[metric])
             for before, after in zip(base, trained, strict=True)
-            if metric in before.outcomes()
+            if metric in before.outcomes() and metric in after.outcomes()
         ]
+        if not pairs:
+            continue
         before, after = np.array(pairs).T
         variance = float((after - before).var(ddof=1)) if len(pairs) > 1 else 0.0
         found[metric] = Comparison(

@@ -22,6 +22,7 @@ from kto_lab.evaluation.answers import (
     sampled_kl,
     select_prompts,
 )
+from kto_lab.evaluation.judge import judged
 from kto_lab.evaluation.lm_eval import run_lm_eval
 from kto_lab.evaluation.rewards import reward_metrics
 from kto_lab.evaluation.settings import Evaluation
@@ -147,6 +148,9 @@ class Judge:
                 logps=self._score(policy, self.held_out.tokens, f"{name}: rewards", self.share_prompts, shelf),
                 lm_eval=self._lm_eval(policy, name),
             )
+        # In the number format that is its own.
+        if self.settings.judge is not None:
+            found = replace(found, answers=judged(self.settings.judge, found.answers, policy.device))
         self.keep(name, found)
         return found
 

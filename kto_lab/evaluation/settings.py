@@ -9,6 +9,8 @@ from kto_lab.evaluation.lm_eval_tasks import AUTO, check_files, tasks_for
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from kto_lab.labeling.reward import RewardModel
+
 COUNTS = (
     "reward_examples",
     "prompts",
@@ -34,6 +36,7 @@ class Evaluation:
             `kto_lab_neutral`; or "auto", for the local ones that the held-out prompts allow.
         lm_eval_limit: documents a lm-eval task, at most; None for all of them.
         lm_eval_fewshot: worked examples before each document; None for what the task says.
+        judge: the reward model that scores the greedy answers; None for none.
     """
 
     reward_examples: int
@@ -44,6 +47,7 @@ class Evaluation:
     lm_eval: list[str] | Literal["auto"]
     lm_eval_limit: int | None
     lm_eval_fewshot: int | None
+    judge: "RewardModel | None" = None
 
     def __post_init__(self) -> None:
         """Refuse what can be seen to be wrong without the feedback."""
@@ -54,6 +58,8 @@ class Evaluation:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:
                 raise LabError(f"evaluation.{name} is {value!r}; it must be a whole number of at least {bound}.")
+        if self.judge is not None and not self.prompts:
+            raise LabError("evaluation.judge scores greedy answers, and evaluation.prompts is 0. Raise it.")
         if self.lm_eval == AUTO:
             return
         if isinstance(self.lm_eval, str) or not all(isinstance(task, str) for task in self.lm_eval):

@@ -1,4 +1,4 @@
-"""Labels by a reward model: any sequence classifier of transformers, and a line through its scores."""
+"""A reward model, any sequence classifier of transformers: its scores, and labels by a line through them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,27 @@ TOO_LONG = "longer than the reward model may read (labeler.max_tokens)"
 
 
 @dataclass(frozen=True)
-class Reward:
-    """The labeler.
+class Opened:
+    """A reward model in memory.
+
+    Attributes:
+        tokenizer: the model's own.
+        model: in eval mode, on the CPU.
+        good: the number of the good class; None where the one output is the reward.
+        chat: whether it reads the chat template over prompt and answer, else two texts.
+        provenance: where its weights came from.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    model: "PreTrainedModel"
+    good: int | None
+    chat: bool
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Scores of answers by a sequence classifier.
 
     Attributes:
         model: a folder in Hugging Face format, or a hub name.
@@ -32,7 +51,6 @@ class Reward:
             chat where the tokenizer has a template.
         max_tokens: of prompt and answer together.
         batch_tokens: tokens in one forward pass, padding included.
-        threshold: from scores to thumbs.
     """
 
     model: str
@@ -44,14 +62,12 @@ class Reward:
     layout: Literal["auto", "chat", "pair"]
     max_tokens: int
     batch_tokens: int
-    threshold: Threshold
-    name = "reward"
 
-    def label(self, answers: Sequence[Answer], thumbs: Sequence[Answer], device: "torch.device") -> Labelled:
-        """See `Labeler`; a reward model learns nothing here.
+    def open(self) -> Opened:
+        """Load the model.
 
         Raises:
-            LabError: the model cannot be loaded, is none, or gives a score that is no finite number.
+            LabError: it cannot be loaded, is no reward model, or does not fit the settings.
         """
         if self.layout not in ("auto", "chat", "pair"):
             raise LabError(f"labeler.layout is {self.layout!r}; it must be 'auto', 'chat' or 'pair'.")
@@ -61,17 +77,59 @@ class Reward:
         chat = bool(tokenizer.chat_template) if self.layout == "auto" else self.layout == "chat"
         if chat and not tokenizer.chat_template:
             raise LabError(f"The tokenizer of {self.model} has no chat template. Use labeler.layout=pair.")
-        ids = [encode(tokenizer, answer, chat=chat) for answer in answers]
+        return Opened(tokenizer, model, place, chat, provenance)
+
+    def scores(self, opened: Opened, answers: Sequence[Answer], device: "torch.device") -> list[float | None]:
+        """(N,) the score of each answer: the reward, or the good class's log-odds in nats; None for one too long.
+
+        Raises:
+            LabError: a score is no finite number.
+        """
+        ids = [encode(opened.tokenizer, answer, chat=opened.chat) for answer in answers]
         read = [row for row, tokens in enumerate(ids) if len(tokens["input_ids"]) <= self.max_tokens]
-        model.to(device)  # type: ignore[arg-type]
-        with console.progress("answers", len(read)) as advance:
-            scores = score(model, tokenizer, [ids[row] for row in read], place, self.batch_tokens, advance=advance)
-        line = self.threshold.line(scores)
-        verdicts: list[Verdict] = [NoLabel(TOO_LONG)] * len(answers)
-        for row, value in zip(read, scores, strict=True):
+        opened.model.to(device)  # type: ignore[arg-type]
+        with console.progress("answers judged", len(read)) as advance:
+            found = score(
+                opened.model,
+                opened.tokenizer,
+                [ids[row] for row in read],
+                opened.good,
+                self.batch_tokens,
+                advance=advance,
+            )
+        known = dict(zip(read, found, strict=True))
+        return [known.get(row) for row in range(len(answers))]
+
+
+@dataclass(frozen=True)
+class Reward(RewardModel):
+    """The labeler.
+
+    Attributes:
+        threshold: from scores to thumbs.
+    """
+
+    threshold: Threshold
+    name = "reward"
+
+    def label(self, answers: Sequence[Answer], thumbs: Sequence[Answer], device: "torch.device") -> Labelled:
+        """See `Labeler`; a reward model learns nothing here.
+
+        Raises:
+            LabError: the model cannot be loaded, is none, or gives a score that is no finite number.
+        """
+        opened = self.open()
+        scores = self.scores(opened, answers, device)
+        line = self.threshold.line([value for value in scores if value is not None])
+        verdicts: list[Verdict] = []
+        for value in scores:
+            if value is None:
+                verdicts.append(NoLabel(TOO_LONG))
+                continue
             thumb = self.threshold.thumb(value, line)
-            verdicts[row] = NoLabel(NEAR) if thumb is None else Label(thumb, "reward", value, {"reward": value})
-        numbers = {"model": self.model, "provenance": provenance, "layout": "chat" if chat else "pair", "line": line}
+            verdicts.append(NoLabel(NEAR) if thumb is None else Label(thumb, "reward", value, {"reward": value}))
+        layout = "chat" if opened.chat else "pair"
+        numbers = {"model": self.model, "provenance": opened.provenance, "layout": layout, "line": line}
         return Labelled(verdicts, numbers)
 
 

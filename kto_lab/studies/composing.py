@@ -26,7 +26,7 @@ from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import content_hash, of_split
 from kto_lab.files import write_json
 from kto_lab.studies.estimates import Work, work_of
-from kto_lab.studies.identity import code_version, identified, plain_values, stamp
+from kto_lab.studies.identity import OF_JUDGES, code_version, identified, plain_values, stamp
 from kto_lab.studies.study import Cell
 
 PLAN = "plan.json"
@@ -73,7 +73,7 @@ class Composer:
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._keeps = not self._searched and not any(FROM_ELSEWHERE in text for text in (*texts, *own))
-        self._ground = content_hash(texts, list(own), code_version())
+        self._ground = content_hash(texts, list(own), code_version(OF_JUDGES))
         self._before = _read(kept) if self._keeps else {}
         self._now: dict[str, dict[str, Any]] = {}
         self._stamps: dict[str, str] = {}

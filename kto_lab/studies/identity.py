@@ -3,7 +3,7 @@
 It is known before anything is loaded, so that a sweep can tell in milliseconds what is left to do. It is made of
 
 - the resolved configuration without paths, loggers and devices,
-- the content of the local files that the configuration names, for feedback, model and tasks of lm-eval,
+- the content of the local files that the configuration names, for feedback, model, tasks of lm-eval and judge,
 - the code of the rooms that a result comes from, docstrings and comments apart, and the files shipped with them.
 
 Versions of torch and other packages are not in it; a record names them.
@@ -26,6 +26,8 @@ from kto_lab.files import sha256_file
 # What can be another without another result. The number format is put back by `identity`.
 FREE_KEYS = ("runs_dir", "run_dir", "logger", "trainer", "reference_store")
 ROOMS = ("feedback", "losses", "models", "training", "evaluation")
+# Where a run has a judge, its score comes from this one, too.
+OF_JUDGES = "labeling"
 # Larger files (weights) are known by size and time of change: to read gigabytes for every cell would cost more.
 READ_UP_TO = 64 * 2**20
 # Where a model's folder has its chat templates when there are several.
@@ -51,11 +53,13 @@ def run_id(cfg: DictConfig) -> str:
 
 
 def identified(cfg: DictConfig) -> tuple[str, dict[str, str]]:
-    """The identity of a run; and what it names for feedback, model and tasks that may be local files, with stamps."""
+    """The identity of a run; and what it names for feedback, model, tasks and judge that may be files, with stamps."""
     kept = identity(cfg)
-    named = [kept["feedback"], kept["model"], kept["evaluation"]["lm_eval"]]
+    judge = kept["evaluation"].get("judge")
+    named = [kept["feedback"], kept["model"], kept["evaluation"]["lm_eval"], judge]
+    code = code_version(*([OF_JUDGES] if judge else []))
     stamps = {text: stamp(Path(text)) for text in sorted(set(_texts(named)))}
-    return content_hash(kept, {name: seen for name, seen in stamps.items() if seen}, code_version()), stamps
+    return content_hash(kept, {name: seen for name, seen in stamps.items() if seen}, code), stamps
 
 
 def node_key(node: DictConfig) -> str:
@@ -96,10 +100,10 @@ def _base(folder: Path) -> Path | None:
 
 
 @functools.cache
-def code_version() -> str:
-    """A hash of the code and the shipped files of the rooms that a result comes from."""
+def code_version(*more: str) -> str:
+    """A hash of the code and the shipped files of the rooms that a result comes from, and of `more` rooms."""
     digest = hashlib.sha256()
-    for room in ROOMS:
+    for room in (*ROOMS, *more):
         folder = Path(str(importlib.resources.files("kto_lab") / room))
         for file in sorted(folder.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".md":

@@ -7,7 +7,7 @@
 | `run_id`      | hash of everything that can change the result                                                  |
 | `config`      | the resolved configuration                                                                     |
 | `seeds`       | name to seed                                                                                   |
-| `data`        | fingerprint and class counts of the table of examples                                          |
+| `data`        | fingerprint and class counts of the table of examples; where the judge's weights came from     |
 | `model`       | where the policy's weights came from, in which formats they were loaded, trained and frozen    |
 | `training`    | optimiser steps, examples and tokens seen                                                      |
 | `metrics`     | all final metrics, nested by name; a leaf is an estimate {value, low, high, n} (95 % interval) |

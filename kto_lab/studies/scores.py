@@ -24,7 +24,7 @@ VALIDATION, TEST = "validation", "test"
 # Columns of the published file, beside the score.
 NAMES = ("run", "prompt", "metric")
 # Metrics of which every prompt has a score, as `evaluation.answers.ScoredAnswer.outcomes` has them.
-SCORED = ("pass_rate", "sentiment", "answer_length", "finished")
+SCORED = ("pass_rate", "sentiment", "judge_score", "answer_length", "finished")
 # The scores of a run, as its folder stands in a frame; None where it keeps none of this metric.
 Scores: TypeAlias = Callable[[str, str], PromptScores | None]
 
@@ -123,6 +123,8 @@ def _read(file: Path, changed: int) -> dict[str, PromptScores]:
 def _outcomes(answer: Mapping[str, Any]) -> dict[str, float]:
     """The scores of one kept answer."""
     found = {answer["metric"]: answer["score"], "answer_length": answer["n_tokens"], "finished": answer["finished"]}
+    # Published answers are older than judges.
+    found["judge_score"] = answer.get("judge_score")
     return {metric: float(score) for metric, score in found.items() if metric is not None and score is not None}
 
 

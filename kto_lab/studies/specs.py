@@ -12,6 +12,7 @@ KINDS = ("line", "heatmap", "frontier", "seeds")
 HIGHER = (
     "pass_rate",
     "sentiment",
+    "judge_score",
     "finished",
     "reward_accuracy",
     "reward_auc",

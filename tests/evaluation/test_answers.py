@@ -42,6 +42,18 @@ def scored(identity: str, score: float, *, group: str = "g", n_tokens: int = 4, 
     return ScoredAnswer(identity, group, identity, "text", n_tokens, finished, "pass_rate", score)
 
 
+def test_prompts_that_one_side_has_no_score_for_are_left_out_of_the_difference() -> None:
+    def judged(identity: str, score: float | None) -> ScoredAnswer:
+        return dataclasses.replace(scored(identity, 1.0), metric=None, score=None, judge_score=score)
+
+    # What is too long for a judge has no score.
+    base, trained = [judged("a", 1.0), judged("b", None), judged("c", 2.0)], [judged("a", 3.0), judged("b", 9.0)]
+    found = compare_answers(base, [*trained, judged("c", None)], seed=0).overall["judge_score"]
+    assert (found.base.value, found.trained.value, found.difference.value, found.difference.n) == (1.0, 3.0, 2.0, 1)
+    none = compare_answers(base[:1], [judged("a", None)], seed=0).overall
+    assert none.keys() == {"answer_length", "finished"}
+
+
 def test_the_same_prompts_whatever_the_order_of_rows_and_nested() -> None:
     table = sums(30)
     shuffled = table.shuffle(seed=1)

@@ -56,6 +56,14 @@ def test_it_sees_what_is_in_the_files_of_lm_evals_tasks(tmp_path: Path) -> None:
     assert run_id(configuration(tmp_path, words)) != before
 
 
+def test_it_sees_what_is_in_the_folder_of_a_judge(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    words = ["judge@evaluation.judge=reward", f"evaluation.judge.model={tmp_path / 'judge'}"]
+    before = run_id(configuration(tmp_path, *words))
+    (tmp_path / "judge" / "config.json").write_text("{}")
+    assert run_id(configuration(tmp_path, *words)) != before
+
+
 def test_code_counts_and_words_about_it_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "losses").mkdir()
     monkeypatch.setattr(identity_module, "ROOMS", ("losses",))
