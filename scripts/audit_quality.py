@@ -301,6 +301,9 @@ never reads the true labels.
   measured on `instruction_checks`, where the policy takes minutes a fold.
 - On `arithmetic` 87 % of the rows have the same answer to the same prompt as another, which is what `raters` and
   `contradiction` live on; on `instruction_checks` hardly any has, and they say next to nothing.
+- Rates: `noise_aware` goes from 0 to the bound that the thumbs show, with a value only where the fit is sure of some
+  examples ("0.000 to 0.500": none); `raters` has a lower end of its own; `confident_learning` has no interval. What
+  follows from them is in docs/feedback.md, and how often they hold in [coverage](coverage.md).
 - `combined` with "one, ratings known" on `movie_ratings` sees the ratings that the truth is made of: an upper bound.
 """
 

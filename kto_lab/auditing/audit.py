@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from kto_lab import console
 from kto_lab.auditing.bounds import Bounds, bounds_of
-from kto_lab.auditing.combined import Combined, combine
+from kto_lab.auditing.combined import HIGHEST, Combined, combine
 from kto_lab.auditing.contradiction import contradiction, neighbours
 from kto_lab.auditing.examples import Bools, Examples, Ints, make_folds
 from kto_lab.auditing.out_of_fold import out_of_fold, text_features
@@ -113,9 +113,10 @@ def audit(table: Dataset, settings: Settings, recipe: Recipe | None) -> Audit:
     combined = combine(signals, examples, known=known, seed=settings.seed)
     fitted = of_combined(combined, bounds, examples)
     if known is None and fitted.values is None:
-        # Nothing tells the rates. A ranking needs some, and the fit's own may say that no label is wrong.
-        half = (bounds.desirable / 2, bounds.undesirable / 2)
-        combined = combine(signals, examples, known=half, seed=settings.seed)
+        # Nothing tells the rates. A ranking needs some, and the fit's own may say that no label is wrong. They are one:
+        # with a wrong ratio all labels of one class would come before those of the other.
+        half = min(bounds.desirable, bounds.undesirable, HIGHEST) / 2
+        combined = combine(signals, examples, supposed=half, seed=settings.seed)
     text = next((signal for signal in signals if signal.name == "out_of_fold"), None)
     by_text = of_confident_learning(text, examples) if text is not None else None
     rates = [fitted, by_text, by_thumbs]

@@ -57,13 +57,18 @@ class Prior:
     price: float = 0.0
 
 
-def priors_of(examples: float, known: tuple[float, float] | None) -> list[Prior]:
-    """The priors among which the fit chooses: near the known rates, or the rates are one or two.
+def priors_of(
+    examples: float, known: tuple[float, float] | None = None, *, supposed: float | None = None
+) -> list[Prior]:
+    """The priors among which the fit chooses: near the known rates, at a supposed one, or the rates are one or two.
 
     Args:
         examples: how many there are, for the criterion.
         known: rho_D and rho_U as other thumbs tell them; None where they tell nothing.
+        supposed: both, where nothing tells them.
     """
+    if supposed is not None:
+        return [Prior(np.eye(2) / TOGETHER, np.full(2, np.log(supposed + LEAST) / TOGETHER))]
     if known is not None:
         return [Prior(np.eye(2) / NEAR, np.log(np.minimum(known, HIGHEST) + LEAST) / NEAR)]
     difference = np.array([[1.0, -1.0]])
@@ -118,7 +123,12 @@ class Combined:
 
 
 def combine(
-    signals: Sequence[Signal], examples: Examples, *, known: tuple[float, float] | None = None, seed: int
+    signals: Sequence[Signal],
+    examples: Examples,
+    *,
+    known: tuple[float, float] | None = None,
+    supposed: float | None = None,
+    seed: int,
 ) -> Combined:
     """The noise-aware fit, and its bootstrap over prompts.
 
@@ -126,12 +136,13 @@ def combine(
         signals: those that can say something; none has read an example's own label for that example.
         examples: N examples.
         known: rho_D and rho_U as other thumbs tell them, where they do.
+        supposed: both rates, for a ranking where nothing tells them.
         seed: of the bootstrap.
     """
     features, labels = features_of(signals), examples.labels
     prompt_of = examples.prompt_numbers
     prompts = int(prompt_of.max()) + 1
-    priors = priors_of(len(labels), known)
+    priors = priors_of(len(labels), known, supposed=supposed)
     starts = first_guesses(features.shape[1], [*((rate, rate) for rate in STARTS), *([known] if known else [])])
     tops = find_tops(features, labels, np.ones(len(labels)), starts, priors)
     rng = np.random.default_rng(seed)

@@ -146,6 +146,17 @@ def test_known_rates_hold_where_the_labels_cannot_tell_and_give_way_where_they_c
     assert (moved.rho_desirable, moved.rho_undesirable) == pytest.approx((0.05, 0.2), abs=0.03)
 
 
+def test_a_supposed_rate_is_that_of_both_classes_and_ranks_by_the_signal() -> None:
+    signal, truth, given = simulated(2000, 0.4, 0.4, strength=0.8)
+    features, priors = features_of([signal]), priors_of(2000, supposed=0.2)
+    top, *_ = find_tops(features, given, np.ones(2000), first_guesses(1, [(0.2, 0.2)]), priors)
+    fit = fit_at(top, features)
+    assert (fit.rho_desirable, fit.rho_undesirable) == pytest.approx((0.2, 0.2), abs=0.02)
+    wrong, suspicion = given != truth, fit.suspicion(given)
+    assert roc_auc_score(wrong, suspicion) > roc_auc_score(wrong, signal.suspicion(given)) - 0.01
+    assert 0.1 < suspicion.mean() < 0.3
+
+
 def test_a_signal_that_is_nowhere_sure_leaves_the_rates_one() -> None:
     signal, truth, given = simulated(2000, 0.4, 0.4, strength=0.8)
     fit = fitted(signal, given)
