@@ -224,7 +224,10 @@ def _last(votes: list[Vote], in_order_of_time: bool) -> Vote | None:
     could_be = [vote for vote in votes if vote[0].time is None or vote[0].time == latest]
     if in_order_of_time:
         return max(could_be, key=lambda vote: vote[0].number)
-    return votes[-1] if len({one.desirable for one, _ in could_be}) == 1 else None
+    if len({one.desirable for one, _ in could_be}) > 1:
+        return None
+    # Of several at one time, who agree, the same one whatever their order in the source.
+    return max(could_be, key=lambda vote: (*_by_time(vote[0])[:2], vote[0].rater or "", vote[0].number))
 
 
 def _apply(
