@@ -75,13 +75,13 @@ def sweep(
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
     making = Making(config, study.name, scale_of(study, given), composer, context, task, home, due)
     console.stage(f"Study {study.name}", study.question)
-    for word, arms in replaced_in_arms(study, given).items():
-        console.say(f"    {word} of the command line takes the place of what these arms set: {', '.join(arms)}")
     if is_asked(own):
         make = None if dry_run else making.make
         found = search(study, given, config=config, context=context, task=task, plan=composer.plan, make=make, due=due)
         planned, ahead = found.planned, found.ahead
     else:
+        for word, arms in replaced_in_arms(study, given).items():
+            console.say(f"    {word} of the command line takes the place of what these arms set: {', '.join(arms)}")
         planned, ahead = [composer.plan(cell) for cell in cells_of(study, given)], []
         refuse_twins(planned)
         if not dry_run:
