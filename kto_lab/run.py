@@ -127,6 +127,7 @@ def train(cfg: DictConfig, warm: Warm = COLD) -> Path:
         table = read_feedback(cfg.feedback, record, ("train", "test"), warm)
         parts.evaluation = evaluation_on(table, parts.evaluation, record)
         damaged = damage(cfg.corruption, of_split(table, "train"))
+        check_measurable(parts.objective, damaged)
         # Tried on all examples, so that what cannot be planned shows before a model is loaded.
         plan_steps(damaged.table, damaged.swap_pairs, parts.objective, parts.optimization, seed=parts.seed)
     with record.stage("model"):
@@ -360,19 +361,24 @@ def plan(parts: Parts, policy: Policy, damaged: Damaged, encoder: Encoder, recor
 
 
 def told_of_pairs(objective: Objective, data: TrainingData) -> Objective:
-    """The objective, told the share of swapped pairs where it waits for that.
+    """The objective, told the share of swapped pairs where it waits for that; see `check_measurable`.
 
     Raises:
-        LabError: nothing is known of what was done to the thumbs, or the share is out of the loss's range.
+        LabError: the share is out of the loss's range.
     """
     if not objective.measured:
         return objective
-    if data.pair_noise is None:
+    assert data.pair_noise is not None, "what cannot be measured was refused"
+    return objective.told(data.pair_noise.swapped)
+
+
+def check_measurable(objective: Objective, damaged: Damaged) -> None:
+    """LabError where the share of swapped pairs is to be measured, and nothing is known of the thumbs' noise."""
+    if objective.measured and not damaged.noise_is_known:
         raise LabError(
             "loss.flip_rate=measured needs thumbs whose noise is known, and no corruption turned any: nobody can say "
             "how many pairs are swapped. Set loss.flip_rate to a number, or add noise with corruption=label_noise."
         )
-    return objective.told(data.pair_noise.swapped)
 
 
 def noise_warnings(objective: Objective, weights: Weights, train_table: Dataset) -> list[str]:

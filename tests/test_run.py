@@ -217,3 +217,27 @@ def test_wandb_offline_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for word in (b"cells", b"train/loss", b"learning_rate", b"rewards"):
         assert word in content, word
     assert list(folder.glob("wandb/offline-run-*/files/media/**/*.png"))
+
+
+def test_pairs_are_read_as_given_and_a_measured_flip_rate_is_theirs(tmp_path: Path) -> None:
+    ranked = [("Apple.", "A stone."), ("Pear.", "Apple."), ("Pear.", "A hat.")]
+    rows = [
+        {"prompt": f"{n}", "chosen": good, "rejected": bad, "split": "test" if n > 8 else "train"}
+        for n in range(10)
+        for good, bad in ranked
+    ]
+    words = [f"feedback.columns.{name}={name}" for name in ("chosen", "rejected")]
+    noise = ["corruption=label_noise", "corruption.rate=0.3", "optimization.max_steps=2", "loss=rdpo"]
+    write_jsonl(tmp_path / "thumbs.jsonl", rows)
+    record = json.loads((run(tmp_path, *words, *noise, "loss.flip_rate=measured") / RECORD).read_text())
+    found = record["training"]
+    assert found["given_pairs"] == {
+        "whole": found["units_available"],
+        "agreeing": 27 - found["units_available"],
+        "alone": 0,
+    }
+    assert 0 < found["pair_swap_share"] < 0.3 and found["pair_same_share"] == 0
+    assert record["config"]["loss"]["flip_rate"] == "measured"
+    with pytest.raises(LabError, match=r"loss\.flip_rate=measured needs thumbs whose noise is known"):
+        run(tmp_path, *words, "loss=rdpo", "loss.flip_rate=measured", f"run_dir={tmp_path / 'logs'}")
+    assert not (tmp_path / "logs").exists(), "said before a model is loaded"

@@ -27,6 +27,7 @@ from kto_lab.evaluation.lm_eval import run_lm_eval
 from kto_lab.evaluation.rewards import reward_metrics
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.evaluation.statistics import Estimate
+from kto_lab.feedback.table import pair_ids_of
 from kto_lab.files import write_json
 from kto_lab.models.adapters import Policy, reference_model
 from kto_lab.models.store import Shelf
@@ -181,7 +182,9 @@ class Judge:
         if base.logps:
             part = self.held_out.table.select(self.held_out.reward_rows)
             rewards = [beta * (new - old) for new, old in zip(trained.logps, base.logps, strict=True)]
-            metrics["rewards"] = reward_metrics(rewards, part["desirable_clean"], part["prompt_id"], seed=self.seed)
+            metrics["rewards"] = reward_metrics(
+                rewards, part["desirable_clean"], part["prompt_id"], pair_ids_of(part), seed=self.seed
+            )
         if self.settings.kl_prompts:
             metrics["kl"] = self._kl(policy, load)
         if base.lm_eval:

@@ -51,3 +51,12 @@ def test_intervals_surround_the_value_and_are_repeatable() -> None:
         assert found[name].low < found[name].value < found[name].high, name
         assert found[name].n == 30
     assert found == reward_metrics(rewards, clean, prompts, seed=3)
+
+
+def test_pairs_that_were_given_meet_each_other_alone() -> None:
+    # "Apple." won against a stone and lost against a pear; a hat was given as no half of a pair.
+    rewards = [0.3, 0.1, 0.2, 0.3, 0.0]
+    clean, pairs = [True, False, True, False, False], ["one", "one", "two", "two", None]
+    found = reward_metrics(rewards, clean, ["fruit"] * 5, pairs, seed=0)
+    assert (found["pair_accuracy"].value, found["pair_accuracy"].n) == (0.5, 1)
+    assert reward_metrics(rewards, clean, ["fruit"] * 5, seed=0)["pair_accuracy"].value == pytest.approx(4.5 / 6)

@@ -125,3 +125,13 @@ def test_a_key_that_a_part_does_not_have() -> None:
     cfg = composed(["corruption=compose", "corruption@corruption.second=label_noise", "+corruption.second.rat=0.2"])
     with pytest.raises(LabError, match=r"There is no key 'corruption\.second\.rat'"):
         check_keys(cfg, KEYS)
+
+
+def test_what_removes_examples_makes_no_noise_known_and_noise_at_rate_nothing_does() -> None:
+    all_kept = partial(imbalance, keep_desirable=1.0, keep_undesirable=1.0, by="example", seed=0)
+    spared = partial(label_noise, rate=0.0, seed=0)
+    assert not unchanged(TABLE).noise_is_known and not all_kept(TABLE).noise_is_known
+    for noise in (spared, SWAPS):
+        assert noise(TABLE).noise_is_known
+        assert compose(TABLE, first=noise, second=all_kept, third=unchanged).noise_is_known
+    assert unchanged(NOISE(TABLE).table).noise_is_known, "its clean labels are others"

@@ -1,6 +1,7 @@
 import datetime
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.file import from_file
+from kto_lab.feedback.pairs import make_pairs
 from kto_lab.feedback.table import class_counts, is_chat
+from kto_lab.losses import Feed
+from kto_lab.training.data import make_units
 
 DEFAULTS = yaml.safe_load((Path(__file__).parents[2] / "conf/feedback/file.yaml").read_text())
 CHAT = [{"role": "user", "content": "Say hi."}]
@@ -215,6 +219,37 @@ def test_bad_jsonl_rows_name_file_and_line(tmp_path: Path, second: Any, settings
 def test_bad_optional_values(tmp_path: Path, value: Any, field: str, message: str) -> None:
     with pytest.raises(LabError, match=rf"thumbs\.jsonl:1: .*{message}"):
         read(jsonl(tmp_path, thumb(extra=value)), {field: "extra"})
+
+
+RANKED = [("Apple.", "A stone."), ("Pear.", "Apple."), ("Pear.", "A hat.")]
+
+
+def test_a_pair_stays_a_pair_and_its_answers_have_a_thumb_from_each(tmp_path: Path) -> None:
+    rows = [{"prompt": "Name a fruit.", "chosen": good, "rejected": bad} for good, bad in RANKED]
+    columns = {"chosen": "chosen", "rejected": "rejected"}
+    table = read(jsonl(tmp_path, *rows), columns)
+    assert Counter(zip(table["completion"], table["desirable"], strict=True))[("Apple.", True)] == 1
+    assert len(table) == len(set(table["example_id"])) == 6
+    found = make_pairs(table, seed=0)
+    assert sorted((table[int(a)]["completion"], table[int(b)]["completion"]) for a, b in found) == sorted(RANKED)
+    again = read(jsonl(tmp_path, *rows[::-1]), columns)
+    assert set(again["example_id"]) == set(table["example_id"]) and set(again["pair_id"]) == set(table["pair_id"])
+
+
+def test_a_pair_that_is_there_twice_is_two_pairs_and_one_of_an_answer_with_itself_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "p", "chosen": "a", "rejected": bad} for bad in ("b", "b", "a")]
+    table = read(jsonl(tmp_path, *rows), {"chosen": "chosen", "rejected": "rejected"})
+    assert len(table) == len(set(table["example_id"])) == 4 and len(make_pairs(table, seed=0)) == 2
+    assert "left out 1 pairs of an answer with itself" in capsys.readouterr().out
+
+
+def test_repeated_thumbs_are_examples_each(tmp_path: Path) -> None:
+    rows = [thumb(label=n < 3) for n in range(4)]
+    table = read(jsonl(tmp_path, *rows))
+    assert table["desirable"][:] == [True, True, True, False] and len(set(table["example_id"])) == 4
+    assert make_units(table, Feed.THUMBS, None, seed=0)[0] == [(0,), (1,), (2,), (3,)], "each is trained on"
 
 
 def test_pairs_must_share_their_prompt(tmp_path: Path) -> None:

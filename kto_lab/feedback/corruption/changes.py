@@ -1,7 +1,7 @@
 """What a corruption hands back: the damaged table, and exactly what was done to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,20 +62,21 @@ class Damaged:
         table: the rows that are left, in the table's order. Only `desirable` may differ from before.
         changes: what each corruption did, in the order in which they were applied.
         swap_pairs: what to do with the pairs made of the table; None for nothing.
+        noise_added: noise of thumbs or pairs was asked for, be its rate 0.
     """
 
     table: Dataset
     changes: tuple[Change, ...]
     swap_pairs: PairSwaps | None = None
+    noise_added: bool = False
 
     @property
     def noise_is_known(self) -> bool:
-        """A corruption turns thumbs or pairs (at a rate of 0, too), or the clean thumbs say that some are turned.
+        """Noise was added, at whatever rate, or the clean thumbs say that some are turned.
 
         Without either the clean thumbs are the thumbs as they came, which say nothing of how many are wrong.
         """
-        turned = self.swap_pairs is not None or any(not change.removed for change in self.changes)
-        return turned or bool((labels_of(self.table) != labels_of(self.table, "desirable_clean")).any())
+        return self.noise_added or bool((labels_of(self.table) != labels_of(self.table, "desirable_clean")).any())
 
 
 def values_of(table: Dataset, column: str) -> list[Any]:
@@ -96,7 +97,8 @@ def relabelled(table: Dataset, labels: NDArray[np.bool_], name: str, parameters:
     """
     flips = np.flatnonzero(labels_of(table) != labels)
     after = _with_labels(table, labels) if flips.size else table
-    return _damaged(table, after, flips, int(labels[flips].sum()), name, parameters)
+    damaged = _damaged(table, after, flips, int(labels[flips].sum()), name, parameters)
+    return replace(damaged, noise_added=True)
 
 
 def reduced(table: Dataset, rows: Sequence[int], name: str, parameters: Mapping[str, Any]) -> Damaged:

@@ -26,6 +26,7 @@ def compose(table: Dataset, *, first: Corruption, second: Corruption, third: Cor
     """
     changes: tuple[Change, ...] = ()
     swaps: PairSwaps | None = None
+    noise_added = False
     for place, corruption in (("first", first), ("second", second), ("third", third)):
         try:
             damaged = corruption(table)
@@ -38,8 +39,9 @@ def compose(table: Dataset, *, first: Corruption, second: Corruption, third: Cor
                 "Use one, with the rate that is meant."
             )
         table, changes, swaps = damaged.table, changes + damaged.changes, damaged.swap_pairs or swaps
+        noise_added = noise_added or damaged.noise_added
         _refuse_equal_draws(changes, place)
-    return Damaged(table, changes, swaps)
+    return Damaged(table, changes, swaps, noise_added)
 
 
 def _refuse_equal_draws(changes: tuple[Change, ...], place: str) -> None:

@@ -44,7 +44,7 @@ def pair_swaps(table: Dataset, *, rate: float, seed: int) -> Damaged:
     """
     check_rate("rate", rate)
     check_seed(seed)
-    return Damaged(table, (), PairSwaps(rate, seed))
+    return Damaged(table, (), PairSwaps(rate, seed), noise_added=True)
 
 
 def swapped(pairs: NDArray[np.int64], example_ids: Sequence[str], swaps: PairSwaps) -> Swapped:

@@ -77,6 +77,28 @@ def test_a_stream_of_events_finds_its_conversations() -> None:
     }
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_times_of_events_follow_the_order_that_one_of_them_decides(tmp_path: Path, apart: bool) -> None:
+    talk = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."}]
+    events = [
+        {"conversation_id": "c", "user_id": day, "type": "up", "timestamp": f"{day}/2026"} for day in ("04/03", "15/03")
+    ]
+    conversation = {"id": "c", "messages": talk, "created": "03/04/2026"}
+    (tmp_path / "log.jsonl").write_text(json.dumps({**conversation, "events": events}) + "\n")
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    found = thumbs_of(
+        chat_log(
+            path=str(tmp_path / "log.jsonl"), events=str(tmp_path / "events.jsonl") if apart else None, day_first=True
+        )
+    )
+    wanted = ["2026-03-04T00:00:00Z", "2026-03-15T00:00:00Z"]
+    assert [thumb.timestamp for thumb in found] == wanted
+    changes = {"columns": {"timestamp": None}, "events": str(tmp_path / "events.jsonl") if apart else None}
+    assert [thumb.timestamp for thumb in thumbs_of(chat_log(path=str(tmp_path / "log.jsonl"), **changes))] == wanted
+    with pytest.raises(LabError, match=r"export\.columns\.timestamp.*03/04/2026"):
+        chat_log(path=str(tmp_path / "log.jsonl"))
+
+
 def test_names_are_settings(tmp_path: Path) -> None:
     row = {"turns": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}], "good": "ja"}
     (tmp_path / "log.jsonl").write_text(json.dumps(row))

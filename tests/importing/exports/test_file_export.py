@@ -43,6 +43,43 @@ def test_a_csv_row_is_taken_or_has_its_reason_and_its_line() -> None:
     assert len(rows) == 8 and thumbs_of(rows)[-1].where == "thumbs.csv:8"
 
 
+@pytest.mark.parametrize(
+    ("later", "earlier", "moment"),
+    [
+        ("03/15/2026 10:00 AM", "03/04/2026 10:00 AM", "2026-03-04T10:00:00Z"),
+        ("15.03.2026 10:00", "04.03.2026 10:00", "2026-03-04T10:00:00Z"),
+        ({"$date": 1773568800000}, {"$date": "2026-03-04T10:00:00Z"}, "2026-03-04T10:00:00Z"),
+        ("Sun, 15 Mar 2026 10:00:00 GMT", "04/03/2026", None),
+        ("yesterday", "", None),
+    ],
+)
+def test_times_are_read_as_their_column_has_them_and_what_is_unread_is_shown(
+    tmp_path: Path, later: Any, earlier: Any, moment: str | None
+) -> None:
+    for order in ([later, earlier], [earlier, later]):
+        file = jsonl(tmp_path, *({**THUMB, "when": when} for when in order))
+        if earlier == "04/03/2026":
+            with pytest.raises(LabError, match=r"export\.columns\.timestamp.*04/03/2026.*Set export\.day_first="):
+                read("file", path=file, columns={"timestamp": "when"})
+            thumbs = thumbs_of(read("file", path=file, columns={"timestamp": "when"}, day_first=True))
+            assert thumbs[order.index(earlier)].timestamp == "2026-03-04T00:00:00Z"
+            continue
+        thumbs = thumbs_of(read("file", path=file, columns={"timestamp": "when"}))
+        found = thumbs[order.index(earlier)]
+        assert (found.timestamp, found.unread_time) == (moment, None)
+        other = thumbs[order.index(later)]
+        assert other.unread_time == ("'yesterday'" if moment is None else None)
+
+
+def test_the_two_answers_of_a_row_are_a_pair_and_ids_are_kept(tmp_path: Path) -> None:
+    row = {"prompt": "Name a fruit.", "chosen": "Apple.", "rejected": "A stone.", "id": 7}
+    (found,) = read("file", path=jsonl(tmp_path, row), columns={"chosen": "chosen", "rejected": "rejected", "id": "id"})
+    assert [(thumb.pair, thumb.identity, thumb.desirable) for thumb in found.thumbs] == [
+        ("thumbs.jsonl:1", "7", True),
+        ("thumbs.jsonl:1", "7", False),
+    ]
+
+
 def test_the_formats_give_the_same_thumbs(tmp_path: Path) -> None:
     table = [{**THUMB, "label": label, "completion": answer} for label, answer in (("up", "Hi."), ("down", "No."))]
     files = [
