@@ -36,7 +36,7 @@ FIELDS = (
 )
 _ANSWERS = ("completion", "chosen", "rejected")
 _ASKED = ("prompt", "system", "input")
-_FINISHED = {"true": True, "false": False, "1": True, "0": False, "t": True, "f": False}
+_FINISHED = {"true": True, "false": False, "t": True, "f": False, "yes": True, "no": False}
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,18 @@ def _messages(value: list[Any]) -> list[dict[str, str]]:
 
 
 def _finished(cell: Any) -> bool:
-    """Whether the answer ended by itself; so taken where the cell says nothing known."""
-    return cell if isinstance(cell, bool) else _FINISHED.get(str(cell).strip().lower()[:8], True)
+    """Whether the answer ended by itself; so taken where the cell is empty.
+
+    Raises:
+        NoThumbError: it is neither, and says nothing known: an answer that was cut must not pass for a whole one.
+    """
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return True
+    number = number_of(cell)
+    found = number == 1 if number in (0, 1) else _FINISHED.get(str(cell).strip().lower())
+    if found is None:
+        raise NoThumbError(Reason.UNREADABLE, f"finished is {shown(cell)}, and neither true nor false")
+    return found
 
 
 def _score(cell: Any) -> float | None:

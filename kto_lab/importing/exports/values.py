@@ -25,6 +25,9 @@ ROLES = {
 }
 # Kinds of content parts that are text that was said; a "thinking" part has a text, too.
 _TEXT_PARTS = ("text", "input_text", "output_text")
+_LONGEST_IDENTITY = 256
+# Python spells no longer numbers in tens.
+_LARGE = 10**100
 _SHOWN = 40
 
 
@@ -59,10 +62,28 @@ def shown(value: Any) -> str:
 
 
 def identity_of(value: Any) -> str | None:
-    """An identity (of a user, a message, a row) as text; None where there is none."""
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return str(value) if isinstance(value, float) and math.isfinite(value) else None
-    return str(value)[:256] or None if isinstance(value, str) else shown(value)
+    """An identity (of a user, a message, a row) as text; None where there is none.
+
+    An object or a list (such as MongoDB's `{"$oid": ...}`) is one, too: what cannot be told from none would make all
+    people one. Long ones end in a hash of the whole, so that they stay apart.
+    """
+    if value is None or value == "" or value != value or isinstance(value, bool) or value in ({}, [], b""):
+        return None
+    if isinstance(value, (dict, list)):
+        inner = value.get("$oid") if isinstance(value, dict) and len(value) == 1 else None
+        text = inner if isinstance(inner, str) and inner else json.dumps(value, sort_keys=True, default=str)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        text = str(value)
+    elif isinstance(value, (bytes, bytearray)):
+        text = value.hex()
+    else:
+        text = hex(value) if isinstance(value, int) and abs(value) >= _LARGE else str(value)
+    if len(text) <= _LONGEST_IDENTITY:
+        return text
+    digest = hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+    return text[: _LONGEST_IDENTITY - len(digest)] + digest
 
 
 def unread_of(ignore: Iterable[str], *message_keys: str) -> Unread:

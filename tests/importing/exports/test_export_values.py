@@ -1,7 +1,9 @@
+from typing import Any
+
 import pytest
 
 from kto_lab.feedback.scale import scale_of
-from kto_lab.importing.exports.values import NoThumbError, shown, text_of, verdict
+from kto_lab.importing.exports.values import NoThumbError, identity_of, shown, text_of, verdict
 from kto_lab.importing.thumbs import Reason
 
 
@@ -34,3 +36,31 @@ def test_parts_that_are_all_text_are_a_text() -> None:
 
 def test_a_report_is_shown_no_more_than_the_beginning() -> None:
     assert len(shown("secret " * 1000)) < 60 and shown({"a": "secret"}) == "an object"
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        *(
+            ("ann", "ann"),
+            (7, "7"),
+            (7.0, "7.0"),
+            ({"$oid": "65f1"}, "65f1"),
+            ({"id": 7}, '{"id": 7}'),
+            (b"\x01", "01"),
+        ),
+        *((None, None), ("", None), (True, None), (float("nan"), None), (float("inf"), None), ({}, None), ([], None)),
+    ],
+)
+def test_what_identifies_is_an_identity(value: Any, name: str | None) -> None:
+    assert identity_of(value) == name
+
+
+def test_long_identities_stay_apart() -> None:
+    for first, second in (
+        ("x" * 300 + "1", "x" * 300 + "2"),
+        (10**5000, 10**5000 + 1),
+        ("\ud800" * 300, "\ud801" * 300),
+    ):
+        one, other = identity_of(first), identity_of(second)
+        assert one is not None and other is not None and one != other and len(one) <= 256

@@ -205,3 +205,15 @@ def test_rows_of_parquet_that_python_cannot_hold_are_left_out(tmp_path: Path) ->
     rows: list[Row] = read("file", path=str(tmp_path / "thumbs.parquet"), columns={"timestamp": "when"})
     assert [len(row.thumbs) for row in rows] == [1, 0, 1]
     assert rows[0].thumbs[0].timestamp == "2026-05-01T09:30:00Z"
+
+
+def test_an_answer_whose_end_is_not_known_does_not_count_as_finished(tmp_path: Path) -> None:
+    cells = [True, "FALSE", 0, 0.0, "0.0", "no", None, "", "length", 2]
+    rows = read("file", path=jsonl(tmp_path, *({**THUMB, "end": cell} for cell in cells)), columns={"finished": "end"})
+    assert [thumb.finished for thumb in thumbs_of(rows)] == [True, *[False] * 5, True, True]
+    assert reasons(rows) == {"thumbs.jsonl:9": Reason.UNREADABLE, "thumbs.jsonl:10": Reason.UNREADABLE}
+
+
+def test_people_whom_an_object_names_are_different_people(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, *({**THUMB, "user": {"$oid": name}} for name in ("a", "b")))
+    assert [thumb.rater for thumb in thumbs_of(read("file", path=file, columns={"rater": "user"}))] == ["a", "b"]
