@@ -161,7 +161,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_p
     for _ in range(12):
         process = sweep.start()
         try:
-            process.communicate(timeout=draw.uniform(5, 14))
+            process.communicate(timeout=draw.uniform(2, 8))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
