@@ -9,12 +9,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from kto_lab import console
+from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.feedback.collect import Sampling, collect
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.feedback.table import build_table, class_counts, require_share
 from kto_lab.files import atomic_path
 from kto_lab.models.tokens import Encoder
+
+KEYS = ("model", "prompts", "trainer", "output", "held_out", "sampling")
 
 
 def collect_feedback(cfg: DictConfig) -> Path:
@@ -23,6 +26,7 @@ def collect_feedback(cfg: DictConfig) -> Path:
     Raises:
         LabError: the file exists, or something else that a person can mend; see its message.
     """
+    check_keys(cfg, KEYS)
     target = Path(cfg.output)
     if target.exists():
         raise LabError(f"{target} exists. Choose another output, or remove it to collect again.")

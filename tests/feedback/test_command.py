@@ -76,6 +76,8 @@ def test_a_stopped_collection_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         (["prompts=file", "prompts.path=mine.jsonl"], r"mine\.jsonl:1: the prompt has no .*checks"),
         (["held_out=1.5"], "held_out is 1.5"),
         (["sampling.samples=0"], "sampling.samples is 0"),
+        (["+loss=kto"], "Nothing reads the configuration's loss"),
+        (["output=???"], "Not set: output"),
     ],
 )
 def test_a_mistake_shows_before_the_model_is_loaded(
