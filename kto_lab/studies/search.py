@@ -34,7 +34,7 @@ from kto_lab.errors import LabError
 from kto_lab.studies.cell import status
 from kto_lab.studies.composing import Planned
 from kto_lab.studies.scores import SCORED, VALIDATION, scores_in
-from kto_lab.studies.study import ARM, SEED, Cell, Study, cells_of
+from kto_lab.studies.study import ARM, SEED, Cell, Study, cells_of, key_of
 
 OPTUNA = "optuna"
 SWITCH = f"hydra/sweeper={OPTUNA}"
@@ -205,14 +205,12 @@ def points_of(study: Study, given: Sequence[str], asked: Asked) -> list[Point]:
         LabError: an override cannot be parsed, or an arm has nothing to search.
     """
     line = [_parsed(text, "the command line") for text in given]
-    swept = {one.get_key_element(): _values(one) for one in line if one.is_sweep_override()}
+    swept = {key_of(one): _values(one) for one in line if one.is_sweep_override()}
     swept.pop(SEED, None)
-    fixed = {one.get_key_element(): text for text, one in zip(given, line, strict=True)}
+    fixed = {key_of(one): text for text, one in zip(given, line, strict=True)}
     fixed = {key: text for key, text in fixed.items() if key not in swept}
     arms = {arm: [_parsed(text, f"the arm {arm} of {study.name}") for text in own] for arm, own in study.arms.items()}
-    intervals = {
-        arm: {one.get_key_element(): _values(one) for one in own if _is_interval(one)} for arm, own in arms.items()
-    }
+    intervals = {arm: {key_of(one): _values(one) for one in own if _is_interval(one)} for arm, own in arms.items()}
     discrete = {arm: [str(one.input_line) for one in own if not _is_interval(one)] for arm, own in arms.items()}
     points: dict[str, Point] = {}
     for cell in cells_of(replace(study, arms=discrete), list(fixed.values())):
@@ -227,7 +225,7 @@ def points_of(study: Study, given: Sequence[str], asked: Asked) -> list[Point]:
             )
         # What is searched takes the place of what the study says of the key.
         choices = {key: value for key, value in cell.choices.items() if key != SEED and key not in space}
-        texts = tuple(text for text in cell.overrides if _parsed(text, "a cell").get_key_element() not in space)
+        texts = tuple(text for text in cell.overrides if key_of(_parsed(text, "a cell")) not in space)
         point = points.setdefault(repr(choices), Point(choices, {}, space))
         point.cells[seed] = Cell(choices | {SEED: seed}, texts)
     return list(points.values())

@@ -102,7 +102,7 @@ def scale_of(study: Study, given: Sequence[str]) -> str | None:
         LabError: it is swept itself.
     """
     parsed = _parse(study.overrides, f"study.overrides of {study.name}") + _parse(given, "the command line")
-    chosen = [override for override in parsed if override.get_key_element() == SCALE]
+    chosen = [override for override in parsed if key_of(override) == SCALE]
     if any(override.is_sweep_override() for override in chosen):
         raise LabError("scale takes one value: a study is of one size. Sweep each scale by itself.")
     return str(chosen[-1].value()) if chosen else None
@@ -217,10 +217,13 @@ def _parse(overrides: Sequence[str], where: str) -> list[Override]:
         raise LabError(f"{where}: {str(error).splitlines()[0]}") from error
 
 
+def key_of(override: Override) -> str:
+    """What an override sets: `+key` and `key` are one thing."""
+    return str(override.get_key_element()).lstrip("+~")
+
+
 def _axis(override: Override) -> _Axis:
-    element = override.get_key_element()
-    # `+key` and `key` are one thing to set.
-    key = element.lstrip("+~")
+    element, key = override.get_key_element(), key_of(override)
     if not override.is_sweep_override():
         text = override.get_value_element_as_str() if not override.is_delete() else None
         plain = element if text is None else f"{element}={text}"

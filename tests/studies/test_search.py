@@ -215,6 +215,7 @@ def test_the_grid_stays_and_what_sweeps_on_the_command_line_is_searched() -> Non
     ]
     # One value there ends the search for it.
     assert points(study(), "loss.beta=0.3")[0] == ({"arm": "kto"}, rate, 2)
+    assert points(study(), "++loss.beta=0.3")[0] == ({"arm": "kto"}, rate, 2)
     # It takes the place of the grid's and of the arms'.
     found = points(study(grid={"corruption.rate": "0,0.2"}, search={}), "corruption.rate=0.1,0.3", "loss.beta=1,2")
     space = {"corruption.rate": "0.1,0.3", "loss.beta": "1,2"}
