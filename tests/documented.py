@@ -6,10 +6,12 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = "kto-lab|make|python|pip|lm-eval|wandb|sbatch|bash"
+PROGRAMS = "kto-lab|make|python|pip|lm-eval|wandb|sbatch|scontrol|bash|eval|pytest"
 # As a line of code, or within a sentence.
 LINE = re.compile(rf"^(?:\w+=\S+ )*(?:{PROGRAMS}) \S")
-INLINE = re.compile(rf"`((?:{PROGRAMS}) [^`]+)`")
+INLINE = re.compile(rf"`((?:{PROGRAMS})\s[^`]+)`")
+# In a comment of conf/, where a command has no marks.
+COMMENTED = re.compile(r"kto-lab [a-z]+(?: [a-z]+)?(?: \S+=\S+)+")
 FENCE = re.compile(r"^```", re.MULTILINE)
 
 
@@ -20,6 +22,9 @@ def documents() -> dict[str, str]:
     for path in ROOT.glob("notebooks/*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         texts[str(path.relative_to(ROOT))] = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for path in ROOT.glob("conf/**/*.yaml"):
+        comments = "\n".join(re.findall(r"(?:^|\s)# (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
+        texts[str(path.relative_to(ROOT))] = COMMENTED.sub(lambda command: f"`{command[0]}`", comments)
     for path in (path for kind in ("py", "sh") for path in ROOT.glob(f"scripts/*.{kind}")):
         # What stands above the first import, or at the start of a script of the shell, says how it is called.
         head = re.split(r"^(?:import|from|set) ", path.read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)[0]
@@ -40,12 +45,13 @@ def commands() -> dict[str, list[str]]:
 
 def _commands_of(text: str) -> list[str]:
     lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
-    fenced, found = False, []
+    fenced, found, sentences = False, [], []
     for line in lines:
         if line.startswith("```"):
             fenced = not fenced
         elif (fenced or line.startswith("    ")) and LINE.match(line.strip()):
             found.append(re.sub(r"\s+#\s.*$", "", line.strip()))
         elif not fenced:
-            found += INLINE.findall(line)
-    return found
+            sentences.append(line)
+    # In a sentence a command may go on in the next line.
+    return found + [" ".join(command.split()) for command in INLINE.findall("\n".join(sentences))]
