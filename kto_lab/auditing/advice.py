@@ -137,7 +137,7 @@ def _to_set(rates: Rates, desirable: int, undesirable: int) -> list[Advice]:
         _for_kto(known, Balanced(TARGET).weights(desirable, undesirable)),
         _robust(known),
         _weights(known, counts),
-        _for_pairs(known, counts, desirable, undesirable),
+        _for_pairs(),
     ]
 
 
@@ -180,16 +180,13 @@ def _weights(rates: FlipRates, counts: tuple[float, float]) -> Advice:
     )
 
 
-def _for_pairs(rates: FlipRates, counts: tuple[float, float], desirable: int, undesirable: int) -> Advice:
-    """A pair is the wrong way round if both thumbs are wrong, and no better than a toss if one is."""
-    wrong_up = rates.undesirable * counts[1] / desirable
-    wrong_down = rates.desirable * counts[0] / undesirable
-    flip_rate = min((wrong_up + wrong_down) / 2, 0.49)
+def _for_pairs() -> Advice:
+    """A joined pair is swapped where both of its thumbs are wrong: rates of single thumbs do not say how often."""
     return Advice(
         "losses of pairs",
-        f"{wrong_up:.1%} of the thumbs up and {wrong_down:.1%} of the thumbs down are wrong; of pairs half of their "
-        "sum counts as swapped. loss=rdpo takes the same key; in results/label_noise it overshot.",
-        f"loss=cdpo loss.flip_rate={flip_rate:.3g}",
+        "A joined pair is swapped where both of its thumbs are wrong, and how often that is depends on the answers of "
+        "each prompt: with 20% of the thumbs wrong, 9.5% of the pairs of arithmetic are swapped and 4.4% of those of "
+        "instruction_checks. So these rates give no loss.flip_rate for cdpo or rdpo. Use a loss of single thumbs.",
     )
 
 

@@ -1,6 +1,7 @@
 """Feedback from a user's own file: JSONL, CSV or Parquet."""
 
 import csv
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.mapping import Layout, layout, table_rows, with_times
-from kto_lab.feedback.survey import told
-from kto_lab.feedback.table import build_table
+from kto_lab.feedback.mapping import Layout, layout
+from kto_lab.feedback.survey import table_of
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
@@ -43,8 +43,7 @@ def from_file(
     """The table of examples of one file; see `mapping` for what a row may be.
 
     A CSV has a header and is read as UTF-8. Its empty cells are absent values, and `true` and `false` in any case are
-    booleans. JSONL and Parquet are read in pieces. A file is read twice: a first look settles what single rows leave
-    open.
+    booleans. JSONL and Parquet are read in pieces. A file is read more than once: see `survey.table_of`.
 
     Args:
         path: the file.
@@ -81,11 +80,11 @@ def from_file(
         bad_rows=bad_rows,
     )
     file = Path(path).expanduser()
-    how = with_times(how, lambda: raw_rows(file, format, how), timezone=timezone, day_first=day_first)
-    how = told(raw_rows(file, format, how), how, source=str(file))
-    raws = raw_rows(file, format, how)
+    raws = functools.partial(raw_rows, file, format, how)
     # The table's identity holds the source's name, so it must not hold the folder.
-    return build_table(table_rows(raws, how, source=str(file)), source=file.name, held_out=held_out)
+    return table_of(
+        raws, how, source=str(file), name=file.name, timezone=timezone, day_first=day_first, held_out=held_out
+    )
 
 
 def raw_rows(

@@ -1,5 +1,6 @@
 """Feedback from a Hugging Face dataset, by name."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -8,9 +9,8 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.mapping import layout, table_rows, with_times
-from kto_lab.feedback.survey import told
-from kto_lab.feedback.table import build_table
+from kto_lab.feedback.mapping import layout
+from kto_lab.feedback.survey import table_of
 
 
 def from_hub(
@@ -88,9 +88,8 @@ def from_hub(
     drawn = list(range(len(loaded)))
     if limit is not None:
         drawn = sorted(np.random.default_rng(seed).permutation(len(loaded))[:limit].tolist())
-    how = with_times(how, lambda: _raws(loaded, drawn, source), timezone=timezone, day_first=day_first)
-    how = told(_raws(loaded, drawn, source), how, source=source)
-    return build_table(table_rows(_raws(loaded, drawn, source), how, source=source), source=name, held_out=held_out)
+    raws = functools.partial(_raws, loaded, drawn, source)
+    return table_of(raws, how, source=source, name=name, timezone=timezone, day_first=day_first, held_out=held_out)
 
 
 def _raws(loaded: Dataset, drawn: Sequence[int], source: str) -> Iterator[tuple[str, dict[str, Any]]]:

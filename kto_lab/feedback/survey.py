@@ -1,18 +1,21 @@
 """A first look at all rows of a table, before one of them is read.
 
 What a number means, whether a column that nobody reads matters, whether lists are turns: no single row can tell. So a
-source is gone through twice, and what it leaves open is asked for with what was found.
+source is gone through more than once, and what it leaves open is asked for with what was found.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from datasets import Dataset
 
 from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import is_conversation, messages_of, needs_chat, texts_of
-from kto_lab.feedback.mapping import COMMON, PAIR, THUMB, Layout, no_column
+from kto_lab.feedback.mapping import COMMON, PAIR, THUMB, Layout, no_column, table_rows, with_times
 from kto_lab.feedback.scale import Values
+from kto_lab.feedback.table import build_table
 from kto_lab.feedback.unread import Unread
 
 ANSWERS = ("completion", "chosen", "rejected")
@@ -42,17 +45,37 @@ def surveyed(
     return look.settled(source)
 
 
-def told(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, source: str) -> Layout:
-    """The layout with which a source's rows can be read; what is to be said of them goes to the terminal.
+def table_of(
+    raws: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]],
+    how: Layout,
+    *,
+    source: str,
+    name: str,
+    timezone: str,
+    day_first: bool | None,
+    held_out: float,
+) -> Dataset:
+    """The table of examples of a source; what is to be said of its rows goes to the terminal.
+
+    Args:
+        raws: gives its rows anew, each with its place: for the times, where they are mapped, for the first look, and
+            for the table.
+        how: the layout as it was set.
+        source: what the rows come from, for messages.
+        name: of the source, in the table.
+        timezone: see `mapping.with_times`.
+        day_first: see `mapping.with_times`.
+        held_out: share of prompts in the test split, in [0, 1).
 
     Raises:
-        LabError: see `surveyed`.
+        LabError: see `surveyed`; or a row is malformed.
     """
+    timed = with_times(how, raws, timezone=timezone, day_first=day_first)
     fields = (*COMMON, *(PAIR if how.paired else THUMB))
-    settled, said = surveyed((raw for _, raw in raws), how.columns, how, fields=fields, source=source)
+    settled, said = surveyed((raw for _, raw in raws()), how.columns, timed, fields=fields, source=source)
     for sentence in said:
         console.say(f"    {sentence}")
-    return settled
+    return build_table(table_rows(raws(), settled, source=source), source=name, held_out=held_out)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """What to set for given rates."""
 
 import pytest
+from hydra.utils import instantiate
 from small_runs import composed
 
 from kto_lab.auditing.advice import MATTERS, WITHIN, Advice, advise, review_size
@@ -8,6 +9,8 @@ from kto_lab.auditing.bounds import Bounds, Trial
 from kto_lab.auditing.raters import wilson
 from kto_lab.auditing.rates import Rates
 from kto_lab.evaluation.statistics import Estimate
+from kto_lab.feedback.pairs import make_pairs, pair_noise
+from kto_lab.feedback.table import of_split
 from kto_lab.losses import FlipRates
 from kto_lab.losses.noise import clean_counts, effective_weights
 from kto_lab.losses.weighting import Weights
@@ -80,17 +83,24 @@ def test_rates_that_cannot_be_change_nothing() -> None:
 def test_every_override_composes_and_is_what_the_rates_ask_for() -> None:
     advice = advised(rates(0.1, 0.25))
     words = [item.override for item in advice if item.override]
-    assert len(words) == 3
-    robust, weighted, pairs = (composed(override.split()).loss for override in words)
+    assert len(words) == 2
+    robust, weighted = (composed(override.split()).loss for override in words)
     assert (robust.flip_rates.desirable, robust.flip_rates.undesirable) == (0.1, 0.25)
     # Of the true classes the weights are those of balanced, target 1.25.
     seen = Weights(weighted.weighting.lambda_desirable, weighted.weighting.lambda_undesirable)
     true = effective_weights(seen, FlipRates(0.1, 0.25))
     desirable, undesirable = clean_counts(500, 500, FlipRates(0.1, 0.25))
     assert true.desirable * desirable / (true.undesirable * undesirable) == pytest.approx(1.25, rel=1e-3)
-    # 25 % of the truly bad have a thumb up, and 10 % of the truly good one down.
-    expected = (0.25 * undesirable / 500 + 0.1 * desirable / 500) / 2
-    assert pairs.flip_rate == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("feedback", ["arithmetic", "instruction_checks"])
+def test_no_flip_rate_of_pairs_is_given_since_it_is_not_in_the_rates(feedback: str) -> None:
+    (pairs,) = [item for item in advised(rates(0.2, 0.2)) if item.about == "losses of pairs"]
+    assert pairs.override == ""
+    cfg = composed([f"feedback={feedback}", "corruption=label_noise", "corruption.rate=0.2"])
+    noisy = instantiate(cfg.corruption)(of_split(instantiate(cfg.feedback), "train")).table
+    share = pair_noise(make_pairs(noisy, seed=0), noisy["desirable_clean"][:]).swapped
+    assert f"{share:.1%} of the pairs of {feedback}" in pairs.text or f"{share:.1%} of those of" in pairs.text
 
 
 def test_even_noise_at_even_weights_leaves_kto_as_it_is() -> None:
