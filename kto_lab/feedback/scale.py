@@ -2,10 +2,10 @@
 
 A value is looked up in the source's own `labels`, then, where it is no number, in the words that products commonly use.
 A number is judged by two thresholds: from `up_from` on it is a thumbs-up, up to `down_to` a thumbs-down, and between
-the two it says nothing. Without them a column of numbers is decided only where it can mean one thing: 1 and 0, or 1 and
--1, with 0 between those two for no thumb. For all others (stars, ratings from zero) the thresholds are asked for,
-because what one file calls its best is the middle of another's scale. So the values of a column are counted before one
-is read.
+the two it says nothing. Without them a column of numbers is decided only where it holds nothing but 1 and 0, or 1 and
+-1 with 0 between those two for no thumb; 1 alone is a thumbs-up, as logs of nothing else have it. For all others
+(stars, ratings from zero, 0 alone) the thresholds are asked for, because what one file calls its best is the middle of
+another's scale. So the values of a column are counted before one is read, and what they were read as is said.
 """
 
 import math
