@@ -127,8 +127,8 @@ def fit(
     samples = objective.compared_to is Completions.SAMPLED
     with (
         _quiet_lightning(),
-        recomputed(policy, optimization.gradient_checkpointing),
         compiled(policy, hardware, share_prompts=share_prompts, samples=samples) as compilation,
+        recomputed(policy, optimization.gradient_checkpointing),
     ):
         reference = ReferencePass(data, hardware, shelf)
         trainer = _trainer(hardware, _callbacks(reference, optimization, folder), folder, loggers)

@@ -91,8 +91,8 @@ def test_compiled_blocks_give_the_same_numbers(
     wanted = passes(policy)
     torch._dynamo.reset()
     with (
-        recomputed(policy, make is recomputing),
         compiled(policy, HARDWARE, share_prompts=False, samples=False) as compilation,
+        recomputed(policy, make is recomputing),
     ):
         assert compilation.used and compilation.why_not is None, compilation
         assert list(policy.state_dict()) == names
