@@ -5,19 +5,23 @@ sum. Both are pure functions: the same prompts on every machine. `from_file` tak
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, read_checks
 from kto_lab.feedback.file import json_lines
 from kto_lab.feedback.table import check_prompt, prompt_id, require_same_checks
+from kto_lab.feedback.unread import Unread, ignored
 from kto_lab.models.tokens import Prompt
 
+# What is read of a line of a user's own file.
+READ = ("prompt", "checks", "group", "worked")
 TOPICS = (
     "a rainy day in a harbour town", "why leaves change colour", "a lost umbrella", "how bread rises",
     "learning to ride a bicycle", "the first snow of winter", "an old lighthouse", "a crowded morning train",
@@ -185,26 +189,33 @@ def arithmetic(prompts: int, largest: int, seed: int) -> list[CheckedPrompt]:
     return list(seen.values())
 
 
-def from_file(path: str) -> list[CheckedPrompt]:
+def from_file(path: str, ignore: Sequence[str]) -> list[CheckedPrompt]:
     """Prompts of one's own: a JSONL file with `prompt` (text or chat messages), `checks`, `group`, and maybe `worked`.
 
     `checks` is an object as in `checkers.py`, `group` a name, `worked` chat messages shown before the prompt for
-    `sampling.worked_samples`.
+    `sampling.worked_samples`. What else the lines hold is said once, unless `ignore` names it.
 
-    Raises LabError with file and line where a line does not fit.
+    Raises LabError with file and line where a line does not fit, and where something that nobody reads changes what is
+    asked, such as a `system` beside the prompt.
     """
     file = Path(path)
     if not file.is_file():
         raise LabError(f"There is no file {file}. Give prompts.path the path of a JSONL file.")
     checks: dict[str, str] = {}
     found = []
+    unread = Unread("prompts", ignored(ignore, READ, node="prompts"))
     for where, row in json_lines(file):
         found.append(_from_row(row, where, file.stem))
+        unread.look(row, READ)
+        for messages in (row["prompt"], row.get("worked")):
+            unread.look_at_messages(messages)
         require_same_checks(checks, prompt_id(found[-1].prompt), found[-1].checks, where)
     if not found:
         raise LabError(f"{file}: there is no prompt in it.")
     if len({type(item.prompt) for item in found}) > 1:
         raise LabError(f"{file}: some prompts are chat messages and some are plain text. Make them all one kind.")
+    if told := unread.sentence(str(file)):
+        console.say(f"    {told}")
     return found
 
 

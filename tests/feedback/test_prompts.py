@@ -1,12 +1,13 @@
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import score_answer
-from kto_lab.feedback.prompts import FAMILIES, TOPICS, arithmetic, from_file, instruction_checks
+from kto_lab.feedback.prompts import FAMILIES, TOPICS, CheckedPrompt, arithmetic, from_file, instruction_checks
 from kto_lab.feedback.table import prompt_id
 
 
@@ -68,8 +69,29 @@ TEXT = {"prompt": "1+1=", "checks": {"checker": "arithmetic", "answer": "2"}}
 SHOWN = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
 
 
+def own(path: str, ignore: Sequence[str] = ()) -> list[CheckedPrompt]:
+    return from_file(path, ignore)
+
+
+def test_what_a_line_holds_beside_is_said_and_an_error_where_it_changes_the_prompt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = write(tmp_path / "mine.jsonl", {**GOOD, "source": "a book"}, GOOD)
+    assert len(own(plain)) == 2
+    assert "not read: 'source' (text such as 'a book', 1 rows)" in " ".join(capsys.readouterr().out.split())
+    own(plain, ["source"])
+    assert capsys.readouterr().out == ""
+    system = write(tmp_path / "mine.jsonl", {**GOOD, "system": "Answer in French."})
+    with pytest.raises(LabError, match=r"mine\.jsonl: The column 'system' .*prompts\.ignore=\[system\]"):
+        own(system)
+    called = [{"role": "user", "content": "Hi", "tool_calls": [1]}]
+    with pytest.raises(LabError, match=r"Messages hold 'tool_calls'.*prompts\.ignore"):
+        own(write(tmp_path / "called.jsonl", {**GOOD, "prompt": called}))
+    assert own(system, ["system"])[0].prompt == GOOD["prompt"]
+
+
 def test_from_file_reads_prompt_checks_group_and_worked(tmp_path: Path) -> None:
-    first, second = from_file(write(tmp_path / "mine.jsonl", {**GOOD, "group": "greetings", "worked": SHOWN}, "", GOOD))
+    first, second = own(write(tmp_path / "mine.jsonl", {**GOOD, "group": "greetings", "worked": SHOWN}, "", GOOD))
     assert (first.prompt, json.loads(first.checks), first.group) == (GOOD["prompt"], GOOD["checks"], "greetings")
     assert list(first.worked) == SHOWN
     assert (second.group, second.worked) == ("mine", ())
@@ -94,16 +116,16 @@ def test_from_file_reads_prompt_checks_group_and_worked(tmp_path: Path) -> None:
 )
 def test_from_file_says_which_line_is_wrong(line: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(LabError, match=rf"mine\.jsonl:2: .*{message}"):
-        from_file(write(tmp_path / "mine.jsonl", GOOD, line))
+        own(write(tmp_path / "mine.jsonl", GOOD, line))
 
 
 def test_from_file_refuses_no_file_no_prompt_and_two_kinds(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="There is no file"):
-        from_file(str(tmp_path / "none.jsonl"))
+        own(str(tmp_path / "none.jsonl"))
     with pytest.raises(LabError, match="no prompt in it"):
-        from_file(write(tmp_path / "empty.jsonl", ""))
+        own(write(tmp_path / "empty.jsonl", ""))
     with pytest.raises(LabError, match="Make them all one kind"):
-        from_file(write(tmp_path / "mixed.jsonl", GOOD, TEXT))
+        own(write(tmp_path / "mixed.jsonl", GOOD, TEXT))
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9"}\n')
     with pytest.raises(LabError, match="no UTF-8"):
-        from_file(str(tmp_path / "latin.jsonl"))
+        own(str(tmp_path / "latin.jsonl"))
