@@ -22,7 +22,8 @@ TARGET = Path(__file__).resolve().parent.parent / "results" / "demo"
 
 def main(folders: list[str]) -> None:
     """Keep the records of runs and write the page on all that are kept."""
-    for record in (read_record(Path(folder)) for folder in folders):
+    # All are read before one is kept.
+    for record in [read_record(Path(folder)) for folder in folders]:
         write_json(TARGET / f"seed{record['seeds']['seed']}.json", record)
     write_text(TARGET / "README.md", page(kept()))
 
