@@ -15,10 +15,11 @@ test: .venv/installed  ## the test suite
 test-slow: .venv/installed  ## the tests that take minutes, or download something
 	$(TEST) -m slow
 
-lint: .venv/installed  ## formatting, lint and types
+lint: .venv/installed  ## formatting, lint, types, and which package may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: .venv/installed  ## write docs/losses.md from the docstrings and conf/
 	$(BIN)/python scripts/write_loss_docs.py

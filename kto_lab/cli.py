@@ -53,18 +53,20 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train", "kto_lab.run:train", "align a policy with feedback, and judge it", without=["study"]),
+    "train": Command(
+        "train", "kto_lab.runs.train:train", "align a policy with feedback, and judge it", without=["study"]
+    ),
     "sweep": Command(
         "train",
-        "kto_lab.studies.cell:run_cell",
+        "kto_lab.sweeps.cell:run_cell",
         "run what is missing of a study, on a laptop or Slurm",
         flags={
             "--dry-run": "say which cells there are and what they will cost, and run none",
             "--retry-failed": "run cells again that failed or whose record is damaged",
         },
     ),
-    "report": Command("report", "kto_lab.studies.report:report_study", "tables, figures and a page of a study's runs"),
-    "evaluate": Command("evaluate", "kto_lab.evaluate:evaluate", "judge a finished run again, or any model"),
+    "report": Command("report", "kto_lab.reports.report:report_study", "tables, figures and a page of a study's runs"),
+    "evaluate": Command("evaluate", "kto_lab.runs.evaluate:evaluate", "judge a finished run again, or any model"),
     "feedback collect": Command(
         "collect",
         "kto_lab.feedback.command:collect_feedback",
@@ -237,7 +239,8 @@ def _header(name: str) -> str:
 
 
 def _sweep(words: list[str], task: Callable[..., object]) -> None:
-    from kto_lab.studies.sweep import sweep
+    from kto_lab.reports.wandb_study import log_study
+    from kto_lab.sweeps.sweep import sweep
 
     sweep(
         [word for word in words if word not in COMMANDS["sweep"].flags],
@@ -245,6 +248,7 @@ def _sweep(words: list[str], task: Callable[..., object]) -> None:
         config_dir=config_dir(),
         dry_run="--dry-run" in words,
         retry_failed="--retry-failed" in words,
+        log_study=log_study,
     )
 
 

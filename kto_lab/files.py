@@ -1,6 +1,5 @@
 """Files that matter: written whole or not at all, and fetched only with a pinned checksum."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kto_lab.errors import LabError
+from kto_lab.hashing import sha256_file
 
 
 def cache_dir() -> Path:
@@ -67,15 +67,6 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write JSON atomically. NaN and infinity are refused: a record never holds them."""
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch_from_registry(requirement: str, filename: str, sha256: str, *, source: bool = False) -> Path:

@@ -22,9 +22,9 @@ from datasets import Dataset
 
 from kto_lab.auditing.advice import advise
 from kto_lab.auditing.audit import Settings, audit
-from kto_lab.evaluation.statistics import proportion_interval
 from kto_lab.feedback.table import build_table, flip_rates
 from kto_lab.files import write_json, write_text
+from kto_lab.statistics import proportion_interval
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "feedback" / "audit"
 # How far the logarithm of a word's chance differs between good and bad answers, in deviations over the vocabulary.

@@ -30,18 +30,18 @@ from kto_lab.auditing.bounds import Bounds, judge, upper_ends
 from kto_lab.auditing.combined import combine
 from kto_lab.auditing.command import read_table, recipe_of
 from kto_lab.auditing.examples import Bools, Examples, Floats, Ints, make_folds
-from kto_lab.auditing.measured import found
+from kto_lab.auditing.measured import measure_found
 from kto_lab.auditing.rates import of_combined
 from kto_lab.auditing.signals import Signal
 from kto_lab.auditing.training import Recipe, of_rewards
 from kto_lab.cli import config_dir
-from kto_lab.evaluation.statistics import Estimate
-from kto_lab.feedback.corruption import Damaged
+from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import flip_rates
 from kto_lab.files import write_json, write_text
 from kto_lab.models.logps import find_exact_rows
 from kto_lab.models.store_scorer import score_and_keep
 from kto_lab.models.tokens import Encoder
+from kto_lab.statistics import Estimate
 from kto_lab.training.data import prepare
 from kto_lab.training.fit import fit
 
@@ -129,7 +129,9 @@ def measure(
         ends = upper_ends(score, result.examples.labels, result.examples.prompt_numbers)
         bounds = Bounds(Estimate(None, None, None, 0), *ends)
         rates["noise_aware, without training"] = of_combined(again, bounds, result.examples).as_dict()
-    scores = {way: found(values, wrong, result.examples, seed=0).as_dict() for way, values in suspicions.items()}
+    scores = {
+        way: measure_found(values, wrong, result.examples, seed=0).as_dict() for way, values in suspicions.items()
+    }
     cells.append(
         {
             **cell,
@@ -236,7 +238,7 @@ def readings() -> None:
             for name, rewards, parts in (("seen", seen, np.zeros_like(folds)), ("unseen", unseen, folds)):
                 for place, values in zip([*map(str, at), "mean"], [*rewards, rewards.mean(axis=0)], strict=True):
                     suspicion = of_rewards(values, examples.labels, parts).suspicion(examples.labels)
-                    cell[f"{name} {place}"] = found(suspicion, wrong, examples, seed=0).as_dict()
+                    cell[f"{name} {place}"] = measure_found(suspicion, wrong, examples, seed=0).as_dict()
             cells.append(cell)
             write_json(RESULTS / "training.json", cells)
             print({key: round(value["auc"]["value"], 3) for key, value in cell.items() if isinstance(value, dict)})
@@ -251,7 +253,7 @@ def rewards_at(steps: Sequence[int], table: Dataset, train: Ints, score: Ints, r
     policy = recipe.adapter.attach(loaded.model)
     encoder = Encoder.of(loaded, recipe.lengths)
     shared = find_exact_rows(loaded.model, longest=2 * recipe.lengths.max_length).shared
-    data = prepare(Damaged(table.select(train), ()), encoder, recipe.objective, recipe.optimization, seed=recipe.seed)
+    data = prepare(Corrupted(table.select(train), ()), encoder, recipe.objective, recipe.optimization, seed=recipe.seed)
     tokens = encoder.encode_table(table.select(score)).tokens
 
     def logps() -> Floats:

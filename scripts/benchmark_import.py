@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from kto_lab.evaluation.statistics import proportion_interval  # noqa: E402
 from kto_lab.files import write_json  # noqa: E402
+from kto_lab.statistics import proportion_interval  # noqa: E402
 
 RESULTS = ROOT / "results" / "feedback"
 SEED = 0

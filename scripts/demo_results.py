@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from kto_lab.evaluation.statistics import mean_interval
 from kto_lab.files import write_json, write_text
-from kto_lab.studies.record import read_record
+from kto_lab.runs.record import read_record
+from kto_lab.statistics import mean_interval
 
 TARGET = Path(__file__).resolve().parent.parent / "results" / "demo"
 

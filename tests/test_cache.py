@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import composed
 
 from kto_lab.cache import cache
 from kto_lab.errors import LabError
 from kto_lab.models.store import ReferenceStore, Scorer
 from kto_lab.models.store_disk import ABOUT, holdings, shards_in
 from kto_lab.models.tokens import Tokens
+from tests.small_runs import composed
 
 SCORERS = [Scorer(name, name, "config", "32-true", "cpu AVX2", "torch", "code") for name in ("old model", "new model")]
 
@@ -24,9 +24,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / "large.whl").write_bytes(bytes(2_500_000))
     for scorer in SCORERS:
-        shelf = ReferenceStore(None, 10).shelf(scorer)
-        assert shelf is not None
-        shelf.put([Tokens((1,), (number,)) for number in range(2000)], np.full(2000, -1, dtype="<f4"))
+        logp_cache = ReferenceStore(None, 10).logp_cache(scorer)
+        assert logp_cache is not None
+        logp_cache.put([Tokens((1,), (number,)) for number in range(2000)], np.full(2000, -1, dtype="<f4"))
     old = tmp_path / "reference" / SCORERS[0].key
     for path in (old / ABOUT, *(file.path for file in shards_in(old))):
         os.utime(path, (1e9, 1e9))

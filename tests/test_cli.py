@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from hydra.errors import ConfigCompositionException
-from small_runs import composed, options, overrides, thumbs, write_jsonl
 
 from kto_lab import cli, files
 from kto_lab.models import load
 from kto_lab.models.tiny import byte_tokenizer, random_llama
+from tests.small_runs import composed, options, overrides, thumbs, write_jsonl
 
 Failing = Callable[..., str]
 FEEDBACK = [name for name in cli.COMMANDS if name.startswith("feedback ")]
@@ -139,7 +139,7 @@ def as_hf(failing: Failing, name: object, *words: str) -> str:
 
 @pytest.fixture
 def without_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    import small_runs
+    import tests.small_runs as small_runs
 
     monkeypatch.setattr(small_runs, "SMALL", [word for word in small_runs.SMALL if not word.startswith("model")])
 

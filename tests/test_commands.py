@@ -19,17 +19,17 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from documented import ROOT, commands
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
-from small_runs import write_jsonl
 
 from kto_lab import cli
 from kto_lab.configuration import check_keys
 from kto_lab.feedback.mapping import layout, table_rows
 from kto_lab.feedback.table import build_table
 from kto_lab.models.tiny import byte_tokenizer, random_llama
-from kto_lab.run import assemble
+from kto_lab.runs.train import assemble
+from tests.documented import ROOT, commands
+from tests.small_runs import write_jsonl
 
 EXPORTS = Path(__file__).parent / "importing" / "exports" / "fixtures"
 COMMANDS = commands()

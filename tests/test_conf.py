@@ -12,13 +12,13 @@ import pytest
 import yaml
 from hydra.utils import get_method, get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from small_runs import composed
 
 from kto_lab import cli
 from kto_lab.configuration import check_keys
-from kto_lab.run import KEYS
-from kto_lab.studies.study import cells_of
-from kto_lab.studies.sweep import study_of
+from kto_lab.runs.train import KEYS
+from kto_lab.sweeps.study import cells_of
+from kto_lab.sweeps.sweep import study_of
+from tests.small_runs import composed
 
 CONF = cli.config_dir()
 FILES = sorted(CONF.rglob("*.yaml"))

@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 
 import pytest
-from small_runs import metrics, options, run
 
-from kto_lab.studies.record import RECORD
+from kto_lab.runs.record import RECORD
+from tests.small_runs import metrics, options, run
 
 TWO = ("optimization.max_steps=2", "optimization.batch_size=8")
 INSIDE_KTO = [

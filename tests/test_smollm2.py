@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import composed, metrics, options
 from transformers import AutoModelForCausalLM
 
 from kto_lab.models.load import smollm2
 from kto_lab.models.logps import ExactRows, find_exact_rows
-from kto_lab.run import train
+from kto_lab.runs.train import train
+from tests.small_runs import composed, metrics, options
 
 FEW = [
     "model.source=registry",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from kto_lab.auditing.bounds import Bounds
 from kto_lab.auditing.rates import TOO_WIDE, Rates
 from kto_lab.errors import LabError
-from kto_lab.evaluation.statistics import Estimate
 from kto_lab.losses import FlipRates
 from kto_lab.losses.noise import clean_counts, effective_weights, inversion_rates, robust_weights
 from kto_lab.losses.weighting import Balanced, Weights
+from kto_lab.statistics import Estimate
 
 # Rates up to here do not matter: in results/label_noise KTO, BCO and DPO lost next to nothing to 10 % of flips.
 MATTERS = 0.1

@@ -28,8 +28,8 @@ import numpy as np
 from kto_lab.auditing.combined import features_of
 from kto_lab.auditing.examples import Bools, Examples, Floats, Ints
 from kto_lab.auditing.signals import Signal
-from kto_lab.evaluation.statistics import LEVEL, Estimate, auc_interval
 from kto_lab.feedback.corruption.draws import uniform
+from kto_lab.statistics import LEVEL, Estimate, auc_interval
 
 # The groups: so much of the table at either end of the judge's ranking.
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)

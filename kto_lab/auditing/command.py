@@ -17,7 +17,7 @@ from kto_lab import console
 from kto_lab.auditing.advice import Advice, advise
 from kto_lab.auditing.audit import Audit, Settings, audit
 from kto_lab.auditing.exchange import read_decisions, write_exports
-from kto_lab.auditing.measured import Found, found_by_each
+from kto_lab.auditing.measured import Found, measure_each
 from kto_lab.auditing.raters import records
 from kto_lab.auditing.rates import Rates
 from kto_lab.auditing.review import rates_at_random, settle
@@ -35,7 +35,7 @@ from kto_lab.auditing.suspects import score_table, suspect_table, why
 from kto_lab.auditing.training import Recipe
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
-from kto_lab.feedback.corruption import Damaged
+from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import fingerprint, flip_rates, of_split
 from kto_lab.files import atomic_path, write_json
 from kto_lab.losses import Objective
@@ -108,11 +108,11 @@ def read_table(cfg: DictConfig) -> Dataset:
     whole: Dataset = instantiate(cfg.feedback)
     parts = []
     if cfg.split != "test":
-        damaged: Damaged = instantiate(cfg.corruption)(of_split(whole, "train"))
-        for change in damaged.changes:
+        corrupted: Corrupted = instantiate(cfg.corruption)(of_split(whole, "train"))
+        for change in corrupted.changes:
             flipped = change.flipped_to_desirable + change.flipped_to_undesirable
             console.say(f"    {change.name}: {flipped} thumbs flipped, {change.removed} examples removed")
-        parts.append(damaged.table)
+        parts.append(corrupted.table)
     if cfg.split != "train":
         parts.append(of_split(whole, "test"))
     arrow = pa.concat_tables([part.with_format("arrow")[:] for part in parts])
@@ -173,7 +173,7 @@ def against_clean(table: Dataset, result: Audit, seed: int) -> tuple[dict[str, F
     labels = result.examples.labels
     suspicions = {signal.name: signal.suspicion(labels) for signal in result.signals}
     suspicions["combined"] = result.combined.suspicion
-    return found_by_each(suspicions, wrong, result.examples, seed=seed), flip_rates(table)
+    return measure_each(suspicions, wrong, result.examples, seed=seed), flip_rates(table)
 
 
 def write_tables(folder: Path, table: Dataset, result: Audit, *, top: int, at_random: int, seed: int) -> pa.Table:

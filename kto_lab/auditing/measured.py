@@ -8,7 +8,7 @@ import numpy as np
 
 from kto_lab.auditing.examples import Bools, Examples, Floats, Ints
 from kto_lab.auditing.suspects import ranking
-from kto_lab.evaluation.statistics import Estimate, auc_interval, share_interval
+from kto_lab.statistics import Estimate, auc_interval, share_interval
 
 # Besides as many as labels are wrong: about what a person reviews at a sitting.
 FIRST = 50
@@ -33,7 +33,7 @@ class Found:
         return asdict(self)
 
 
-def found(suspicion: Floats, wrong: Bools, examples: Examples, *, seed: int) -> Found:
+def measure_found(suspicion: Floats, wrong: Bools, examples: Examples, *, seed: int) -> Found:
     """Measure one suspicion (N,) against which labels are wrong (N,).
 
     Ties are broken by the identity of the examples, which says nothing of the label in doubt.
@@ -54,8 +54,8 @@ def _precision(order: Ints, first: int, wrong: Bools, examples: Examples, *, see
     return share_interval(hits, np.bincount(member, minlength=len(prompts)), seed=seed)
 
 
-def found_by_each(suspicions: Mapping[str, Floats], wrong: Bools, examples: Examples, *, seed: int) -> dict[str, Found]:
+def measure_each(suspicions: Mapping[str, Floats], wrong: Bools, examples: Examples, *, seed: int) -> dict[str, Found]:
     """`found` of every suspicion; none where no label is wrong, or every one."""
     if not wrong.any() or wrong.all():
         return {}
-    return {name: found(suspicion, wrong, examples, seed=seed) for name, suspicion in suspicions.items()}
+    return {name: measure_found(suspicion, wrong, examples, seed=seed) for name, suspicion in suspicions.items()}

@@ -15,12 +15,12 @@ import numpy as np
 from kto_lab.auditing.combined import sigmoid
 from kto_lab.auditing.examples import Bools, Examples, Floats, Ints
 from kto_lab.auditing.signals import Signal
-from kto_lab.evaluation.statistics import LEVEL, Estimate
+from kto_lab.statistics import LEVEL, Estimate
 
 # Thumbs that all raters together lend to each rater, in each class.
 SHRINKAGE = 4.0
 # Answers that all answers together lend to those with as many thumbs, for their share of good ones.
-LENT = 10.0
+PRIOR_ANSWERS = 10.0
 ITERATIONS = 200
 TOLERANCE = 1e-6
 # Answers with so many thumbs or more tell wrong thumbs apart.
@@ -117,7 +117,7 @@ def dawid_skene(votes: Votes, weights: Floats | None = None, start: Floats | Non
     for _ in range(ITERATIONS):
         good, of_kind = np.bincount(kind, counted * belief), np.bincount(kind, counted)
         of_all = good.sum() / max(of_kind.sum(), 1e-9)
-        prior = np.clip((good + LENT * of_all) / (of_kind + LENT), 1e-3, 1 - 1e-3)[kind]
+        prior = np.clip((good + PRIOR_ANSWERS * of_all) / (of_kind + PRIOR_ANSWERS), 1e-3, 1 - 1e-3)[kind]
         true_up = belief[votes.item]
         missed = _rates(each * true_up * (1 - votes.up), each * true_up, votes.rater, raters)
         false = _rates(each * (1 - true_up) * votes.up, each * (1 - true_up), votes.rater, raters)

@@ -28,7 +28,7 @@ from kto_lab.auditing.combined import Combined, sigmoid
 from kto_lab.auditing.examples import Bools, Examples, Floats
 from kto_lab.auditing.raters import LEAST_THUMBS, Reliability, Votes, dawid_skene, wilson
 from kto_lab.auditing.signals import Signal
-from kto_lab.evaluation.statistics import LEVEL, Estimate
+from kto_lab.statistics import LEVEL, Estimate
 
 RESAMPLES = 100
 # Of answers that tell wrong thumbs apart (see `raters`) so many are asked for.

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import content_hash
 from kto_lab.files import write_text
+from kto_lab.hashing import content_hash
 
 PAGE = "review.html"
 SIGNAL = "signal_"

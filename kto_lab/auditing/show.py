@@ -13,7 +13,7 @@ from kto_lab.auditing.bounds import Bounds
 from kto_lab.auditing.measured import FIRST, Found
 from kto_lab.auditing.raters import Record
 from kto_lab.auditing.rates import Rates
-from kto_lab.evaluation.statistics import Estimate
+from kto_lab.statistics import Estimate
 
 ABOUT = {
     "noise_aware": "all signals; interval: what they leave open",

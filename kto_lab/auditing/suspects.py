@@ -9,7 +9,7 @@ from datasets import Dataset
 from kto_lab.auditing.examples import Bools, Examples, Floats, Ints
 from kto_lab.auditing.signals import Signal
 from kto_lab.feedback.corruption.draws import lowest
-from kto_lab.feedback.table import content_hash
+from kto_lab.hashing import content_hash
 
 # What a signal's doubt is, in words, by the thumb that was given.
 WORDS: Mapping[str, tuple[str, str]] = {

@@ -23,7 +23,7 @@ from kto_lab import console
 from kto_lab.auditing.examples import Bools, Floats, Ints
 from kto_lab.auditing.signals import Signal
 from kto_lab.errors import LabError
-from kto_lab.feedback.corruption import Damaged
+from kto_lab.feedback.corruption import Corrupted
 from kto_lab.losses import Objective
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, check_loaded, moved, reference_at_start
 from kto_lab.models.attention import set_packing
@@ -115,7 +115,7 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
     pl.seed_everything(recipe.seed, verbose=False)
     policy = moved(attached(loaded.model, recipe.adapter, number_format=hardware.number_format), hardware.device)
     encoder = Encoder.of(loaded, recipe.lengths)
-    data = prepare(Damaged(train, ()), encoder, recipe.objective, optimization, seed=recipe.seed)
+    data = prepare(Corrupted(train, ()), encoder, recipe.objective, optimization, seed=recipe.seed)
     with hardware.autocast():
         exact = find_exact_rows(loaded.model, longest=2 * recipe.lengths.max_length)
     set_packing(loaded.model, exact.packed)

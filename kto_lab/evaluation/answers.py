@@ -11,18 +11,18 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import ArrayLike
 
-from kto_lab.evaluation.statistics import (
+from kto_lab.feedback.checkers import metric_name, score_answer
+from kto_lab.hashing import content_hash
+from kto_lab.models.adapters import Policy
+from kto_lab.models.generate import generate
+from kto_lab.models.tokens import Encoder, Prompt
+from kto_lab.statistics import (
     Estimate,
     mean_interval,
     paired_difference,
     proportion_interval,
     smallest_detectable_difference,
 )
-from kto_lab.feedback.checkers import metric_name, score_answer
-from kto_lab.feedback.table import content_hash
-from kto_lab.models.adapters import Policy
-from kto_lab.models.generate import generate
-from kto_lab.models.tokens import Encoder, Prompt
 
 # Outcomes that are yes or no for each answer; the others are measured on a scale.
 SHARES = ("pass_rate", "finished")

@@ -26,13 +26,13 @@ from kto_lab.evaluation.judge import judged
 from kto_lab.evaluation.lm_eval import run_lm_eval
 from kto_lab.evaluation.rewards import reward_metrics
 from kto_lab.evaluation.settings import Evaluation
-from kto_lab.evaluation.statistics import Estimate
 from kto_lab.feedback.table import pair_ids_of
 from kto_lab.files import write_json
 from kto_lab.models.adapters import Policy, reference_model
-from kto_lab.models.store import Shelf
+from kto_lab.models.store import LogpCache
 from kto_lab.models.store_scorer import known, not_finite, score_and_keep
 from kto_lab.models.tokens import Encoder, Tokens
+from kto_lab.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -135,18 +135,18 @@ class Judge:
         """The judge of a policy that is asked with a control text; its reference is not."""
         return replace(self, held_out=self.held_out.with_control(control))
 
-    def measure(self, policy: Policy, name: str, shelf: Shelf | None = None) -> Measured:
+    def measure(self, policy: Policy, name: str, logp_cache: LogpCache | None = None) -> Measured:
         """Measure one policy, and keep what was found in the folder.
 
         Args:
             policy: on the device to compute on; its mode is kept.
             name: of the policy, for progress and for its files.
-            shelf: where the policy is the reference, what is known of it.
+            logp_cache: where the policy is the reference, what is known of it.
         """
         with self.autocast():
             found = Measured(
                 answers=self._answers(policy, name),
-                logps=self._score(policy, self.held_out.tokens, f"{name}: rewards", self.share_prompts, shelf),
+                logps=self._score(policy, self.held_out.tokens, f"{name}: rewards", self.share_prompts, logp_cache),
                 lm_eval=self._lm_eval(policy, name),
             )
         # In the number format that is its own.
@@ -208,24 +208,29 @@ class Judge:
             )
 
     def _score(
-        self, policy: Policy, tokens: Sequence[Tokens], what: str, share_prompts: bool, shelf: Shelf | None = None
+        self,
+        policy: Policy,
+        tokens: Sequence[Tokens],
+        what: str,
+        share_prompts: bool,
+        logp_cache: LogpCache | None = None,
     ) -> list[float]:
-        """Log-probabilities of sequences under a policy, nats: those on the shelf, and the rest computed."""
-        logps = known(shelf, tokens)
+        """Log-probabilities of sequences under a policy, nats: those in the cache, and the rest computed."""
+        logps = known(logp_cache, tokens)
         missing = not_finite(logps)
         if len(missing):
             with console.progress(what, len(missing)) as advance:
                 logps[missing] = score_and_keep(
                     policy,
                     [tokens[index] for index in missing],
-                    shelf,
+                    logp_cache,
                     pad_id=self.held_out.encoder.pad_id,
                     token_budget=self.token_budget,
                     share_prompts=share_prompts,
                     advance=advance,
                 )
-            if shelf is not None:
-                shelf.settle()
+            if logp_cache is not None:
+                logp_cache.settle()
         return logps.tolist()
 
     def _lm_eval(self, policy: Policy, name: str) -> dict[str, dict[str, Estimate]]:

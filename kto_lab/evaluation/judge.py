@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from kto_lab.evaluation.answers import ScoredAnswer
-    from kto_lab.labeling.reward import RewardModel
+    from kto_lab.judging.reward import RewardModel
 
 
 # Once a process: the cells of a sweep have the same.
@@ -34,7 +34,7 @@ def judged(judge: "RewardModel", answers: "Sequence[ScoredAnswer]", device: "tor
         LabError: the judge cannot be loaded, or gives a score that is no finite number.
     """
     # Imported here: settings are checked without the packages that labels need.
-    from kto_lab.labeling.labels import Answer
+    from kto_lab.judging.answer import Answer
 
     asked = [Answer(answer.prompt, answer.answer, answer.prompt_id) for answer in answers]
     with _by_its_keys():

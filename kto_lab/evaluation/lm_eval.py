@@ -23,13 +23,13 @@ import yaml
 from datasets import Dataset
 
 from kto_lab.evaluation.lm_eval_tasks import CHECKS, LOCAL_TASKS, NEUTRAL, checked_rows, manager_for, printing_to
-from kto_lab.evaluation.statistics import Estimate, Floats, cluster_interval, mean_interval, proportion_interval
 from kto_lab.feedback.checkers import metric_name
 from kto_lab.feedback.table import is_chat
 from kto_lab.files import atomic_path
 from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
 from kto_lab.models.tokens import Encoder, Prompt
+from kto_lab.statistics import Estimate, Floats, cluster_interval, mean_interval, proportion_interval
 
 # lm-eval's resamples for metrics that have no closed-form error; its default of 100,000 takes minutes.
 _RESAMPLES = 1000

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kto_lab.evaluation.statistics import Estimate, auc_interval, cluster_interval, cluster_sums, share_interval
+from kto_lab.statistics import Estimate, auc_interval, cluster_interval, cluster_sums, share_interval
 
 
 def reward_metrics(

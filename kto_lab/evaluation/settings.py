@@ -9,7 +9,7 @@ from kto_lab.evaluation.lm_eval_tasks import AUTO, check_files, tasks_for
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from kto_lab.labeling.reward import RewardModel
+    from kto_lab.judging.reward import RewardModel
 
 COUNTS = (
     "reward_examples",

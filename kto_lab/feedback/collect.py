@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import metric_name, score_answer
 from kto_lab.feedback.prompts import CheckedPrompt
-from kto_lab.feedback.table import content_hash
 from kto_lab.files import write_json
+from kto_lab.hashing import content_hash
 from kto_lab.models.generate import Answer, generate
 from kto_lab.models.tokens import Encoder, Prompt
 

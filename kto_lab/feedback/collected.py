@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import content_hash, features
+from kto_lab.feedback.table import features
+from kto_lab.hashing import content_hash
 
 SHIPPED = ("instruction_checks", "arithmetic")
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
-from kto_lab.feedback.corruption import Damaged, swapped
+from kto_lab.feedback.corruption import Corrupted, swapped
 from kto_lab.feedback.inspect_numbers import Balance, Description, advise, describe, lengths_by_class, pairs_of
 from kto_lab.feedback.inspect_plots import plot_inspection
 from kto_lab.feedback.inspect_tables import show_advice, show_changes, show_tables
@@ -44,8 +44,8 @@ def inspect_feedback(cfg: DictConfig) -> Path:
     if not len(train):
         raise LabError("No prompt fell into the train split. Use more data, or a smaller feedback.held_out.")
     console.say(f"    {len(table)} examples, {len(train)} of them to train on")
-    damaged, swaps = corrupt(cfg.corruption, train)
-    after = damaged.table if any(change.touched for change in damaged.changes) else train
+    corrupted, swaps = corrupt(cfg.corruption, train)
+    after = corrupted.table if any(change.touched for change in corrupted.changes) else train
     before_view = describe(train)
     after_view = before_view if after is train else describe(after)
     test_view = describe(test) if len(test) else None
@@ -61,7 +61,7 @@ def inspect_feedback(cfg: DictConfig) -> Path:
         "configuration": OmegaConf.to_container(cfg, resolve=True),
         "fingerprint": fingerprint(table),
         "before": asdict(before_view),
-        "changes": [asdict(change) for change in damaged.changes],
+        "changes": [asdict(change) for change in corrupted.changes],
         "pair_swaps": swaps,
         "after": asdict(after_view),
         "test": asdict(test_view) if test_view else None,
@@ -78,10 +78,10 @@ def inspect_feedback(cfg: DictConfig) -> Path:
 
 
 def balance_of(deployment_share: float | None, before: Description, after: Description) -> Balance | None:
-    """What the classes of the damaged training split should weigh.
+    """What the classes of the corrupted training split should weigh.
 
     Without a share, deployment is taken to see the thumbs as they came, before any corruption. Where those are of one
-    class it is taken to see the damaged ones.
+    class it is taken to see the corrupted ones.
 
     Raises:
         LabError: the share is none.
@@ -92,18 +92,18 @@ def balance_of(deployment_share: float | None, before: Description, after: Descr
     return advise(after.classes, deployment_share)
 
 
-def corrupt(corruption: DictConfig, train: Dataset) -> tuple[Damaged, dict[str, Any] | None]:
+def corrupt(corruption: DictConfig, train: Dataset) -> tuple[Corrupted, dict[str, Any] | None]:
     """The training split after a `corruption` node, and the counts of pair swaps where it asks for any."""
     console.stage("Corruption", "Of the training split alone: evaluation keeps reading the clean labels.")
-    damaged: Damaged = instantiate(corruption)(train)
-    show_changes(damaged.changes)
-    if damaged.swap_pairs is None:
-        if not damaged.changes:
+    corrupted: Corrupted = instantiate(corruption)(train)
+    show_changes(corrupted.changes)
+    if corrupted.swap_pairs is None:
+        if not corrupted.changes:
             console.say("    none")
-        return damaged, None
-    pairs = pairs_of(damaged.table)
-    done = swapped(pairs, damaged.table["example_id"][:], damaged.swap_pairs)
-    noise = pair_noise(done.pairs, damaged.table["desirable_clean"][:])
+        return corrupted, None
+    pairs = pairs_of(corrupted.table)
+    done = swapped(pairs, corrupted.table["example_id"][:], corrupted.swap_pairs)
+    noise = pair_noise(done.pairs, corrupted.table["desirable_clean"][:])
     console.say(f"    {done.swapped} of {len(pairs)} pairs are swapped, for losses of pairs;")
     console.say(f"    by the clean labels {noise.swapped:.1%} are then swapped, {noise.same:.1%} of one class")
-    return damaged, {"pairs": len(pairs), "swapped": done.swapped, "noise": asdict(noise)}
+    return corrupted, {"pairs": len(pairs), "swapped": done.swapped, "noise": asdict(noise)}

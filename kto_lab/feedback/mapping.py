@@ -26,9 +26,10 @@ from kto_lab.feedback.asked import LISTS, Asking, check_messages
 from kto_lab.feedback.checkers import read_checks
 from kto_lab.feedback.cut import Longest, cut
 from kto_lab.feedback.scale import Said, Scale, scale_of
-from kto_lab.feedback.table import check_completion, check_prompt, content_hash
+from kto_lab.feedback.table import check_completion, check_prompt
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import ignored
+from kto_lab.hashing import content_hash
 
 COMMON = ("prompt", "system", "input", "rater", "timestamp", "group", "split", "finished", "certainty", "checks")
 THUMB = ("completion", "label", "score")

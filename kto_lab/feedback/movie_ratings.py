@@ -29,8 +29,9 @@ import numpy as np
 from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import build_table, content_hash
+from kto_lab.feedback.table import build_table
 from kto_lab.files import fetch_from_registry
+from kto_lab.hashing import content_hash
 
 SOURCES = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
 REQUIREMENT = "vaderSentiment==3.3.2"

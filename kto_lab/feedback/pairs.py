@@ -10,7 +10,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import content_hash, pair_ids_of
+from kto_lab.feedback.table import pair_ids_of
+from kto_lab.hashing import content_hash
 
 Pair = tuple[int, int]
 

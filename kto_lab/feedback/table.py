@@ -26,13 +26,12 @@ table. Nothing downstream asks where a thumb came from.
 | `origin`          | string                             | how the completion came about ("human", "sampled", ...)     |
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kto_lab.errors import LabError
+from kto_lab.hashing import content_hash
 
 # Imported where they are needed: they take seconds, and a hash of content is asked for before anything is run.
 if TYPE_CHECKING:
@@ -81,12 +80,6 @@ def is_chat(table: "Dataset") -> bool:
     from datasets import Value
 
     return table.features["prompt"] != Value("string")
-
-
-def content_hash(*parts: Any) -> str:
-    """Sixteen hex digits that depend on the content alone (SHA-256 of canonical JSON)."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def prompt_id(prompt: "Prompt") -> str:

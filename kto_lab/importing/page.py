@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from html import escape
 
-from kto_lab.evaluation.statistics import proportion_interval
 from kto_lab.importing.report import Line, Report, notes
 from kto_lab.importing.tallies import OTHERS, Balance, Ratio
+from kto_lab.statistics import proportion_interval
 
 # Pixels of the longest bar, of a bar's height, and of the axis of shares.
 BAR, HEIGHT, AXIS = 260, 9, 260

@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from kto_lab.feedback.table import content_hash
+from kto_lab.hashing import content_hash
 
 
 class Policy(StrEnum):

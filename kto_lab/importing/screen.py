@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import check_completion, check_prompt, content_hash
+from kto_lab.feedback.table import check_completion, check_prompt
+from kto_lab.hashing import content_hash
 from kto_lab.importing.thumbs import LeftOut, Prompt, Reason, Thumb
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

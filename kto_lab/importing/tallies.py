@@ -3,9 +3,9 @@
 import itertools
 from dataclasses import dataclass, replace
 
-from kto_lab.evaluation.statistics import Estimate, proportion_interval
 from kto_lab.importing.repeats import Fate
 from kto_lab.importing.stage import Stage
+from kto_lab.statistics import Estimate, proportion_interval
 
 # Signals by which a person says it; all others are what a person did, and somebody took for a thumb.
 EXPLICIT = ("thumb", "rating", "vote")

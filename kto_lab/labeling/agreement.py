@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kto_lab.evaluation.statistics import Estimate, cluster_interval, cluster_sums, share_interval
+from kto_lab.statistics import Estimate, cluster_interval, cluster_sums, share_interval
 
 Floats: TypeAlias = NDArray[np.float64]
 # Seeds every bootstrap here: the same labels have the same intervals.

@@ -12,8 +12,9 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.file import raw_rows
 from kto_lab.feedback.mapping import Layout, layout, rows_of, with_times
 from kto_lab.feedback.survey import surveyed
-from kto_lab.feedback.table import content_hash, prompt_id, require_same_checks, require_share, split_of
-from kto_lab.labeling.labels import Answer
+from kto_lab.feedback.table import prompt_id, require_same_checks, require_share, split_of
+from kto_lab.hashing import content_hash
+from kto_lab.judging.answer import Answer
 
 if TYPE_CHECKING:
     from datasets import Dataset

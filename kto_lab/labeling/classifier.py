@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kto_lab.errors import LabError
+from kto_lab.judging.answer import Answer
 from kto_lab.labeling.folds import Predict, Rows, fold_of, out_of_fold, require_both
-from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel, Verdict
+from kto_lab.labeling.labels import Label, Labelled, NoLabel, Verdict
 from kto_lab.labeling.threshold import NEAR, Threshold
 
 if TYPE_CHECKING:

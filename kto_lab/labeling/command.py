@@ -15,8 +15,9 @@ from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.feedback.table import build_table, fingerprint
 from kto_lab.files import atomic_path, write_json
+from kto_lab.judging.answer import Answer
 from kto_lab.labeling.answers import KEPT, examples_of, of_prompts
-from kto_lab.labeling.labels import GIVEN, Answer, Label, Labeler, Verdict
+from kto_lab.labeling.labels import GIVEN, Label, Labeler, Verdict
 from kto_lab.labeling.report import report, show
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ import regex
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import metric_name, read_checks, score_answer
-from kto_lab.labeling.labels import Answer
+from kto_lab.judging.answer import Answer
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from kto_lab import console
 from kto_lab.errors import LabError
+from kto_lab.judging.answer import Answer
+from kto_lab.judging.asking import CONTENT_FREE, Exchange, Leaning
 from kto_lab.labeling.answers import of_prompts
 from kto_lab.labeling.calibration import Calibration, platt, prior_calibration
 from kto_lab.labeling.folds import Predict, Rows, out_of_fold
-from kto_lab.labeling.judge import CONTENT_FREE, Exchange, Leaning
-from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel, Verdict
+from kto_lab.labeling.labels import Label, Labelled, NoLabel, Verdict
 from kto_lab.labeling.principles import Principle, read_principles
 from kto_lab.labeling.threshold import NEAR, Threshold
 from kto_lab.labeling.yaml_file import shipped
@@ -140,7 +141,7 @@ class Constitution:
         device: "torch.device",
         advance: Callable[[int], None] = lambda exchanges: None,
     ) -> list[list[Leaning] | None]:
-        from kto_lab.labeling.judge import ask
+        from kto_lab.judging.asking import ask
 
         return ask(
             self.model,

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import content_hash
+from kto_lab.hashing import content_hash
 
 Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.int64]

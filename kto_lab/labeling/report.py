@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kto_lab import console
-from kto_lab.evaluation.statistics import Estimate, auc_interval, cluster_sums
+from kto_lab.judging.answer import Answer
 from kto_lab.labeling.agreement import (
     SEED,
     Agreement,
@@ -16,7 +16,8 @@ from kto_lab.labeling.agreement import (
     pairwise_kappa,
     share_of,
 )
-from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel, Verdict
+from kto_lab.labeling.labels import Label, Labelled, NoLabel, Verdict
+from kto_lab.statistics import Estimate, auc_interval, cluster_sums
 
 # Of places, in the report.
 PLACES = 20

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kto_lab.errors import LabError
+from kto_lab.judging.answer import Answer
 from kto_lab.labeling.conditions import Condition, NoChecksError, Text, TooSlowError, condition
-from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel, Verdict
+from kto_lab.labeling.labels import Label, Labelled, NoLabel, Verdict
 from kto_lab.labeling.yaml_file import check_fields, named_items, read_yaml, shipped
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
-from kto_lab.feedback.table import content_hash
-from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel, Verdict
+from kto_lab.hashing import content_hash
+from kto_lab.judging.answer import Answer
+from kto_lab.labeling.labels import Label, Labelled, NoLabel, Verdict
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kto_lab.errors import LabError
-from kto_lab.files import atomic_path, cache_dir, fetch_from_registry, sha256_file
+from kto_lab.files import atomic_path, cache_dir, fetch_from_registry
+from kto_lab.hashing import sha256_file
 from kto_lab.models.logps import check_head
 from kto_lab.models.number_format import check_finite
 from kto_lab.models.reading import Reader, quiet, weights_digest

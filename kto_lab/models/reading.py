@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from kto_lab.errors import LabError
-from kto_lab.files import sha256_file
+from kto_lab.hashing import sha256_file
 from kto_lab.models.saved_adapter import SavedAdapter, find_adapter, merged, with_adapter
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")

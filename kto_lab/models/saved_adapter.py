@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file, extract_commit_hash, find_adapter_config_file
 
 from kto_lab.errors import LabError
-from kto_lab.files import sha256_file
+from kto_lab.hashing import sha256_file
 
 # The name that peft gives to an adapter which is given none.
 ADAPTER = "default"

@@ -105,27 +105,27 @@ class ReferenceStore:
         self.folder = Path(folder).expanduser() if folder else cache_dir() / "reference"
         self.max_bytes = max_mb * MEGABYTE
 
-    def shelf(self, scorer: Scorer) -> "Shelf | None":
+    def logp_cache(self, scorer: Scorer) -> "LogpCache | None":
         """Where what one scorer gave is looked up and kept."""
-        return Shelf(self.folder / scorer.key, scorer, self.max_bytes)
+        return LogpCache(self.folder / scorer.key, scorer, self.max_bytes)
 
 
 class NoStore:
     """Nothing is looked up, and nothing kept."""
 
-    def shelf(self, scorer: Scorer) -> "Shelf | None":
+    def logp_cache(self, scorer: Scorer) -> "LogpCache | None":
         """Nothing."""
         return None
 
 
-class Shelf:
+class LogpCache:
     """What one scorer gave: an index in memory (20 bytes an entry) of the shards in its folder.
 
     It may be kept for as long as one likes: each look-up finds what other jobs have written meanwhile.
     """
 
     def __init__(self, folder: Path, scorer: Scorer, max_bytes: int) -> None:
-        """Describe the shelf; nothing is read or written yet.
+        """Describe the cache; nothing is read or written yet.
 
         Args:
             folder: the scorer's, in the store's folder.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import score
-from kto_lab.models.store import Scorer, Shelf
+from kto_lab.models.store import LogpCache, Scorer
 from kto_lab.models.tokens import Tokens
 
 # The modules that a log-probability comes from, with what they import of this room.
@@ -91,11 +91,11 @@ def _kind(device: torch.device) -> str:
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def known(shelf: Shelf | None, sequences: Sequence[Tokens]) -> Tensor:
+def known(logp_cache: LogpCache | None, sequences: Sequence[Tokens]) -> Tensor:
     """(N,) float32 log-probabilities in nats on the CPU, NaN where the store has none."""
-    if shelf is None:
+    if logp_cache is None:
         return torch.full((len(sequences),), torch.nan)
-    return torch.from_numpy(shelf.lookup(sequences))
+    return torch.from_numpy(logp_cache.lookup(sequences))
 
 
 def prompt_groups(sequences: Sequence[Tokens]) -> list[list[int]]:
@@ -109,7 +109,7 @@ def prompt_groups(sequences: Sequence[Tokens]) -> list[list[int]]:
 def score_and_keep(
     model: Policy,
     sequences: Sequence[Tokens],
-    shelf: Shelf | None,
+    logp_cache: LogpCache | None,
     *,
     pad_id: int,
     token_budget: int,
@@ -121,7 +121,7 @@ def score_and_keep(
     Args:
         model: the reference.
         sequences: what to score; most gain where prompts and lengths are alike.
-        shelf: where it is kept; None where nothing is kept.
+        logp_cache: where it is kept; None where nothing is kept.
         pad_id: any valid token id.
         token_budget: tokens a micro-batch.
         share_prompts: completions of one prompt share its row.
@@ -136,8 +136,8 @@ def score_and_keep(
         logps[part] = score(
             model, chosen, pad_id=pad_id, token_budget=token_budget, share_prompts=share_prompts, advance=advance
         )
-        if shelf is not None:
-            shelf.put(chosen, logps[part].numpy())
+        if logp_cache is not None:
+            logp_cache.put(chosen, logps[part].numpy())
     return logps
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.corruption import Damaged, PairSwaps, Swapped, swapped
+from kto_lab.feedback.corruption import Corrupted, PairSwaps, Swapped, swapped
 from kto_lab.feedback.pairs import GivenPairs, PairNoise, given_pairs, make_pairs, pair_noise
 from kto_lab.feedback.table import is_chat, require_both_classes
 from kto_lab.losses import Feed, MeanOver, Objective
@@ -147,12 +147,12 @@ class TrainingData:
 
 
 def prepare(
-    damaged: Damaged, encoder: Encoder, objective: Objective, optimization: Optimization, *, seed: int
+    corrupted: Corrupted, encoder: Encoder, objective: Objective, optimization: Optimization, *, seed: int
 ) -> TrainingData:
     """Tokenise the training split and plan the run.
 
     Args:
-        damaged: the rows of the training split, and what is to happen to the pairs made of them.
+        corrupted: the rows of the training split, and what is to happen to the pairs made of them.
         encoder: the policy's tokenizer.
         objective: says what a unit is.
         optimization: batch size and number of steps.
@@ -162,13 +162,13 @@ def prepare(
         LabError: the table has one class only, has no pairs where the loss needs them, does not fill a batch, or pairs
             are to be swapped for a loss of single thumbs.
     """
-    controls, table = objective.controls, damaged.table
+    controls, table = objective.controls, corrupted.table
     asked = [controls.desirable if up else controls.undesirable for up in table["desirable"][:]] if controls else None
     encoded = encoder.encode_table(table, asked)
     kept = table.select(encoded.kept) if encoded.dropped else table
     desirable = kept["desirable"][:]
-    plan, swaps = plan_steps(kept, damaged.swap_pairs, objective, optimization, seed=seed)
-    known = objective.needs.feed is Feed.PAIRS and damaged.noise_is_known
+    plan, swaps = plan_steps(kept, corrupted.swap_pairs, objective, optimization, seed=seed)
+    known = objective.needs.feed is Feed.PAIRS and corrupted.noise_is_known
     noise = pair_noise(np.array(plan.units), kept["desirable_clean"][:]) if known else None
     return TrainingData(
         tokens=encoded.tokens,

@@ -17,7 +17,7 @@ from kto_lab.losses import Objective
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy
 from kto_lab.models.logps import packs_rows
-from kto_lab.models.store import Shelf
+from kto_lab.models.store import LogpCache
 from kto_lab.training.autocast import precision_plugin
 from kto_lab.training.callbacks import METRICS, StepMetrics, TrainingProgress
 from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
@@ -86,7 +86,7 @@ def fit(
     loggers: list[Logger],
     share_prompts: bool,
     seed: int,
-    shelf: Shelf | None = None,
+    logp_cache: LogpCache | None = None,
 ) -> dict[str, Any]:
     """Train the policy in place, from the last checkpoint in `folder` where there is one.
 
@@ -102,7 +102,7 @@ def fit(
         loggers: Lightning's.
         share_prompts: completions of one prompt share its row.
         seed: of dropout, where there is any.
-        shelf: the reference's log-probabilities that are known, and where new ones are kept; None for neither.
+        logp_cache: the reference's log-probabilities that are known, and where new ones are kept; None for neither.
 
     Returns:
         What a record says of it: `reference`, see `ReferenceUse`, `compile`, see `Compilation`, and on the first
@@ -130,7 +130,7 @@ def fit(
         compiled(policy, hardware, share_prompts=share_prompts, samples=samples) as compilation,
         recomputed(policy, optimization.gradient_checkpointing),
     ):
-        reference = ReferencePass(data, hardware, shelf)
+        reference = ReferencePass(data, hardware, logp_cache)
         trainer = _trainer(hardware, _callbacks(reference, optimization, folder), folder, loggers)
         steps = AlignmentData(
             data,

@@ -31,7 +31,7 @@ from kto_lab.training.data import MicroBatch, Step
 from kto_lab.training.dropout import dropout_rates, mask_seed
 from kto_lab.training.optimization import Optimization, make_optimizer
 from kto_lab.training.reference_point import PolicySamples, estimate
-from kto_lab.training.sharding import lent, shard
+from kto_lab.training.sharding import shard, sharded_twin
 
 SATURATED = 0.05
 
@@ -97,7 +97,7 @@ class AlignmentModule(pl.LightningModule):
     def configure_model(self) -> None:
         """Shard the policy over the processes, where the strategy has a mesh of them."""
         if self.device_mesh is not None:
-            self.policy = lent(self.policy)
+            self.policy = sharded_twin(self.policy)
             mesh = self.device_mesh["data_parallel"]
             shard(self, self.policy, mesh, number_format=str(self.trainer.precision))
 

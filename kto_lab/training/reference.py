@@ -18,7 +18,7 @@ from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import Policy, moved, reference_at_start
-from kto_lab.models.store import Shelf
+from kto_lab.models.store import LogpCache
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep
 from kto_lab.models.tokens import Tokens
 from kto_lab.training.data import TrainingData, fill_reference, reference_sequences
@@ -56,11 +56,11 @@ class ReferencePass(pl.Callback):
     missing. Afterwards `use` says what was done.
     """
 
-    def __init__(self, data: TrainingData, hardware: Hardware, shelf: Shelf | None) -> None:
-        """Fill in `data`, in the precision of `hardware`, by way of a shelf of the store where there is one."""
+    def __init__(self, data: TrainingData, hardware: Hardware, logp_cache: LogpCache | None) -> None:
+        """Fill in `data`, in the precision of `hardware`, by way of the log-prob cache where there is one."""
         self.data = data
         self.hardware = hardware
-        self.shelf = shelf
+        self.logp_cache = logp_cache
         self.use = ReferenceUse(0, 0, 0.0, 0.0)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -88,8 +88,8 @@ class ReferencePass(pl.Callback):
         looked_up = time.perf_counter()
         if len(missing):
             logps[missing] = self._computed(trainer, pl_module, policy, [sequences[index] for index in missing])
-        if self.shelf is not None and trainer.is_global_zero:
-            self.shelf.settle()
+        if self.logp_cache is not None and trainer.is_global_zero:
+            self.logp_cache.settle()
         for index in not_finite(logps)[:1]:
             raise LabError(
                 f"The reference's log-probability of {_where(self.data, sequences[index])} is {logps[index].item()}. "
@@ -102,12 +102,12 @@ class ReferencePass(pl.Callback):
             lookup_seconds=looked_up - begun,
             compute_seconds=time.perf_counter() - looked_up,
         )
-        from_store = f", {self.use.found:,} from the store" if self.shelf is not None else ""
+        from_store = f", {self.use.found:,} from the store" if self.logp_cache is not None else ""
         console.say(f"    reference: {len(sequences):,} log-probs{from_store}")
 
     def _known(self, trainer: pl.Trainer, sequences: list[Tokens]) -> Tensor:
         """(N,) what the store has, NaN where it has nothing; the same on every process, whatever each could see."""
-        found = known(self.shelf, sequences) if trainer.is_global_zero else torch.empty(0)
+        found = known(self.logp_cache, sequences) if trainer.is_global_zero else torch.empty(0)
         return trainer.strategy.broadcast(found) if trainer.world_size > 1 else found
 
     def _computed(
@@ -124,7 +124,7 @@ class ReferencePass(pl.Callback):
             own = score_and_keep(
                 reference,
                 [sequences[index] for index in mine],
-                self.shelf,
+                self.logp_cache,
                 pad_id=module.pad_id,
                 token_budget=module.optimization.micro_batch_tokens,
                 share_prompts=module.share_prompts,
@@ -135,8 +135,8 @@ class ReferencePass(pl.Callback):
         if trainer.world_size > 1:
             logps = trainer.strategy.reduce(logps, reduce_op="sum")
             # The others may have written to disks of their own: the first keeps all, for it is the one that looks up.
-            if self.shelf is not None and trainer.is_global_zero:
-                self.shelf.put(sequences, logps.cpu().numpy())
+            if self.logp_cache is not None and trainer.is_global_zero:
+                self.logp_cache.put(sequences, logps.cpu().numpy())
         return logps.cpu()
 
 

@@ -1,7 +1,7 @@
 """FSDP2: the policy's weights, gradients and optimiser state in shards, one a process.
 
 The policy that the caller holds is whole before training and after it: the reference pass and evaluation run it as it
-is. In between its parameters are lent to a twin, which is sharded block by block: a block is whole while it computes.
+is. In between its parameters are held by a twin, which is sharded block by block: a block is whole while it computes.
 """
 
 import copy
@@ -19,7 +19,7 @@ from kto_lab.models.adapters import Policy
 from kto_lab.training.compiling import blocks
 
 
-def lent(policy: Policy) -> Policy:
+def sharded_twin(policy: Policy) -> Policy:
     """A twin of the policy that takes over its parameters; the policy itself keeps their shapes alone."""
     owned = list(policy.parameters())
     # What deepcopy finds in its memo is not copied.

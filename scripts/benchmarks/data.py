@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.jobs import LEARNING_RATE
 from kto_lab import cli
-from kto_lab.feedback.corruption import Damaged
+from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import of_split
 from kto_lab.files import write_json, write_text
 from kto_lab.models.tokens import Encoder
@@ -146,7 +146,7 @@ def write_steps(file: Path, cfg: DictConfig, tokenizer: PreTrainedTokenizerBase)
     """
     table = of_split(instantiate(cfg.feedback), "train")
     objective, optimization = instantiate(cfg.loss), instantiate(cfg.optimization)
-    data = prepare(Damaged(table, ()), Encoder(tokenizer, instantiate(cfg.lengths)), objective, optimization, seed=0)
+    data = prepare(Corrupted(table, ()), Encoder(tokenizer, instantiate(cfg.lengths)), objective, optimization, seed=0)
     prompts, completions = table["prompt"][:], table["completion"][:]
 
     def example(row: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from kto_lab.models.load import hf
 from kto_lab.models.logps import score
 from kto_lab.models.number_format import dither, round_once
 from kto_lab.models.tokens import Encoder, Tokens
-from kto_lab.run import train
+from kto_lab.runs.train import train
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.data import prepare, reference_sequences
 
@@ -87,8 +87,8 @@ def _same_weights(cfg: DictConfig, trained: Policy, seed: int, most: int) -> dic
     """Log-ratios of one update, that of a float32 run, in both number formats."""
     loaded = instantiate(cfg.model)
     encoder = Encoder.of(loaded, instantiate(cfg.lengths))
-    damaged = instantiate(cfg.corruption)(of_split(instantiate(cfg.feedback), "train"))
-    data = prepare(damaged, encoder, instantiate(cfg.loss), instantiate(cfg.optimization), seed=seed)
+    corrupted = instantiate(cfg.corruption)(of_split(instantiate(cfg.feedback), "train"))
+    data = prepare(corrupted, encoder, instantiate(cfg.loss), instantiate(cfg.optimization), seed=seed)
     sequences = reference_sequences(data)[:most]
     update = [
         new.detach() - old.detach() for new, old in zip(trained.parameters(), loaded.model.parameters(), strict=True)

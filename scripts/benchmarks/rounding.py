@@ -181,9 +181,9 @@ def prepared(settings: Settings) -> Trial:
     named = {"batch_size": settings.batch, "max_steps": settings.steps, "learning_rate": settings.learning_rate}
     cfg = composed([*words, *(f"optimization.{name}={value}" for name, value in named.items())])
     loaded, objective, optimization = (instantiate(cfg[key]) for key in ("model", "loss", "optimization"))
-    damaged = instantiate(cfg.corruption)(of_split(instantiate(cfg.feedback), "train"))
+    corrupted = instantiate(cfg.corruption)(of_split(instantiate(cfg.feedback), "train"))
     encoder = Encoder.of(loaded, instantiate(cfg.lengths))
-    data = prepare(damaged, encoder, objective, optimization, seed=settings.seed)
+    data = prepare(corrupted, encoder, objective, optimization, seed=settings.seed)
     return Trial(cfg, loaded.model, data, objective, optimization)
 
 

@@ -2,18 +2,18 @@
 
 import pytest
 from hydra.utils import instantiate
-from small_runs import composed
 
 from kto_lab.auditing.advice import MATTERS, WITHIN, Advice, advise, review_size
 from kto_lab.auditing.bounds import Bounds, Trial
 from kto_lab.auditing.raters import wilson
 from kto_lab.auditing.rates import Rates
-from kto_lab.evaluation.statistics import Estimate
 from kto_lab.feedback.pairs import make_pairs, pair_noise
 from kto_lab.feedback.table import of_split
 from kto_lab.losses import FlipRates
 from kto_lab.losses.noise import clean_counts, effective_weights
 from kto_lab.losses.weighting import Weights
+from kto_lab.statistics import Estimate
+from tests.small_runs import composed
 
 
 def rates(down: float, up: float, *, half: float = 0.02, method: str = "raters") -> Rates:

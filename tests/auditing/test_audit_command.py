@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from audit_tables import looks, several_thumbs
 from datasets import Dataset
-from small_runs import composed
 
 from kto_lab.auditing.command import audit_feedback
 from kto_lab.auditing.exchange import FORMAT, VERSION
 from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
+from tests.auditing.audit_tables import looks, several_thumbs
+from tests.small_runs import composed
 
 
 def saved(table: Dataset, folder: Path) -> list[str]:

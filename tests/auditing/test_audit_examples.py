@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from audit_tables import looks
 
 from kto_lab.auditing.examples import Examples, make_folds, prompt_text
 from kto_lab.auditing.signals import Signal
 from kto_lab.errors import LabError
 from kto_lab.feedback.table import build_table
+from tests.auditing.audit_tables import looks
 
 
 def test_no_prompt_is_in_two_folds_and_row_order_does_not_matter() -> None:

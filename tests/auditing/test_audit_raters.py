@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from audit_tables import several_thumbs, wrong_labels
 from sklearn.metrics import roc_auc_score
 
 from kto_lab.auditing.examples import Examples
 from kto_lab.auditing.raters import LEAST_COMPARED, Votes, dawid_skene, raters, records, votes_of
 from kto_lab.auditing.rates import of_raters
 from kto_lab.feedback.table import build_table
+from tests.auditing.audit_tables import several_thumbs, wrong_labels
 
 RELIABILITIES = ((0.05, 0.1), (0.1, 0.3), (0.3, 0.1), (0.2, 0.2), (0.45, 0.45))
 

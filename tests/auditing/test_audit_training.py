@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import composed
 
 from kto_lab.auditing.command import recipe_of
 from kto_lab.auditing.examples import Examples, make_folds
@@ -13,6 +12,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
 from kto_lab.feedback.corruption import label_noise
 from kto_lab.feedback.table import of_split
+from tests.small_runs import composed
 
 SMALL = ["model=tiny", "trainer=cpu", "loss.beta=5", "optimization.learning_rate=2e-4", "optimization.batch_size=32"]
 SMALL += ["optimization.micro_batch_tokens=8192"]

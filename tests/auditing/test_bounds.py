@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from audit_tables import looks
 
 from kto_lab.auditing.bounds import TRIALS, bounds_of, judge, upper_ends
 from kto_lab.auditing.examples import Bools, Examples, make_folds
 from kto_lab.auditing.signals import Signal
+from tests.auditing.audit_tables import looks
 
 # Deviations between the scores of good and bad answers: an AUC of the clean thumbs of 0.53, 0.76 and 0.998.
 STRENGTHS = (0.1, 1.0, 4.0)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from audit_tables import looks, wrong_labels
 from sklearn.metrics import roc_auc_score
 
 from kto_lab.auditing.bounds import Bounds
@@ -21,7 +20,8 @@ from kto_lab.auditing.combined import (
 from kto_lab.auditing.examples import Bools, Examples
 from kto_lab.auditing.rates import cleanlab_issues, of_combined, of_confident_learning
 from kto_lab.auditing.signals import Signal
-from kto_lab.evaluation.statistics import Estimate
+from kto_lab.statistics import Estimate
+from tests.auditing.audit_tables import looks, wrong_labels
 
 
 def simulated(n: int, down: float, up: float, *, strength: float, seed: int = 0) -> tuple[Signal, Bools, Bools]:

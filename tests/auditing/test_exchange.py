@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from review_cases import suspects, table
 
 from kto_lab.auditing.exchange import CHOICES, Decision, read_decisions, write_exports
 from kto_lab.errors import LabError
+from tests.auditing.review_cases import suspects, table
 
 
 def exported(folder: Path) -> tuple[pa.Table, list[dict[str, Any]], list[dict[str, Any]]]:

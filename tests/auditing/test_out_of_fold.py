@@ -1,12 +1,12 @@
 """The classifiers of the text."""
 
 import numpy as np
-from audit_tables import looks, wrong_labels
 from sklearn.metrics import roc_auc_score
 
 from kto_lab.auditing.examples import Examples, make_folds
 from kto_lab.auditing.out_of_fold import out_of_fold, surface, text_features
 from kto_lab.feedback.table import build_table
+from tests.auditing.audit_tables import looks, wrong_labels
 
 
 def test_it_doubts_labels_that_the_look_of_the_answer_is_against() -> None:

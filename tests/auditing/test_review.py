@@ -6,15 +6,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
-from review_cases import table
-from small_runs import composed
 
 from kto_lab import cli
 from kto_lab.auditing.exchange import Choice, Decision
 from kto_lab.auditing.review import apply, rates_at_random, rates_of_suspects, review_feedback, settle
 from kto_lab.errors import LabError
-from kto_lab.evaluation.statistics import proportion_interval
 from kto_lab.feedback.collected import from_collected
+from kto_lab.statistics import proportion_interval
+from tests.auditing.review_cases import table
+from tests.small_runs import composed
 
 IDENTITIES = table()["example_id"][:]
 

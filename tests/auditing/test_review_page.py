@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from review_cases import HOSTILE, RIGHT_TO_LEFT, suspects, table
 
 from kto_lab.auditing.exchange import read_decisions
 from kto_lab.auditing.review_page import audit_hash, write_review
 from kto_lab.errors import LabError
+from tests.auditing.review_cases import HOSTILE, RIGHT_TO_LEFT, suspects, table
 
 CHROMIUM = shutil.which("chromium")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")

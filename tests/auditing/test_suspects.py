@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from audit_tables import looks
 
 from kto_lab.auditing.examples import Examples
-from kto_lab.auditing.measured import found, found_by_each
+from kto_lab.auditing.measured import measure_each, measure_found
 from kto_lab.auditing.signals import Signal
 from kto_lab.auditing.suspects import ranking, score_table, suspect_table, why
+from tests.auditing.audit_tables import looks
 
 
 def test_the_first_and_the_drawn_are_for_the_reviewer() -> None:
@@ -56,8 +56,8 @@ def test_ties_do_not_depend_on_the_order_of_the_table() -> None:
 def test_finding_every_wrong_label_is_measured_as_such() -> None:
     examples = Examples.of(looks(60))
     wrong = np.arange(len(examples)) % 4 == 0
-    perfect = found(wrong.astype(float), wrong, examples, seed=0)
+    perfect = measure_found(wrong.astype(float), wrong, examples, seed=0)
     assert perfect.auc.value == perfect.precision.value == perfect.precision_first.value == 1
-    blind = found(np.zeros(len(examples)), wrong, examples, seed=0)
+    blind = measure_found(np.zeros(len(examples)), wrong, examples, seed=0)
     assert blind.auc.value == 0.5 and blind.precision.value == pytest.approx(0.25, abs=0.12)
-    assert found_by_each({"x": wrong.astype(float)}, np.zeros_like(wrong), examples, seed=0) == {}
+    assert measure_each({"x": wrong.astype(float)}, np.zeros_like(wrong), examples, seed=0) == {}

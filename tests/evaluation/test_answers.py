@@ -16,10 +16,10 @@ from kto_lab.evaluation.answers import (
     select_prompts,
     summarise_answers,
 )
-from kto_lab.evaluation.statistics import paired_difference, proportion_interval
 from kto_lab.feedback.checkers import arithmetic_checks
 from kto_lab.feedback.table import build_table
 from kto_lab.models.tokens import Encoder
+from kto_lab.statistics import paired_difference, proportion_interval
 
 
 def sums(count: int, *, checks: bool = True) -> Dataset:

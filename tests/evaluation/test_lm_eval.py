@@ -14,17 +14,17 @@ import pytest
 import torch
 from datasets import Dataset, config
 from lm_eval.models.huggingface import HFLM
-from small_tokenizers import dated, end_and_more, end_as_text, end_not_eos, ending_each, instructions
-from taught import taught
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.evaluation.answers import answer_prompts
 from kto_lab.evaluation.lm_eval import run_lm_eval, write_tasks
-from kto_lab.evaluation.statistics import Estimate, proportion_interval
 from kto_lab.feedback.checkers import arithmetic_checks
 from kto_lab.feedback.table import build_table
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.models.tokens import Encoder, Prompt
+from kto_lab.statistics import Estimate, proportion_interval
+from tests.small_tokenizers import dated, end_and_more, end_as_text, end_not_eos, ending_each, instructions
+from tests.taught import taught
 
 ROOT = Path(__file__).parents[2]
 TOKENS = 12

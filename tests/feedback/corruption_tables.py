@@ -6,10 +6,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from kto_lab.feedback.corruption import Damaged
+from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import build_table
 
-Corruption = Callable[[Dataset], Damaged]
+Corruption = Callable[[Dataset], Corrupted]
 
 
 def table_of(prompts: int = 30, **columns: Callable[[int, bool], Any]) -> Dataset:
@@ -49,37 +49,37 @@ def flips(before: Dataset, after: Dataset) -> set[str]:
     }
 
 
-def kept(damaged: Damaged) -> set[str]:
+def kept(corrupted: Corrupted) -> set[str]:
     """The identities of the examples that are left."""
-    return set(damaged.table["example_id"][:])
+    return set(corrupted.table["example_id"][:])
 
 
-def assert_sound(table: Dataset, corruption: Corruption) -> Damaged:
+def assert_sound(table: Dataset, corruption: Corruption) -> Corrupted:
     """What holds for every corruption: determinism, no dependence on row order, honest counts, all else untouched."""
-    damaged = corruption(table)
-    assert corruption(table).changes == damaged.changes
-    assert damaged.table.features == table.features
+    corrupted = corruption(table)
+    assert corruption(table).changes == corrupted.changes
+    assert corrupted.table.features == table.features
     shuffled = corruption(table.shuffle(seed=3))
-    assert shuffled.changes == damaged.changes
+    assert shuffled.changes == corrupted.changes
     by_name = {row["example_id"]: row for row in table}
-    after = {row["example_id"]: row for row in damaged.table}
+    after = {row["example_id"]: row for row in corrupted.table}
     assert after == {row["example_id"]: row for row in shuffled.table}
     order = [name for name in table["example_id"][:] if name in after]
-    assert list(damaged.table["example_id"][:]) == order, "rows keep the table's order"
+    assert list(corrupted.table["example_id"][:]) == order, "rows keep the table's order"
     for name, row in after.items():
         assert {**row, "desirable": by_name[name]["desirable"]} == by_name[name], "only `desirable` may differ"
-    (change,) = damaged.changes
-    flipped = flips(table, damaged.table)
+    (change,) = corrupted.changes
+    flipped = flips(table, corrupted.table)
     up = sum(after[name]["desirable"] for name in flipped)
     assert (change.flipped_to_desirable, change.flipped_to_undesirable) == (up, len(flipped) - up)
     assert (change.examples_before, change.examples_after) == (len(table), len(after))
     assert change.removed == len(table) - len(after)
     assert (change.desirable_before, change.desirable_after) == (
         sum(table["desirable"][:]),
-        sum(damaged.table["desirable"][:]),
+        sum(corrupted.table["desirable"][:]),
     )
     assert (change.touched == "") == (not flipped and not change.removed)
-    return damaged
+    return corrupted
 
 
 def assert_chain(sets: list[set[str]]) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_tokenizers import dated
 from transformers import LlamaForCausalLM
 
 from kto_lab.errors import LabError
@@ -15,6 +14,7 @@ from kto_lab.feedback.collect import SAMPLED, WORKED, Sampling, collect
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.models.generate import Answer
 from kto_lab.models.tokens import Encoder
+from tests.small_tokenizers import dated
 
 SAMPLING = Sampling(
     samples=2, worked_samples=1, temperature=1.0, max_new_tokens=5, batch_size=4, block=2, seed=0, threshold=0.0

@@ -2,11 +2,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from corruption_tables import assert_chain, assert_sound, kept, table_of
 from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import imbalance, imbalance_ratio, one_per_prompt
+from tests.feedback.corruption_tables import assert_chain, assert_sound, kept, table_of
 
 # 90 desirable and 60 undesirable examples.
 TABLE = table_of()
@@ -28,8 +28,8 @@ def classes(table: Dataset) -> tuple[int, int]:
 @pytest.mark.parametrize("by", ["example", "prompt"])
 @pytest.mark.parametrize(("up", "down"), [(1.0, 1.0), (0.5, 1.0), (0.111, 0.3), (0.01, 0.01)])
 def test_fractions_are_exact_in_each_class(up: float, down: float, by: str) -> None:
-    damaged = assert_sound(TABLE, thinned(up, down, by))
-    assert classes(damaged.table) == (round(up * 90), round(down * 60))
+    corrupted = assert_sound(TABLE, thinned(up, down, by))
+    assert classes(corrupted.table) == (round(up * 90), round(down * 60))
 
 
 @pytest.mark.parametrize("by", ["example", "prompt"])
@@ -60,8 +60,8 @@ def test_whole_prompts_leave_one_after_another() -> None:
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize("by", ["example", "prompt"])
 def test_a_ratio_at_fixed_total(share: float, by: str) -> None:
-    damaged = assert_sound(TABLE, ratio(share, by=by))
-    assert classes(damaged.table) == (round(60 * share), 60 - round(60 * share))
+    corrupted = assert_sound(TABLE, ratio(share, by=by))
+    assert classes(corrupted.table) == (round(60 * share), 60 - round(60 * share))
 
 
 @pytest.mark.parametrize(("share", "counts"), [(1 / 11, (6, 60)), (0.25, (6, 18)), (0.5, (6, 6)), (0.9, (54, 6))])
@@ -124,11 +124,11 @@ def test_a_table_of_one_class() -> None:
 
 
 def test_one_completion_of_each_prompt_is_left() -> None:
-    damaged = assert_sound(TABLE, partial(one_per_prompt, seed=0))
-    prompts = list(damaged.table["prompt_id"])
+    corrupted = assert_sound(TABLE, partial(one_per_prompt, seed=0))
+    prompts = list(corrupted.table["prompt_id"])
     assert sorted(prompts) == sorted(set(TABLE["prompt_id"]))
-    assert damaged.changes[0].removed == len(TABLE) - len(prompts)
+    assert corrupted.changes[0].removed == len(TABLE) - len(prompts)
     others = [kept(partial(one_per_prompt, seed=seed)(TABLE)) for seed in (0, 1)]
-    assert others[0] == kept(damaged) != others[1]
+    assert others[0] == kept(corrupted) != others[1]
     # By chance as the classes are: 30 prompts, three in five desirable.
-    assert 9 <= sum(damaged.table["desirable"]) <= 27
+    assert 9 <= sum(corrupted.table["desirable"]) <= 27

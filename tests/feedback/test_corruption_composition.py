@@ -3,9 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corruption_tables import assert_chain, flips, rated_table
 from hydra.utils import instantiate
-from small_runs import composed
 
 from kto_lab import cli
 from kto_lab.configuration import check_keys
@@ -19,7 +17,9 @@ from kto_lab.feedback.corruption import (
     pair_swaps,
     unchanged,
 )
-from kto_lab.run import KEYS
+from kto_lab.runs.train import KEYS
+from tests.feedback.corruption_tables import assert_chain, flips, rated_table
+from tests.small_runs import composed
 
 # 90 desirable and 60 undesirable examples, with scores and ratings.
 TABLE = rated_table()
@@ -42,18 +42,18 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
 
 
 def test_nothing() -> None:
-    for damaged in (unchanged(TABLE), compose(TABLE, first=unchanged, second=unchanged, third=unchanged)):
-        assert damaged.table is TABLE and damaged.changes == () and damaged.swap_pairs is None
+    for corrupted in (unchanged(TABLE), compose(TABLE, first=unchanged, second=unchanged, third=unchanged)):
+        assert corrupted.table is TABLE and corrupted.changes == () and corrupted.swap_pairs is None
 
 
 def test_each_acts_on_what_the_one_before_left() -> None:
-    damaged = compose(TABLE, first=FEWER, second=NOISE, third=SWAPS)
-    assert [change.name for change in damaged.changes] == ["imbalance", "label_noise"]
-    first, second = damaged.changes
+    corrupted = compose(TABLE, first=FEWER, second=NOISE, third=SWAPS)
+    assert [change.name for change in corrupted.changes] == ["imbalance", "label_noise"]
+    first, second = corrupted.changes
     assert (first.examples_before, first.examples_after, first.desirable_after) == (150, 105, 45)
     assert (second.examples_before, second.flipped_to_undesirable, second.flipped_to_desirable) == (105, 9, 12)
-    assert damaged.swap_pairs == PairSwaps(0.1, 7)
-    assert damaged.table.to_list() == NOISE(FEWER(TABLE).table).table.to_list()
+    assert corrupted.swap_pairs == PairSwaps(0.1, 7)
+    assert corrupted.table.to_list() == NOISE(FEWER(TABLE).table).table.to_list()
 
 
 def test_the_order_matters() -> None:
@@ -103,8 +103,8 @@ def test_an_option_from_the_command_line(option: str) -> None:
     key, value = OVERRIDES[option]
     cfg = composed([f"corruption={option}", f"corruption.{key}={value}"])
     check_keys(cfg, KEYS)
-    damaged = instantiate(cfg.corruption)(TABLE)
-    (change,) = damaged.changes
+    corrupted = instantiate(cfg.corruption)(TABLE)
+    (change,) = corrupted.changes
     assert change.name == option and change.parameters[key] == value and change.touched
     # Every key of the option is in the record.
     assert set(change.parameters) == {str(name) for name in cfg.corruption if not str(name).startswith("_")}
@@ -116,9 +116,9 @@ def test_a_composition_from_the_command_line() -> None:
     words += ["corruption@corruption.third=pair_swaps", "corruption.third.seed=7"]
     cfg = composed(words)
     check_keys(cfg, KEYS)
-    damaged = instantiate(cfg.corruption)(TABLE)
-    assert damaged.changes == compose(TABLE, first=FEWER, second=NOISE, third=SWAPS).changes
-    assert damaged.swap_pairs == PairSwaps(0.1, 7)
+    corrupted = instantiate(cfg.corruption)(TABLE)
+    assert corrupted.changes == compose(TABLE, first=FEWER, second=NOISE, third=SWAPS).changes
+    assert corrupted.swap_pairs == PairSwaps(0.1, 7)
 
 
 def test_a_key_that_a_part_does_not_have() -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corruption_tables import assert_chain, assert_sound, flips, rated_table, table_of
 from datasets import Dataset
 
 from kto_lab.errors import LabError
@@ -17,6 +16,7 @@ from kto_lab.feedback.corruption import (
     label_noise_near_boundary,
 )
 from kto_lab.feedback.corruption.draws import uniform
+from tests.feedback.corruption_tables import assert_chain, assert_sound, flips, rated_table, table_of
 
 # 90 desirable and 60 undesirable examples.
 TABLE = rated_table()
@@ -71,8 +71,8 @@ def test_flips_nest_across_rates(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [noise, by_length, near])
 def test_the_hash_changes_exactly_when_the_flips_do(kind: Any) -> None:
-    damaged = [kind(rate, seed=seed)(TABLE) for rate in (0.1, 0.101, 0.2) for seed in (0, 1)]
-    found = [(flips(TABLE, one.table), one.changes[0].touched) for one in damaged]
+    corrupted = [kind(rate, seed=seed)(TABLE) for rate in (0.1, 0.101, 0.2) for seed in (0, 1)]
+    found = [(flips(TABLE, one.table), one.changes[0].touched) for one in corrupted]
     for (ids, touched), (other_ids, other_touched) in itertools.combinations(found, 2):
         assert (ids == other_ids) == (touched == other_touched)
     # Of 90 and of 60 (and of 150) examples 0.101 is as many as 0.1.

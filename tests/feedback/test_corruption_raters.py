@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corruption_tables import assert_chain, assert_sound, flips, rated_table, score, table_of
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import (
@@ -12,6 +11,7 @@ from kto_lab.feedback.corruption import (
     label_noise_one_rater,
     label_noise_simulated_rater,
 )
+from tests.feedback.corruption_tables import assert_chain, assert_sound, flips, rated_table, score, table_of
 
 TABLE = rated_table()
 

@@ -2,12 +2,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corruption_tables import assert_chain, table_of
 from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import PairSwaps, Swapped, pair_swaps, swapped
 from kto_lab.feedback.pairs import make_pairs
+from tests.feedback.corruption_tables import assert_chain, table_of
 
 # Two pairs a prompt.
 TABLE = table_of()
@@ -54,9 +54,9 @@ def test_no_pairs_at_all() -> None:
 
 
 def test_the_table_stays_and_the_pairs_are_announced() -> None:
-    damaged = pair_swaps(TABLE, rate=0.25, seed=3)
-    assert damaged.table is TABLE and damaged.changes == ()
-    assert damaged.swap_pairs == PairSwaps(rate=0.25, seed=3)
+    corrupted = pair_swaps(TABLE, rate=0.25, seed=3)
+    assert corrupted.table is TABLE and corrupted.changes == ()
+    assert corrupted.swap_pairs == PairSwaps(rate=0.25, seed=3)
 
 
 @pytest.mark.parametrize(

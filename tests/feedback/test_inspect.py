@@ -5,11 +5,11 @@ from typing import Any
 
 import matplotlib.image
 import pytest
-from small_runs import composed, write_jsonl
 
 from kto_lab import cli
 from kto_lab.errors import LabError
 from kto_lab.feedback.inspect import inspect_feedback
+from tests.small_runs import composed, write_jsonl
 
 
 def thumbs() -> list[dict[str, Any]]:

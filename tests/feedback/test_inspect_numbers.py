@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from hydra.utils import instantiate
-from small_runs import composed
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.inspect_numbers import (
@@ -18,6 +17,7 @@ from kto_lab.feedback.inspect_numbers import (
     lengths_by_class,
 )
 from kto_lab.feedback.table import build_table
+from tests.small_runs import composed
 
 
 def example(prompt: str, completion: str, desirable: bool, **more: Any) -> dict[str, Any]:

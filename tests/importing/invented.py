@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from small_runs import composed
 
 from kto_lab.importing.command import import_thumbs
 from kto_lab.importing.report import Report
 from kto_lab.importing.settings import Settings, settings
 from kto_lab.importing.thumbs import Row, Thumb
+from tests.small_runs import composed
 
 
 @dataclass(frozen=True)

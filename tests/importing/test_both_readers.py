@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from invented import configured
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.file import from_file
 from kto_lab.importing.command import import_thumbs
 from kto_lab.importing.exports.file import FileExport
 from kto_lab.importing.thumbs import Note, Row
+from tests.importing.invented import configured
 
 CONF = Path(__file__).parents[2] / "conf"
 READERS = ("feedback", "export")

@@ -13,8 +13,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from invented import imported, rows, thumb
-from small_runs import write_jsonl
 
 from kto_lab import cli
 from kto_lab.errors import LabError
@@ -24,6 +22,8 @@ from kto_lab.importing import writing
 from kto_lab.importing.repeats import Fate
 from kto_lab.importing.report import notes
 from kto_lab.importing.thumbs import LeftOut, Reason, Row
+from tests.importing.invented import imported, rows, thumb
+from tests.small_runs import write_jsonl
 
 NOTHING = Row(left_out=(LeftOut("a:9", Reason.NO_THUMB),))
 

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from invented import imported, rows, thumb
 
 from kto_lab.importing.thumbs import LeftOut, Reason, Row
+from tests.importing.invented import imported, rows, thumb
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp;\u202e"
 

@@ -1,9 +1,9 @@
 import pytest
-from small_runs import composed
 
 from kto_lab.errors import LabError
 from kto_lab.importing.repeats import Policy
 from kto_lab.importing.settings import settings
+from tests.small_runs import composed
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-from invented import imported, rows, thumb
 
 from kto_lab.importing.near import pieces, similarity
 from kto_lab.importing.repeats import Fate
+from tests.importing.invented import imported, rows, thumb
 
 LONG = "The river runs past the mill and under the old stone bridge before it meets the sea, and nobody knows why. " * 3
 OTHER = "Take two eggs, a little flour and some milk; stir until nothing sticks, and bake it for half an hour. " * 3

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from invented import imported, rows, thumb
 
 from kto_lab.importing.personal import Kind, find, pseudonym, redacted
+from tests.importing.invented import imported, rows, thumb
 
 KEY = "ghp_" + "aB3dE5gH7jK9" * 3
 TEXT = (

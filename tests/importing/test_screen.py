@@ -1,10 +1,10 @@
 from typing import Any
 
 import pytest
-from invented import thumb
 
 from kto_lab.importing.screen import Screened, identity, microseconds, screen
 from kto_lab.importing.thumbs import LeftOut, Reason
+from tests.importing.invented import thumb
 
 CHAT = [{"role": "user", "content": "Hi"}]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from kto_lab.labeling.labels import Answer
+from kto_lab.judging.answer import Answer
 
 CPU = torch.device("cpu")
 GOOD, BAD = ("lovely", "splendid", "warm"), ("awful", "dull", "cold")

@@ -2,14 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from labeling_cases import CPU, reviews, training
 from sklearn.metrics import roc_auc_score
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import content_hash
+from kto_lab.hashing import content_hash
+from kto_lab.judging.answer import Answer
 from kto_lab.labeling.classifier import Classifier
-from kto_lab.labeling.labels import Answer, Label
+from kto_lab.labeling.labels import Label
 from kto_lab.labeling.threshold import Threshold
+from tests.labeling.labeling_cases import CPU, reviews, training
 
 CLASSIFIER = Classifier(folds=3, strength=10.0, threshold=Threshold("value", 0.5, 0))
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import arithmetic_checks
+from kto_lab.judging.answer import Answer
 from kto_lab.labeling.conditions import FORMATS, KINDS, NoChecksError, Text, TooSlowError, condition
-from kto_lab.labeling.labels import Answer
 
 
 def holds(written: str, completion: str, prompt: str = "Say something.", **more: Any) -> bool:

@@ -4,17 +4,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labeling_cases import CPU, reviews, training
 from sklearn.metrics import roc_auc_score
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
-from kto_lab.labeling import judge
+from kto_lab.judging import asking as judge
+from kto_lab.judging.answer import Answer
+from kto_lab.judging.asking import CONTENT_FREE, Exchange, Leaning
 from kto_lab.labeling.constitution import TOO_LONG, Constitution, calibrated
-from kto_lab.labeling.judge import CONTENT_FREE, Exchange, Leaning
-from kto_lab.labeling.labels import Answer, Label, NoLabel
+from kto_lab.labeling.labels import Label, NoLabel
 from kto_lab.labeling.threshold import NEAR, Threshold
 from kto_lab.models.load import Loaded
+from tests.labeling.labeling_cases import CPU, reviews, training
 
 BOOK = """
 principles:

@@ -5,10 +5,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from small_runs import composed
 
 from kto_lab.configuration import check_keys
 from kto_lab.labeling.command import KEYS
+from tests.small_runs import composed
 
 FILE = Path(__file__).parents[2] / "scripts" / "label_quality.py"
 

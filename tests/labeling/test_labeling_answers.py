@@ -11,8 +11,8 @@ import yaml
 from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
 from kto_lab.feedback.table import split_of
+from kto_lab.judging.answer import Answer
 from kto_lab.labeling.answers import Examples, File, examples_of, of_prompts
-from kto_lab.labeling.labels import Answer
 
 DEFAULTS = yaml.safe_load((Path(__file__).parents[2] / "conf/answers/file.yaml").read_text())
 

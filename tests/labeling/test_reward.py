@@ -3,14 +3,15 @@ from typing import Any
 
 import pytest
 import torch
-from labeling_cases import CPU
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
-from kto_lab.labeling.labels import Answer, Label, NoLabel
+from kto_lab.judging.answer import Answer
+from kto_lab.labeling.labels import Label, NoLabel
 from kto_lab.labeling.reward import TOO_LONG, Reward
 from kto_lab.labeling.threshold import NEAR, Threshold
+from tests.labeling.labeling_cases import CPU
 
 ANSWERS = [
     Answer("Say hi.", "Hi.", "a"),

@@ -5,7 +5,8 @@ import torch
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import arithmetic_checks
-from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel
+from kto_lab.judging.answer import Answer
+from kto_lab.labeling.labels import Label, Labelled, NoLabel
 from kto_lab.labeling.rules import NO_CHECKS, NO_RULE, Rules, read_rules
 
 BOOK = """

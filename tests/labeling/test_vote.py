@@ -2,12 +2,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from labeling_cases import CPU
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.table import build_table
-from kto_lab.labeling.labels import Answer, Label, Labelled, NoLabel
+from kto_lab.judging.answer import Answer
+from kto_lab.labeling.labels import Label, Labelled, NoLabel
 from kto_lab.labeling.vote import ALONE, APART, NO_VOTE, TIE, Vote, votes_of
+from tests.labeling.labeling_cases import CPU
 
 ANSWERS = [Answer("p", text, text) for text in "abcd"]
 

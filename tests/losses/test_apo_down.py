@@ -1,7 +1,7 @@
 import pytest
-from loss_cases import pair, pair_slopes, sigmoid
 
 from kto_lab.losses import apo_down
+from tests.losses.loss_cases import pair, pair_slopes, sigmoid
 
 
 def test_closed_form() -> None:

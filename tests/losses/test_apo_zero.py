@@ -1,7 +1,7 @@
 import pytest
-from loss_cases import pair, pair_slopes, sigmoid, thumbs
 
 from kto_lab.losses import apo_zero, apo_zero_unpaired
+from tests.losses.loss_cases import pair, pair_slopes, sigmoid, thumbs
 
 
 def test_closed_form() -> None:

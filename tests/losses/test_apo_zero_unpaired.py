@@ -1,8 +1,8 @@
 import pytest
-from loss_cases import sigmoid, slopes, thumbs
 
 from kto_lab.losses import apo_zero_unpaired, kto
 from kto_lab.losses.values import logistic
+from tests.losses.loss_cases import sigmoid, slopes, thumbs
 
 BOTH = [True, False]
 

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from loss_cases import sigmoid, slopes, thumbs
 
 from kto_lab.losses import bco, kto
 from kto_lab.losses.values import concave
+from tests.losses.loss_cases import sigmoid, slopes, thumbs
 
 BOTH = [True, False]
 

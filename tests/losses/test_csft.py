@@ -1,6 +1,5 @@
-from loss_cases import REFERENCE, slopes, thumbs
-
 from kto_lab.losses import csft
+from tests.losses.loss_cases import REFERENCE, slopes, thumbs
 
 
 def test_both_classes_are_likelihood_since_the_control_tells_them_apart() -> None:

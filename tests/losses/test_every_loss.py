@@ -8,12 +8,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from loss_cases import VALUES
 from torch import Tensor
 
 import kto_lab.losses
 from kto_lab import cli
 from kto_lab.losses import Feed, Objective, Pairs, Thumbs
+from tests.losses.loss_cases import VALUES
 
 CONF = cli.config_dir()
 # Token counts of the completions of a batch; each two in a row make a pair where pairs are asked for.

@@ -1,10 +1,10 @@
 import math
 
 import pytest
-from loss_cases import pair, pair_slopes, sigmoid
 
 from kto_lab.errors import LabError
 from kto_lab.losses import dpo, holder_dpo
+from tests.losses.loss_cases import pair, pair_slopes, sigmoid
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 8.0])

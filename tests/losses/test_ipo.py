@@ -1,7 +1,7 @@
 import pytest
-from loss_cases import pair, pair_slopes
 
 from kto_lab.losses import ipo
+from tests.losses.loss_cases import pair, pair_slopes
 
 
 def test_closed_form() -> None:

@@ -3,10 +3,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from loss_cases import VALUES, sigmoid, slopes, thumbs
 
 from kto_lab.losses import Thumbs, kto
 from kto_lab.losses.values import concave, logistic
+from tests.losses.loss_cases import VALUES, sigmoid, slopes, thumbs
 
 BOTH = [True, False]
 

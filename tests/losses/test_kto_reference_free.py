@@ -1,9 +1,9 @@
 import pytest
 import torch
-from loss_cases import VALUES, sigmoid, slopes, thumbs
 
 from kto_lab.losses import Thumbs, kto, kto_reference_free
 from kto_lab.losses.values import logistic
+from tests.losses.loss_cases import VALUES, sigmoid, slopes, thumbs
 
 BOTH = [True, False]
 

@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from loss_cases import VALUES, sigmoid, slopes, thumbs
 
 from kto_lab.losses import FlipRates, Thumbs, kto, kto_robust
 from kto_lab.losses.noise import robust_weights
 from kto_lab.losses.values import concave, logistic
 from kto_lab.losses.weighting import Weights
+from tests.losses.loss_cases import VALUES, sigmoid, slopes, thumbs
 
 BOTH = [True, False]
 RATIOS = [-7.0, -0.4, 0.0, 2.5, 11.0]

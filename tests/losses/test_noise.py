@@ -3,7 +3,6 @@ import math
 
 import pytest
 import torch
-from loss_cases import ValueFunction, thumbs
 
 from kto_lab.errors import LabError
 from kto_lab.losses import kto
@@ -17,6 +16,7 @@ from kto_lab.losses.noise import (
 )
 from kto_lab.losses.values import concave, identity, logistic
 from kto_lab.losses.weighting import Weights
+from tests.losses.loss_cases import ValueFunction, thumbs
 
 WEIGHTS = [Weights(1.0, 1.0), Weights(13.33, 1.0), Weights(0.5, 2.0)]
 RATES = [FlipRates(0.0, 0.0), FlipRates(0.2, 0.2), FlipRates(0.05, 0.4), FlipRates(0.6, 0.1)]

@@ -1,13 +1,13 @@
 from typing import Any
 
 import pytest
-from loss_cases import pair, thumbs
 
 from kto_lab.errors import LabError
 from kto_lab.losses import Controls, Feed, FlipRates, build, kto
 from kto_lab.losses.reference_points import Batch, Completions, Matched, Zero
 from kto_lab.losses.values import logistic
 from kto_lab.losses.weighting import Fixed
+from tests.losses.loss_cases import pair, thumbs
 
 KTO = {
     "function": "kto_lab.losses.kto",

@@ -1,9 +1,9 @@
 import math
 
 import pytest
-from loss_cases import pair_of_means, pair_slopes, sigmoid
 
 from kto_lab.losses import orpo
+from tests.losses.loss_cases import pair_of_means, pair_slopes, sigmoid
 
 
 def log_odds(mean: float) -> float:

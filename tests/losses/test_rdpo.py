@@ -1,10 +1,10 @@
 import math
 
 import pytest
-from loss_cases import pair, pair_slopes, sigmoid
 
 from kto_lab.errors import LabError
 from kto_lab.losses import dpo, rdpo
+from tests.losses.loss_cases import pair, pair_slopes, sigmoid
 
 
 def test_closed_form() -> None:

@@ -1,6 +1,5 @@
-from loss_cases import REFERENCE, slopes, thumbs
-
 from kto_lab.losses import sft
+from tests.losses.loss_cases import REFERENCE, slopes, thumbs
 
 
 def test_it_is_the_negative_log_likelihood() -> None:

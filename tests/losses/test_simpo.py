@@ -1,9 +1,9 @@
 import math
 
 import pytest
-from loss_cases import pair_of_means, pair_slopes, sigmoid
 
 from kto_lab.losses import simpo
+from tests.losses.loss_cases import pair_of_means, pair_slopes, sigmoid
 
 
 def test_closed_form() -> None:

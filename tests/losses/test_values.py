@@ -3,11 +3,11 @@ from functools import partial
 
 import pytest
 import torch
-from loss_cases import VALUES, ValueFunction, sigmoid
 from torch import Tensor
 
 from kto_lab.errors import LabError
 from kto_lab.losses.values import concave, identity, logistic, power
+from tests.losses.loss_cases import VALUES, ValueFunction, sigmoid
 
 AROUND_ZERO = torch.linspace(-5, 5, 41, dtype=torch.float64)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kto_lab.models.store import ReferenceStore, Scorer, Shelf
+from kto_lab.models.store import LogpCache, ReferenceStore, Scorer
 
 SCORER = Scorer("a model", "weights", "config", "32-true", "cpu AVX2", "torch 2", "code")
 
@@ -28,25 +28,25 @@ def logps(count: int, first: int = 0) -> np.ndarray:
     return -np.arange(first, first + count, dtype=np.float32) / 7 - 1
 
 
-def shelf_in(folder: Path | str, *, scorer: Scorer = SCORER, max_mb: int = 100) -> Shelf:
-    shelf = ReferenceStore(str(folder), max_mb).shelf(scorer)
-    assert shelf is not None
-    return shelf
+def shelf_in(folder: Path | str, *, scorer: Scorer = SCORER, max_mb: int = 100) -> LogpCache:
+    logp_cache = ReferenceStore(str(folder), max_mb).logp_cache(scorer)
+    assert logp_cache is not None
+    return logp_cache
 
 
 def write_many(folder: str, first: int) -> None:
     """Forty shards, half of them also another process's, merged now and then."""
-    shelf = shelf_in(folder)
+    logp_cache = shelf_in(folder)
     for start in range(first, first + 400, 10):
-        shelf.put(sequences(10, start), logps(10, start))
-        shelf.settle()
-    assert np.array_equal(shelf.lookup(sequences(400, first)), logps(400, first))
+        logp_cache.put(sequences(10, start), logps(10, start))
+        logp_cache.settle()
+    assert np.array_equal(logp_cache.lookup(sequences(400, first)), logps(400, first))
 
 
 def die_while_writing(folder: str) -> None:
     """One shard is whole; of the next, half is on disk when the process is killed."""
-    shelf = shelf_in(folder)
-    shelf.put(sequences(10), logps(10))
+    logp_cache = shelf_in(folder)
+    logp_cache.put(sequences(10), logps(10))
 
     def half(path: Path, content: bytes) -> int:
         with path.open("wb") as file:
@@ -56,7 +56,7 @@ def die_while_writing(folder: str) -> None:
         return 0
 
     Path.write_bytes = half  # type: ignore[method-assign, assignment]
-    shelf.put(sequences(10, 10), logps(10, 10))
+    logp_cache.put(sequences(10, 10), logps(10, 10))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_tokenizers import END, end_and_more, end_as_text, end_not_eos, instructions, made
-from taught import taught
 from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -15,6 +13,8 @@ from kto_lab.models.adapters import save_policy
 from kto_lab.models.generate import Answer, generate
 from kto_lab.models.tiny import CHATML, byte_tokenizer
 from kto_lab.models.tokens import Encoder
+from tests.small_tokenizers import END, end_and_more, end_as_text, end_not_eos, instructions, made
+from tests.taught import taught
 
 CHATS = [[{"role": "user", "content": content}] for content in ("hi", "and you?")]
 SAID = ["use <b>", "a longer answer!"]

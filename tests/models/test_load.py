@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
-from kto_lab.files import sha256_file
+from kto_lab.hashing import sha256_file
 from kto_lab.models import load
 from kto_lab.models.load import Loaded, hf, smollm2, tiny
 

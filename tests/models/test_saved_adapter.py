@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
-from kto_lab.files import sha256_file
+from kto_lab.hashing import sha256_file
 from kto_lab.models.adapters import Lora, check_loaded, reference_model
 from kto_lab.models.load import Loaded, hf
 from kto_lab.models.saved_adapter import merged

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import store_worker
-from store_worker import SCORER, logps, sequences, shelf_in
 
+import tests.models.store_worker as store_worker
 from kto_lab.errors import LabError
 from kto_lab.models import store
-from kto_lab.models.store import NoStore, ReferenceStore, Shelf
+from kto_lab.models.store import LogpCache, NoStore, ReferenceStore
 from kto_lab.models.store_disk import ABOUT, DAMAGED, holdings, shards_in
 from kto_lab.models.store_shards import SUFFIX
+from tests.models.store_worker import SCORER, logps, sequences, shelf_in
 
 FOREIGN = replace(SCORER, weights="others")
 
@@ -24,8 +24,8 @@ def worker(*words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, store_worker.__file__, *words])
 
 
-def names(shelf: Shelf) -> list[str]:
-    return [file.path.name for file in shards_in(shelf.folder)]
+def names(logp_cache: LogpCache) -> list[str]:
+    return [file.path.name for file in shards_in(logp_cache.folder)]
 
 
 def test_what_one_run_keeps_another_finds(tmp_path: Path) -> None:
@@ -55,9 +55,9 @@ def test_another_scorer_finds_nothing(tmp_path: Path, field: str) -> None:
 
 
 def test_what_is_not_finite_is_never_kept(tmp_path: Path) -> None:
-    shelf = shelf_in(tmp_path)
-    shelf.put(sequences(4), np.array([-1, np.nan, -np.inf, np.inf], dtype=np.float32))
-    for reader in (shelf, shelf_in(tmp_path)):
+    logp_cache = shelf_in(tmp_path)
+    logp_cache.put(sequences(4), np.array([-1, np.nan, -np.inf, np.inf], dtype=np.float32))
+    for reader in (logp_cache, shelf_in(tmp_path)):
         assert np.isnan(reader.lookup(sequences(4))).tolist() == [False, True, True, True]
 
 
@@ -72,15 +72,15 @@ def test_two_processes_write_and_merge_at_once(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_while_writing_loses_that_shard_alone(tmp_path: Path) -> None:
     assert worker("die", str(tmp_path)).wait(120) == -9
     (scratch,) = (path for path in (tmp_path / SCORER.key).iterdir() if path.is_dir())
-    shelf = shelf_in(tmp_path)
-    found = shelf.lookup(sequences(20))
+    logp_cache = shelf_in(tmp_path)
+    found = logp_cache.lookup(sequences(20))
     assert np.array_equal(found[:10], logps(10)) and np.isnan(found[10:]).all()
-    shelf.put(sequences(10, 10), logps(10, 10))
+    logp_cache.put(sequences(10, 10), logps(10, 10))
     assert np.array_equal(shelf_in(tmp_path).lookup(sequences(20)), logps(20))
-    shelf.settle()
+    logp_cache.settle()
     assert scratch.exists()  # it may be another job's that is just writing
     os.utime(scratch, (0, 0))
-    shelf.settle()
+    logp_cache.settle()
     assert not scratch.exists()
 
 
@@ -108,24 +108,24 @@ def test_a_shard_that_is_not_right_is_set_aside_once_and_computed_again(
     shelf_in(tmp_path).put(sequences(5), logps(5))
     (name,) = names(shelf_in(tmp_path))
     damage(tmp_path / SCORER.key / name)  # type: ignore[operator]
-    shelf = shelf_in(tmp_path)
-    assert np.isnan(shelf.lookup(sequences(5))).all()
+    logp_cache = shelf_in(tmp_path)
+    assert np.isnan(logp_cache.lookup(sequences(5))).all()
     assert name in (said := capsys.readouterr().out) and said.count("\n") == 1 and "computed again" in said
-    assert names(shelf) == [name + DAMAGED]
-    shelf.put(sequences(5), logps(5))
+    assert names(logp_cache) == [name + DAMAGED]
+    logp_cache.put(sequences(5), logps(5))
     assert np.array_equal(shelf_in(tmp_path).lookup(sequences(5)), logps(5))
-    assert names(shelf) == [name, name + DAMAGED] and not capsys.readouterr().out
+    assert names(logp_cache) == [name, name + DAMAGED] and not capsys.readouterr().out
 
 
 def test_many_small_shards_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MANY_SHARDS", 4)
-    shelf, reader = shelf_in(tmp_path), shelf_in(tmp_path)
+    logp_cache, reader = shelf_in(tmp_path), shelf_in(tmp_path)
     for first in range(5):
-        shelf.put(sequences(1, first), logps(1, first))
+        logp_cache.put(sequences(1, first), logps(1, first))
         reader.lookup(sequences(1))
-    shelf.settle()
-    assert len(names(shelf)) == 1
-    for each in (shelf, reader, shelf_in(tmp_path)):
+    logp_cache.settle()
+    assert len(names(logp_cache)) == 1
+    for each in (logp_cache, reader, shelf_in(tmp_path)):
         assert np.array_equal(each.lookup(sequences(5)), logps(5))
 
 
@@ -165,14 +165,14 @@ def test_a_disk_that_refuses_is_said_once_and_nothing_is_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("no folder can be made in it")
-    shelf = shelf_in(tmp_path / "file" / "store")
-    assert np.isnan(shelf.lookup(sequences(4))).all()
+    logp_cache = shelf_in(tmp_path / "file" / "store")
+    assert np.isnan(logp_cache.lookup(sequences(4))).all()
     for first in range(4):
-        shelf.put(sequences(1, first), logps(1, first))
-    shelf.settle()
+        logp_cache.put(sequences(1, first), logps(1, first))
+    logp_cache.settle()
     said = capsys.readouterr().out
     assert said.count("warning") == 1 and "Not a directory" in said and "goes on" in said
-    assert np.array_equal(shelf.lookup(sequences(4)), logps(4))
+    assert np.array_equal(logp_cache.lookup(sequences(4)), logps(4))
 
 
 def test_what_can_be_read_and_not_written_is_read(
@@ -185,17 +185,17 @@ def test_what_can_be_read_and_not_written_is_read(
 
     for name in ("tempfile.mkdtemp", "os.utime"):
         monkeypatch.setattr(name, refuse)
-    shelf = shelf_in(tmp_path)
-    assert np.array_equal(shelf.lookup(sequences(2)), logps(2))
-    shelf.put(sequences(2, 2), logps(2, 2))
+    logp_cache = shelf_in(tmp_path)
+    assert np.array_equal(logp_cache.lookup(sequences(2)), logps(2))
+    logp_cache.put(sequences(2, 2), logps(2, 2))
     assert "Read-only file system" in capsys.readouterr().out
-    assert np.array_equal(shelf.lookup(sequences(4)), logps(4)) and len(names(shelf)) == 1
+    assert np.array_equal(logp_cache.lookup(sequences(4)), logps(4)) and len(names(logp_cache)) == 1
 
 
 def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KTO_LAB_CACHE", str(tmp_path))
     assert ReferenceStore(None, 1).folder == tmp_path / "reference" and not list(tmp_path.iterdir())
-    assert NoStore().shelf(SCORER) is None
+    assert NoStore().logp_cache(SCORER) is None
     with pytest.raises(LabError, match="max_mb is 0"):
         ReferenceStore(None, 0)
     assert SUFFIX == ".logps"

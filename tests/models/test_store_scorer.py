@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from store_worker import shelf_in
 from transformers import LlamaForCausalLM
 
 from kto_lab.models import store_scorer
@@ -16,6 +15,7 @@ from kto_lab.models.logps import score
 from kto_lab.models.store import Scorer
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep, scorer_of, weights_hash
 from kto_lab.models.tokens import Tokens
+from tests.models.store_worker import shelf_in
 
 SEQUENCES = [
     Tokens(tuple(range(5, 5 + prompt)), tuple(range(40, 40 + length)))
@@ -96,17 +96,17 @@ def test_weights_that_are_transposed_or_renamed_hash_otherwise() -> None:
 
 
 def test_an_adapter_that_is_fresh_scores_what_full_fine_tuning_finds(model: LlamaForCausalLM, tmp_path: Path) -> None:
-    shelf = shelf_in(tmp_path, scorer=scorer(model))
-    full = score_and_keep(model, SEQUENCES, shelf, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
+    logp_cache = shelf_in(tmp_path, scorer=scorer(model))
+    full = score_and_keep(model, SEQUENCES, logp_cache, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
     adapter = Lora(rank=2, alpha=4, dropout=0.1, target_modules="all-linear", merge=False)
     lora = score_and_keep(adapter.attach(model), SEQUENCES, None, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
-    assert torch.equal(full, lora) and torch.equal(known(shelf, SEQUENCES), full)
+    assert torch.equal(full, lora) and torch.equal(known(logp_cache, SEQUENCES), full)
 
 
 def test_kept_is_what_is_scored_and_nothing_is_scored_twice(model: LlamaForCausalLM, tmp_path: Path) -> None:
     counted: list[int] = []
-    shelf = shelf_in(tmp_path)
-    kept = score_and_keep(model, SEQUENCES, shelf, advance=counted.append, **HOW)  # type: ignore[arg-type]
+    logp_cache = shelf_in(tmp_path)
+    kept = score_and_keep(model, SEQUENCES, logp_cache, advance=counted.append, **HOW)  # type: ignore[arg-type]
     assert sum(counted) == len(SEQUENCES)
     torch.testing.assert_close(kept, score(model, SEQUENCES, **HOW), rtol=1e-5, atol=1e-4)  # type: ignore[arg-type]
     without = score_and_keep(model, SEQUENCES, None, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
@@ -116,14 +116,14 @@ def test_kept_is_what_is_scored_and_nothing_is_scored_twice(model: LlamaForCausa
 
 def test_where_only_some_are_known_the_rest_differ_by_rounding_alone(model: LlamaForCausalLM, tmp_path: Path) -> None:
     """Float32: to 1e-5 of the value, or 1e-4 nats, as any other cut into batches."""
-    shelf = shelf_in(tmp_path)
+    logp_cache = shelf_in(tmp_path)
     whole = score_and_keep(model, SEQUENCES, None, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
-    score_and_keep(model, SEQUENCES[1::3], shelf, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
-    logps = known(shelf, SEQUENCES)
+    score_and_keep(model, SEQUENCES[1::3], logp_cache, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
+    logps = known(logp_cache, SEQUENCES)
     missing = not_finite(logps)
     assert len(missing) == 8
     rest = [SEQUENCES[index] for index in missing]
-    logps[missing] = score_and_keep(model, rest, shelf, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
+    logps[missing] = score_and_keep(model, rest, logp_cache, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
     torch.testing.assert_close(logps, whole, rtol=1e-5, atol=1e-4)
 
 

@@ -6,7 +6,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from small_tokenizers import (
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
+
+from kto_lab.errors import LabError
+from kto_lab.feedback.table import build_table
+from kto_lab.models.tiny import byte_tokenizer
+from kto_lab.models.tokens import Encoder, Lengths
+from tests.small_tokenizers import (
     dated,
     end_and_more,
     end_as_text,
@@ -15,13 +22,6 @@ from small_tokenizers import (
     instructions,
     told_to_end_each,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import chat_template_utils
-
-from kto_lab.errors import LabError
-from kto_lab.feedback.table import build_table
-from kto_lab.models.tiny import byte_tokenizer
-from kto_lab.models.tokens import Encoder, Lengths
 
 CHAT = [{"role": "user", "content": "hi"}]
 

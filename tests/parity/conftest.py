@@ -11,11 +11,11 @@ import datasets
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from side_by_side import Bench
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.models.tiny import random_llama
 from kto_lab.models.tokens import Encoder
+from tests.parity.side_by_side import Bench
 
 NOISE = 0.15
 SEEDS = (0, 1)

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from side_by_side import THUMBS, Bench, assert_same, collate, cut, real_tokens, theirs, thumb_rows
 from torch import Tensor
 from trl.experimental.bco import BCOConfig, BCOTrainer
 
 from kto_lab.losses import bco
 from kto_lab.losses.reference_points import Evidence, RunningMean, State
+from tests.parity.side_by_side import THUMBS, Bench, assert_same, collate, cut, real_tokens, theirs, thumb_rows
 
 BETA = 0.3
 # Two of one class and one of the other, and then the other way round.

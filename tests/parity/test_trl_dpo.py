@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from side_by_side import (
+from torch import Tensor
+from trl import DPOConfig, DPOTrainer
+
+from kto_lab.losses import Pairs, Thumbs, apo_down, apo_zero, cdpo, dpo, hinge, ipo, rdpo, sft
+from tests.parity.side_by_side import (
     PAIRS,
     Bench,
     Outcome,
@@ -19,10 +23,6 @@ from side_by_side import (
     theirs,
     theirs_one_by_one,
 )
-from torch import Tensor
-from trl import DPOConfig, DPOTrainer
-
-from kto_lab.losses import Pairs, Thumbs, apo_down, apo_zero, cdpo, dpo, hinge, ipo, rdpo, sft
 
 BETA = 0.5
 FLIP_RATE = 0.2

@@ -1,13 +1,13 @@
 """KTO and its anchored variant against TRL's KTOTrainer."""
 
 import pytest
-from side_by_side import THUMBS, Bench, Outcome, assert_same, collate, cut, real_tokens, theirs, thumb_rows
 from trl import KTOConfig, KTOTrainer
 
 from kto_lab.losses import apo_zero_unpaired, kto
 from kto_lab.losses.reference_points import Batch, Evidence
 from kto_lab.losses.values import logistic
 from kto_lab.models.tokens import Tokens
+from tests.parity.side_by_side import THUMBS, Bench, Outcome, assert_same, collate, cut, real_tokens, theirs, thumb_rows
 
 BETA = 0.3
 

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from side_by_side import (
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from kto_lab.losses import orpo, simpo
+from tests.parity.side_by_side import (
     PAIRS,
     Bench,
     Pair,
@@ -16,10 +20,6 @@ from side_by_side import (
     theirs,
     theirs_one_by_one,
 )
-from trl.experimental.cpo import CPOConfig, CPOTrainer
-from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-from kto_lab.losses import orpo, simpo
 
 
 def trl_batch(trainer: Any, bench: Bench, rows: Sequence[Pair]) -> dict[str, Any]:

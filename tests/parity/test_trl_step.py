@@ -7,19 +7,19 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 from hydra.utils import instantiate
-from side_by_side import PAIRS, THUMBS, Bench, assert_same_gradients, pair_rows, thumb_rows
-from small_runs import composed
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.bco import BCOConfig, BCOTrainer
 
-from kto_lab.feedback.corruption import Damaged
+from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import build_table
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.logps import score
 from kto_lab.training.data import AlignmentData, fill_reference, prepare, reference_sequences
 from kto_lab.training.module import AlignmentModule
+from tests.parity.side_by_side import PAIRS, THUMBS, Bench, assert_same_gradients, pair_rows, thumb_rows
+from tests.small_runs import composed
 
 BETA = 0.3
 WEIGHTS = Weights(1.5, 0.7)
@@ -75,7 +75,7 @@ def our_step(bench: Bench, rows: list[dict[str, Any]], weights: Weights, *overri
     )
     objective, optimization = instantiate(cfg.loss), instantiate(cfg.optimization)
     table = build_table(rows, source="test", held_out=0)
-    data = prepare(Damaged(table, ()), bench.encoder, objective, optimization, seed=0)
+    data = prepare(Corrupted(table, ()), bench.encoder, objective, optimization, seed=0)
     pad_id = bench.encoder.pad_id
     wanted = reference_sequences(data)
     logps = score(bench.reference, wanted, pad_id=pad_id, token_budget=1024).tolist()

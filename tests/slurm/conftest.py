@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from one_node import one_node
+
+from tests.slurm.one_node import one_node
 
 NOT_THERE = 3  # the script's exit status where Slurm is missing and cannot be installed
 

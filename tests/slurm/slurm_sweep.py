@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from one_node import wait_until
 from safetensors.torch import load_file
 
-from kto_lab.studies.cell import LOG
-from kto_lab.studies.record import read_record
+from kto_lab.runs.job import LOG
+from kto_lab.runs.record import read_record
 from kto_lab.training.callbacks import METRICS
+from tests.slurm.one_node import wait_until
 
 STUDY = """# A study for the tests.
 name: small

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import submitit
-from one_node import job, one_node, sbatch, slurm, wait_for_state, wait_until
+
+from tests.slurm.one_node import job, one_node, sbatch, slurm, wait_for_state, wait_until
 
 # A job that starts twice: it says which start this is, and the first one waits for what happens to it.
 TWICE = """

@@ -6,12 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from one_node import job, sbatch, slurm, wait_for_state, wait_until
-from slurm_sweep import SLURM, Sweep, assert_same_run, assert_saved_where_it_was_asked, ended, log_of_job
 
-from kto_lab.studies.cell import FAILURE, LOG, status
-from kto_lab.studies.lease import LEASE, read_owner
-from kto_lab.studies.record import read_record
+from kto_lab.runs.job import LOG
+from kto_lab.runs.lease import LEASE, read_owner
+from kto_lab.runs.record import read_record
+from kto_lab.runs.status import FAILURE, status
+from tests.slurm.one_node import job, sbatch, slurm, wait_for_state, wait_until
+from tests.slurm.slurm_sweep import SLURM, Sweep, assert_same_run, assert_saved_where_it_was_asked, ended, log_of_job
 
 # Long enough for something to happen to it, and no checkpoint unless it is asked for.
 LONG = ("optimization.max_steps=150", "optimization.checkpoint_every=1000")

@@ -66,10 +66,9 @@ def run_as_pair(jobs: list[Job], folder: Path, *, timeout: float) -> str:
 
 
 def _run(job: Job) -> None:
-    from small_runs import composed
-
-    from kto_lab import run
+    from kto_lab.runs import train as run
     from kto_lab.training.module import AlignmentModule, NotFiniteError
+    from tests.small_runs import composed
 
     whole = AlignmentModule.losses
 

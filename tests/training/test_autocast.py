@@ -6,7 +6,6 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from small_runs import composed
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaForCausalLM
@@ -16,6 +15,7 @@ from kto_lab.models.number_format import matrices
 from kto_lab.models.tokens import Tokens
 from kto_lab.training.autocast import OnceAStep, precision_plugin
 from kto_lab.training.hardware import Hardware
+from tests.small_runs import composed
 
 MICRO_BATCHES = [[[Tokens((5, 6, 7), tuple(range(9, 12 + i)))] for i in range(at, at + 2)] for at in (0, 2, 4)]
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from small_runs import metrics, run
 
-from kto_lab.studies.record import read_record
+from kto_lab.runs.record import read_record
 from kto_lab.training.clipping import Clipping
+from tests.small_runs import metrics, run
 
 WEIGHTED = ("weighting@loss.weighting=fixed", "loss.weighting.lambda_desirable=3", "optimization.max_steps=4")
 

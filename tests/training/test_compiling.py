@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import run
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -19,11 +18,12 @@ from kto_lab.models.adapters import Lora, Policy
 from kto_lab.models.attention import set_packing
 from kto_lab.models.logps import completion_logps
 from kto_lab.models.tokens import Tokens
-from kto_lab.studies.record import read_record
+from kto_lab.runs.record import read_record
 from kto_lab.training import compiling
 from kto_lab.training.compiling import GRAPHS, blocks, compiled
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.recomputing import recomputed
+from tests.small_runs import run
 
 HARDWARE = Hardware("cpu", 1, 1, "auto", "32-true", deterministic=False, compile=True)
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

@@ -3,7 +3,6 @@
 import pytest
 from datasets import Dataset
 from hydra.utils import instantiate
-from small_runs import composed
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import PairSwaps, pair_swaps, unchanged
@@ -21,6 +20,7 @@ from kto_lab.training.data import (
     reference_sequences,
 )
 from kto_lab.training.optimization import Optimization
+from tests.small_runs import composed
 
 
 def table() -> Dataset:

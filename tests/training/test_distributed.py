@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from pair_of_processes import Job, run_as_pair
 from safetensors.torch import load_file
-from small_runs import metrics, overrides, run
 
-from kto_lab import run as run_module
 from kto_lab.errors import LabError
-from kto_lab.studies.record import RECORD
+from kto_lab.runs import train as run_module
+from kto_lab.runs.record import RECORD
 from kto_lab.training.callbacks import METRICS
+from tests.small_runs import metrics, overrides, run
+from tests.training.pair_of_processes import Job, run_as_pair
 
 # Batches of five, in several micro-batches: neither can be shared evenly by two processes.
 UNEVEN = (

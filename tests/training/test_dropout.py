@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import instantiate
-from small_runs import composed, metrics, run, thumbs
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -24,10 +23,11 @@ from kto_lab.models.adapters import attached
 from kto_lab.models.attention import set_packing
 from kto_lab.models.logps import evaluating, find_exact_rows
 from kto_lab.models.tokens import Encoder
-from kto_lab.studies.record import read_record
+from kto_lab.runs.record import read_record
 from kto_lab.training.data import prepare
 from kto_lab.training.dropout import dropout_rates, mask_seed, set_dropout
 from kto_lab.training.fit import fit
+from tests.small_runs import composed, metrics, run, thumbs
 
 OWN = "optimization.dropout=true"
 ADAPTER = ("adapter=lora", "adapter.rank=2", "adapter.dropout=0.3")

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import metrics, overrides, run
 
-from kto_lab import run as run_module
 from kto_lab.errors import LabError
-from kto_lab.studies.record import RECORD
+from kto_lab.runs import train as run_module
+from kto_lab.runs.record import RECORD
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.checkpoints import last_checkpoint
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.reference import ReferencePass
+from tests.small_runs import metrics, overrides, run
 
 # Three epochs of 36 examples in batches of four: 27 steps, cut to six.
 SIX = ("optimization.max_steps=6", "optimization.checkpoint_every=2", "evaluation=none")

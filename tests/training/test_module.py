@@ -10,7 +10,6 @@ import pytest
 import torch
 from datasets import Dataset
 from hydra.utils import instantiate
-from small_runs import composed
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
@@ -24,6 +23,7 @@ from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.training.data import AlignmentData, TrainingData, fill_reference, prepare, reference_sequences
 from kto_lab.training.module import AlignmentModule, NotFiniteError
 from kto_lab.training.optimization import Optimization
+from tests.small_runs import composed
 
 BETA = 0.3
 WEIGHTS = Weights(1.5, 0.7)

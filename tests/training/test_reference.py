@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from pair_of_processes import Job, run_as_pair
 from safetensors.torch import load_file
-from small_runs import composed, metrics, overrides, run
 
 from kto_lab.errors import LabError
 from kto_lab.models import store_scorer
 from kto_lab.models.store_disk import shards_in
-from kto_lab.run import train
-from kto_lab.studies.record import RECORD
+from kto_lab.runs.record import RECORD
+from kto_lab.runs.train import train
 from kto_lab.training.callbacks import METRICS
+from tests.small_runs import composed, metrics, overrides, run
+from tests.training.pair_of_processes import Job, run_as_pair
 
 TWO = ("optimization.max_steps=2",)
 

@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset
 from hydra.utils import instantiate
 from peft import LoraConfig, get_peft_model
-from small_runs import composed
 from transformers import LlamaForCausalLM
 
 from kto_lab.feedback.corruption import unchanged
@@ -23,6 +22,7 @@ from kto_lab.training.data import TrainingData, fill_reference, make_step, prepa
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference_point import PolicySamples
+from tests.small_runs import composed
 
 
 def table() -> Dataset:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from safetensors.torch import load_file
-from small_runs import metrics, run
 
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.checkpoints import LastCheckpoint, last_checkpoint
 from kto_lab.training.stopping import slurm
+from tests.small_runs import metrics, run
 
 # Checkpoints of their own are rarer than the steps.
 SIX = ("optimization.max_steps=6", "optimization.checkpoint_every=100")

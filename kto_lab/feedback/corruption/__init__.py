@@ -1,6 +1,6 @@
 """The corruption lab: controlled damage to the training labels and to the classes.
 
-Each option of the group `corruption` is a function f(table, **keys) -> `Damaged`. It gets the rows of the training
+Each option of the group `corruption` is a function f(table, **keys) -> `Corrupted`. It gets the rows of the training
 split, draws with a seed of its own, apart from the run's, and says exactly what it did (`Change`). Evaluation keeps
 reading `desirable_clean`, which no corruption touches.
 
@@ -10,7 +10,7 @@ at three quarters. Subsets and flips hash apart, so that of a subset no larger s
 Counts are exact: a share of n is round(share * n), halves to even.
 """
 
-from kto_lab.feedback.corruption.changes import Change, Damaged, PairSwaps
+from kto_lab.feedback.corruption.changes import Change, Corrupted, PairSwaps
 from kto_lab.feedback.corruption.classes import imbalance, imbalance_ratio, one_per_prompt
 from kto_lab.feedback.corruption.composition import compose, unchanged
 from kto_lab.feedback.corruption.flips import (
@@ -28,7 +28,7 @@ from kto_lab.feedback.corruption.swaps import Swapped, pair_swaps, swapped
 
 __all__ = [
     "Change",
-    "Damaged",
+    "Corrupted",
     "PairSwaps",
     "Swapped",
     "compose",

@@ -1,4 +1,4 @@
-"""What a corruption hands back: the damaged table, and exactly what was done to it."""
+"""What a corruption hands back: the corrupted table, and exactly what was done to it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import content_hash
+from kto_lab.hashing import content_hash
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PairSwaps:
 
 
 @dataclass(frozen=True)
-class Damaged:
+class Corrupted:
     """A table after corruption.
 
     Attributes:
@@ -89,7 +89,7 @@ def labels_of(table: Dataset, column: str = "desirable") -> NDArray[np.bool_]:
     return np.array(values_of(table, column), dtype=bool)
 
 
-def relabelled(table: Dataset, labels: NDArray[np.bool_], name: str, parameters: Mapping[str, Any]) -> Damaged:
+def relabelled(table: Dataset, labels: NDArray[np.bool_], name: str, parameters: Mapping[str, Any]) -> Corrupted:
     """The table with other labels, shape (examples,), in `desirable`.
 
     Raises:
@@ -97,11 +97,11 @@ def relabelled(table: Dataset, labels: NDArray[np.bool_], name: str, parameters:
     """
     flips = np.flatnonzero(labels_of(table) != labels)
     after = _with_labels(table, labels) if flips.size else table
-    damaged = _damaged(table, after, flips, int(labels[flips].sum()), name, parameters)
-    return replace(damaged, noise_added=True)
+    corrupted = _corrupted(table, after, flips, int(labels[flips].sum()), name, parameters)
+    return replace(corrupted, noise_added=True)
 
 
-def reduced(table: Dataset, rows: Sequence[int], name: str, parameters: Mapping[str, Any]) -> Damaged:
+def reduced(table: Dataset, rows: Sequence[int], name: str, parameters: Mapping[str, Any]) -> Corrupted:
     """The rows of the table that are to be kept, in the table's order.
 
     Raises:
@@ -109,17 +109,17 @@ def reduced(table: Dataset, rows: Sequence[int], name: str, parameters: Mapping[
     """
     removed = np.setdiff1d(np.arange(len(table)), np.array(rows, dtype=int))
     after = table.select(sorted(rows)) if removed.size else table
-    return _damaged(table, after, removed, 0, name, parameters)
+    return _corrupted(table, after, removed, 0, name, parameters)
 
 
-def _damaged(
+def _corrupted(
     before: Dataset,
     after: Dataset,
     touched: NDArray[np.int64],
     flipped_to_desirable: int,
     name: str,
     parameters: Mapping[str, Any],
-) -> Damaged:
+) -> Corrupted:
     counts = [(len(table), int(labels_of(table).sum())) for table in (before, after)]
     (n_before, up_before), (n_after, up_after) = counts
     for kind, had, has in (
@@ -143,7 +143,7 @@ def _damaged(
         removed=removed,
         touched=content_hash(sorted(identities[row] for row in touched)) if len(touched) else "",
     )
-    return Damaged(after, (change,))
+    return Corrupted(after, (change,))
 
 
 def _with_labels(table: Dataset, labels: NDArray[np.bool_]) -> Dataset:

@@ -12,16 +12,16 @@ import numpy as np
 from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.corruption.changes import Damaged, labels_of, reduced, values_of
+from kto_lab.feedback.corruption.changes import Corrupted, labels_of, reduced, values_of
 from kto_lab.feedback.corruption.draws import check_number, check_seed, check_whole, lowest
-from kto_lab.feedback.table import content_hash
+from kto_lab.hashing import content_hash
 
 By = Literal["example", "prompt"]
 # The default rarer class leaves room for ratios up to this one, either way.
 _WIDEST_RATIO = 10
 
 
-def imbalance(table: Dataset, *, keep_desirable: float, keep_undesirable: float, by: By, seed: int) -> Damaged:
+def imbalance(table: Dataset, *, keep_desirable: float, keep_undesirable: float, by: By, seed: int) -> Corrupted:
     """Keep a fraction of each class: exactly round(fraction * n) of its n examples.
 
     Args:
@@ -60,7 +60,7 @@ def imbalance_ratio(
     size: int | None,
     by: By,
     seed: int,
-) -> Damaged:
+) -> Corrupted:
     """Bring the share of desirable examples to a value, with so many examples in all, or in the rarer class.
 
     What is held does not depend on the share unless `size` says so, so that runs of different shares compare.
@@ -99,7 +99,7 @@ def imbalance_ratio(
     return reduced(table, _first(table, wanted, by, seed), "imbalance_ratio", parameters)
 
 
-def one_per_prompt(table: Dataset, *, seed: int) -> Damaged:
+def one_per_prompt(table: Dataset, *, seed: int) -> Corrupted:
     """Keep a single completion of each prompt, whichever its thumb.
 
     What most logs of thumbs look like, and what KTO can learn from and DPO cannot: nothing is left to pair. The paper's

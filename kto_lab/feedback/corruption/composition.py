@@ -6,18 +6,18 @@ from collections.abc import Callable
 from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.corruption.changes import Change, Damaged, PairSwaps
+from kto_lab.feedback.corruption.changes import Change, Corrupted, PairSwaps
 from kto_lab.feedback.corruption.flips import DRAWN_ALIKE
 
-Corruption = Callable[[Dataset], Damaged]
+Corruption = Callable[[Dataset], Corrupted]
 
 
-def unchanged(table: Dataset) -> Damaged:
+def unchanged(table: Dataset) -> Corrupted:
     """The training rows as they are."""
-    return Damaged(table, ())
+    return Corrupted(table, ())
 
 
-def compose(table: Dataset, *, first: Corruption, second: Corruption, third: Corruption) -> Damaged:
+def compose(table: Dataset, *, first: Corruption, second: Corruption, third: Corruption) -> Corrupted:
     """Three corruptions in this order, each on what the one before left; swaps of pairs come after them all.
 
     Raises:
@@ -29,19 +29,19 @@ def compose(table: Dataset, *, first: Corruption, second: Corruption, third: Cor
     noise_added = False
     for place, corruption in (("first", first), ("second", second), ("third", third)):
         try:
-            damaged = corruption(table)
+            corrupted = corruption(table)
         except LabError as error:
             # The part knows its keys, and not where it stands.
             raise LabError(str(error).replace("corruption.", f"corruption.{place}.")) from error
-        if swaps and damaged.swap_pairs:
+        if swaps and corrupted.swap_pairs:
             raise LabError(
                 f"corruption.{place} swaps pairs, and so does one before it; swaps of swaps would undo each other. "
                 "Use one, with the rate that is meant."
             )
-        table, changes, swaps = damaged.table, changes + damaged.changes, damaged.swap_pairs or swaps
-        noise_added = noise_added or damaged.noise_added
+        table, changes, swaps = corrupted.table, changes + corrupted.changes, corrupted.swap_pairs or swaps
+        noise_added = noise_added or corrupted.noise_added
         _refuse_equal_draws(changes, place)
-    return Damaged(table, changes, swaps, noise_added)
+    return Corrupted(table, changes, swaps, noise_added)
 
 
 def _refuse_equal_draws(changes: tuple[Change, ...], place: str) -> None:

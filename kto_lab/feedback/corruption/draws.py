@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption.changes import values_of
-from kto_lab.feedback.table import content_hash
+from kto_lab.hashing import content_hash
 
 
 def uniform(*parts: Any) -> float:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from scipy import stats
 
-from kto_lab.feedback.corruption.changes import Damaged, labels_of, relabelled, values_of
+from kto_lab.feedback.corruption.changes import Corrupted, labels_of, relabelled, values_of
 from kto_lab.feedback.corruption.draws import check_number, check_rate, check_seed, lowest, scores_of, uniforms
 
 # What is hashed with the seed. One word for all of this module, so that kinds of noise compare example by example.
@@ -22,7 +22,7 @@ PURPOSE = "label noise"
 DRAWN_ALIKE = ("label_noise", "label_noise_by_class", "label_noise_by_length", "label_noise_near_boundary")
 
 
-def label_noise(table: Dataset, *, rate: float, seed: int) -> Damaged:
+def label_noise(table: Dataset, *, rate: float, seed: int) -> Corrupted:
     """Symmetric noise: of each class exactly round(rate * n) of its n labels are flipped.
 
     Args:
@@ -38,7 +38,7 @@ def label_noise(table: Dataset, *, rate: float, seed: int) -> Damaged:
     return _flip_classes(table, rate, rate, seed, "label_noise", {"rate": rate, "seed": seed})
 
 
-def label_noise_by_class(table: Dataset, *, rate_desirable: float, rate_undesirable: float, seed: int) -> Damaged:
+def label_noise_by_class(table: Dataset, *, rate_desirable: float, rate_undesirable: float, seed: int) -> Corrupted:
     """Class-conditional noise: exactly round(rate * n) of the n labels of each class are flipped.
 
     Args:
@@ -57,7 +57,7 @@ def label_noise_by_class(table: Dataset, *, rate_desirable: float, rate_undesira
     return _flip_classes(table, rate_desirable, rate_undesirable, seed, "label_noise_by_class", parameters)
 
 
-def label_noise_by_length(table: Dataset, *, rate: float, strength: float, seed: int) -> Damaged:
+def label_noise_by_length(table: Dataset, *, rate: float, strength: float, seed: int) -> Corrupted:
     """Raters like long completions: exactly round(rate * n) flips, long undesirable and short desirable ones likelier.
 
     The weight of an example is exp(strength * a) when it is undesirable and exp(-strength * a) when it is desirable. a
@@ -84,7 +84,7 @@ def label_noise_by_length(table: Dataset, *, rate: float, strength: float, seed:
     return _flip_weighted(table, rate, log_weights, seed, "label_noise_by_length", parameters)
 
 
-def label_noise_near_boundary(table: Dataset, *, rate: float, boundary: float, width: float, seed: int) -> Damaged:
+def label_noise_near_boundary(table: Dataset, *, rate: float, boundary: float, width: float, seed: int) -> Corrupted:
     """Close calls go wrong: exactly round(rate * n) flips, with weight exp(-|score - boundary| / width).
 
     Args:
@@ -108,7 +108,7 @@ def label_noise_near_boundary(table: Dataset, *, rate: float, boundary: float, w
 
 def _flip_classes(
     table: Dataset, rate_desirable: float, rate_undesirable: float, seed: int, name: str, parameters: dict[str, Any]
-) -> Damaged:
+) -> Corrupted:
     """Uniform flips within each class."""
     labels, draws = labels_of(table), uniforms(PURPOSE, seed, table)
     flipped = labels.copy()
@@ -120,7 +120,7 @@ def _flip_classes(
 
 def _flip_weighted(
     table: Dataset, rate: float, log_weights: NDArray[np.float64], seed: int, name: str, parameters: dict[str, Any]
-) -> Damaged:
+) -> Corrupted:
     """Flips over both classes, drawn without replacement with weights exp(log_weights), shape (examples,)."""
     # u^(1/w) falls as -log(u)/w rises. With 1 - u for u, equal weights give the order of the uniform flips; the
     # logarithm keeps extreme weights finite.

@@ -10,7 +10,7 @@ from datasets import Dataset
 from scipy import stats
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.corruption.changes import Damaged, labels_of, relabelled, values_of
+from kto_lab.feedback.corruption.changes import Corrupted, labels_of, relabelled, values_of
 from kto_lab.feedback.corruption.draws import (
     check_number,
     check_rate,
@@ -24,7 +24,7 @@ from kto_lab.feedback.corruption.draws import (
 from kto_lab.feedback.table import ratings_of
 
 
-def label_noise_one_rater(table: Dataset, *, share: float, seed: int) -> Damaged:
+def label_noise_one_rater(table: Dataset, *, share: float, seed: int) -> Corrupted:
     """Replace the label of some examples by that of one rater, drawn at random among those who gave a thumb.
 
     Of n examples exactly round(share * n) get a single rater's label, which often is the one that they had; those of a
@@ -50,7 +50,7 @@ def label_noise_one_rater(table: Dataset, *, share: float, seed: int) -> Damaged
     return relabelled(table, labels, "label_noise_one_rater", {"share": share, "seed": seed})
 
 
-def label_noise_disagreeing_raters(table: Dataset, *, raters: int) -> Damaged:
+def label_noise_disagreeing_raters(table: Dataset, *, raters: int) -> Corrupted:
     """Replace each label by the sign of the sum of the k ratings that disagree most with the consensus.
 
     The consensus is `desirable_clean`, and the ratings furthest on its other side disagree most. Where the sum is 0 the
@@ -75,7 +75,7 @@ def label_noise_disagreeing_raters(table: Dataset, *, raters: int) -> Damaged:
     return relabelled(table, consensus != against, "label_noise_disagreeing_raters", {"raters": raters})
 
 
-def label_noise_simulated_rater(table: Dataset, *, reliability: float, boundary: float, seed: int) -> Damaged:
+def label_noise_simulated_rater(table: Dataset, *, reliability: float, boundary: float, seed: int) -> Corrupted:
     """Flip the labels that a rater of stated reliability would get wrong (classical test theory).
 
     An observed rating is the true score plus an error, and its reliability is the share of its variance that is the

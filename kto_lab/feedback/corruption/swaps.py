@@ -11,9 +11,9 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from kto_lab.feedback.corruption.changes import Damaged, PairSwaps
+from kto_lab.feedback.corruption.changes import Corrupted, PairSwaps
 from kto_lab.feedback.corruption.draws import check_rate, check_seed, lowest
-from kto_lab.feedback.table import content_hash
+from kto_lab.hashing import content_hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Swapped:
     touched: str
 
 
-def pair_swaps(table: Dataset, *, rate: float, seed: int) -> Damaged:
+def pair_swaps(table: Dataset, *, rate: float, seed: int) -> Corrupted:
     """Leave the table as it is, and have a share of the pairs made of it swapped.
 
     Args:
@@ -44,7 +44,7 @@ def pair_swaps(table: Dataset, *, rate: float, seed: int) -> Damaged:
     """
     check_rate("rate", rate)
     check_seed(seed)
-    return Damaged(table, (), PairSwaps(rate, seed), noise_added=True)
+    return Corrupted(table, (), PairSwaps(rate, seed), noise_added=True)
 
 
 def swapped(pairs: NDArray[np.int64], example_ids: Sequence[str], swaps: PairSwaps) -> Swapped:

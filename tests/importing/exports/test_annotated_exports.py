@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_cases import read, reasons, thumbs_of
 
 from kto_lab.errors import LabError
 from kto_lab.importing.thumbs import Reason, Row
+from tests.importing.exports.export_cases import read, reasons, thumbs_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

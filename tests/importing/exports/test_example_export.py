@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from export_cases import read, thumbs_of
 
 from kto_lab.importing.thumbs import Reason
+from tests.importing.exports.export_cases import read, thumbs_of
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "kto_lab" / "importing" / "data" / "open_webui_sums.json"

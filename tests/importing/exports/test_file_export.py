@@ -5,11 +5,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from export_cases import read, reasons, thumbs_of
 
 from kto_lab.errors import LabError
 from kto_lab.importing.exports import reading
 from kto_lab.importing.thumbs import Reason, Row
+from tests.importing.exports.export_cases import read, reasons, thumbs_of
 
 FIXTURE = Path(__file__).parent / "fixtures" / "thumbs.csv"
 COLUMNS = {"prompt": "question", "completion": "answer", "label": "thumb", "rater": "user", "timestamp": "when"}

@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from export_cases import read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.table import ROLES
 from kto_lab.importing.thumbs import Reason, Row
+from tests.importing.exports.export_cases import read
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_cases import ask, chat_of, feedback, read, reasons, thumbs_of
 
 from kto_lab.errors import LabError
 from kto_lab.importing.exports.open_webui import OpenWebUiExport
 from kto_lab.importing.thumbs import Reason
+from tests.importing.exports.export_cases import ask, chat_of, feedback, read, reasons, thumbs_of
 
 FIXTURE = Path(__file__).parent / "fixtures" / "open_webui.json"
 

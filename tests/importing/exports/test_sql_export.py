@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_cases import read, reasons, thumbs_of
 
 from kto_lab.errors import LabError
 from kto_lab.importing.exports.sql import SqlExport
 from kto_lab.importing.thumbs import Reason
+from tests.importing.exports.export_cases import read, reasons, thumbs_of
 
 COLUMNS = {"prompt": "question", "completion": "answer", "label": "thumb", "rater": "who", "timestamp": "at"}
 ROWS = [

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from export_cases import read, reasons, thumbs_of
 
 from kto_lab.errors import LabError
 from kto_lab.importing.exports.traced import traced_answer, traced_prompt
 from kto_lab.importing.exports.values import NoThumbError, unread_of
 from kto_lab.importing.thumbs import Reason, Row
+from tests.importing.exports.export_cases import read, reasons, thumbs_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
 USER = [{"role": "user", "content": "Hi"}]

@@ -1,0 +1,1 @@
+"""From prompts and answers to scores: reward models, and language models that are asked."""

@@ -1,0 +1,43 @@
+"""What a judge is given: an answer to a prompt, and what is known of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kto_lab.feedback.table import prompt_id
+from kto_lab.models.tokens import Prompt
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to be judged.
+
+    Attributes:
+        prompt: text, or chat messages.
+        completion: the answer.
+        where: its place in the source, for messages.
+        thumb: the thumb it has already, or None.
+        truth: the same before any noise, or None: what labels are compared with.
+        more: further columns of its row for `build_table`: `finished`, `checks`, `group`, `split`, ...
+    """
+
+    prompt: Prompt
+    completion: str
+    where: str
+    thumb: bool | None = None
+    truth: bool | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt_id(self) -> str:
+        """The identity of the prompt: what folds and intervals go by."""
+        return prompt_id(self.prompt)
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as text; of chat messages, each turn on a line of its own, with who speaks."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        if len(self.prompt) == 1:
+            return self.prompt[0]["content"]
+        return "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in self.prompt)

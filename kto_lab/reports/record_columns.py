@@ -1,0 +1,176 @@
+"""A record as columns: every leaf of it has a readable name, as the table in `kto_lab.reports.frame` says."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+import orjson
+
+# Sections of the metrics whose names need no prefix, and sections of a record that have columns of their own.
+PLAIN = ("answers", "rewards", "lm_eval")
+SHORT = ("metrics", "timings", "training", "peak_memory")
+# What a row says in columns of its own.
+NO_COLUMNS = ("status", "run_id")
+# The last parts of a metric's place, and what they put behind its name.
+ENDS = {"value": "", "trained": ""} | {
+    end: f"_{end}" for end in ("low", "high", "n", "base", "difference", "detectable")
+}
+# Of a value in a record: the keys on the way.
+Place: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a record holds.
+
+    Attributes:
+        shape: number of its shape, a place in `Columns.shapes`.
+        values: of the columns of that shape.
+    """
+
+    shape: int
+    values: Sequence[Any]
+
+
+class Columns:
+    """What the columns of records are called. Most records of a study have one shape, so it is thought out once.
+
+    Attributes:
+        shapes: the columns of each shape, in the order in which the shapes came up.
+    """
+
+    def __init__(self, taken: set[str]) -> None:
+        """`taken`: names that are a choice's or another's; a short name gives way to the dotted place."""
+        self.shapes: list[list[str]] = []
+        self._taken = taken
+        self._layouts: list[_Layout] = []
+        # Outline of a record to the layouts that such records had.
+        self._alike: dict[tuple[int, ...], list[int]] = {}
+
+    def of(self, record: Mapping[str, Any]) -> Found:
+        """All of a record as columns."""
+        seconds = sum(record["timings"].values())
+        alike = self._alike.setdefault(_outline(record), [])
+        for number in alike:
+            if (values := self._layouts[number].values(record)) is not None:
+                return Found(number, [seconds, *values])
+        layout = _Layout(record)
+        values = layout.values(record)
+        assert values is not None
+        alike.append(len(self._layouts))
+        self._layouts.append(layout)
+        self.shapes.append(self._named(layout.places))
+        return Found(alike[-1], [seconds, *values])
+
+    def _named(self, places: Sequence[Place]) -> list[str]:
+        names, seen = ["seconds"], {"seconds"} | self._taken
+        for place in places:
+            name = _name(place)
+            names.append(".".join(place) if name in seen else name)
+            seen.add(names[-1])
+        return names
+
+
+class _Layout:
+    """Which sections a record has, with which keys, and which of its leaves are lists; an empty section is a leaf.
+
+    Thousands of records have the same. So they are taken apart by a row that begins with the record: each section adds
+    its values at the end, whole sections among them, whose turn then comes.
+
+    Attributes:
+        places: of the leaves, as they stand in the record.
+    """
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        """The layout of this record."""
+        row: list[Any] = [record]
+        at: list[Place] = [()]
+        # Place of a section in the row, what takes all its values, and how many these are.
+        self._sections: list[tuple[int, Callable[[Any], Iterable[Any]], int]] = []
+        # The row grows while it is gone through.
+        for place, node in enumerate(row):
+            if type(node) is dict and node:
+                self._sections.append((place, _taking(list(node)), len(node)))
+                row += node.values()
+                at += [(*at[place], key) for key in node]
+        # Leaves that are no plain values.
+        self._lists = [place for place, node in enumerate(row) if type(node) is list]
+        self._empty = [place for place, node in enumerate(row) if type(node) is dict and not node]
+        where = {one: place for place, one in enumerate(at)}
+        self.places = [one for one in _leaves(record, ()) if one[0] not in NO_COLUMNS]
+        self._take = _taking([where[one] for one in self.places])
+        spelled = {*self._lists, *self._empty}
+        self._spelled = [number for number, one in enumerate(self.places) if where[one] in spelled]
+
+    def values(self, record: Mapping[str, Any]) -> list[Any] | None:
+        """The leaves of a record; None where it is laid out otherwise."""
+        row: list[Any] = [record]
+        try:
+            for place, take, size in self._sections:
+                node = row[place]
+                if len(node) != size:
+                    return None
+                row += take(node)
+        except (KeyError, TypeError):
+            return None
+        kinds = list(map(type, row))
+        if kinds.count(dict) != len(self._sections) + len(self._empty) or kinds.count(list) != len(self._lists):
+            return None
+        if any(kinds[place] is not list for place in self._lists) or any(row[place] != {} for place in self._empty):
+            return None
+        values = list(self._take(row))
+        for number in self._spelled:
+            values[number] = _text(orjson.dumps(values[number]))
+        return values
+
+
+def _taking(keys: Sequence[Any]) -> Callable[[Any], Iterable[Any]]:
+    """What takes the values of these keys, in one go."""
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    return lambda node: [node[key] for key in keys]
+
+
+def _outline(record: Mapping[str, Any]) -> tuple[int, ...]:
+    """How many values the upper sections have, which tells most layouts apart."""
+    parts = [part for part in record.values() if type(part) is dict]
+    return tuple([len(node) for part in parts for node in part.values() if type(node) is dict])
+
+
+def _leaves(node: Any, place: Place) -> Iterator[Place]:
+    """The place of every leaf at or below a node."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _leaves(value, (*place, key))
+    else:
+        yield place
+
+
+@lru_cache(maxsize=1 << 10)
+def _text(value: bytes) -> str:
+    """JSON, spelled with blanks."""
+    return json.dumps(orjson.loads(value))
+
+
+def _name(place: tuple[str, ...]) -> str:
+    """The readable name of a place in a record."""
+    section, *rest = place
+    if section not in SHORT or not rest:
+        return ".".join(place)
+    if section == "timings":
+        return ".".join(["seconds", *rest])
+    if section == "peak_memory":
+        return "peak_memory" if rest == ["process"] else "_".join([section, *rest])
+    if section == "training":
+        return ".".join(rest)
+    names = rest[1:] if rest[0] in PLAIN else rest
+    if rest[0] == "lm_eval" and len(rest) > 2:
+        # lm_eval/base/task/metric/value: which policy it is comes first there, and elsewhere after the metric.
+        names = [*rest[2:-1], rest[1], rest[-1]]
+    ends: list[str] = []
+    while len(names) > 1 and names[-1] in ENDS:
+        ends.insert(0, ENDS[names.pop()])
+    return ".".join(names) + "".join(ends)

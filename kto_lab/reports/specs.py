@@ -1,0 +1,179 @@
+"""What a study's tables and figures are to show, and how metrics are named and read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar
+
+from kto_lab.errors import LabError
+from kto_lab.runs.summary import LABELS
+
+KINDS = ("line", "heatmap", "frontier", "seeds")
+# By the last part of a metric's name. What is in neither (lengths, KL, costs) has no better side and is never bold.
+HIGHER = (
+    "pass_rate",
+    "sentiment",
+    "judge_score",
+    "finished",
+    "reward_accuracy",
+    "reward_auc",
+    "pair_accuracy",
+    "acc",
+    "acc_norm",
+    "exact_match",
+)
+LOWER = ("word_perplexity", "byte_perplexity", "bits_per_byte", "perplexity")
+# What the end of a metric's name says.
+ENDS = {
+    "_base": ", base",
+    "_difference": ", trained - base",
+    "_detectable": ", detectable",
+    "_validation": ", validation",
+    "_test": ", test",
+}
+Spec = TypeVar("Spec", "TableSpec", "FigureSpec")
+
+
+@dataclass(frozen=True)
+class Choose:
+    """A search of which the best setting is shown; see `selection`.
+
+    Attributes:
+        over: choices whose values make a setting, such as the learning rate.
+        by: the metric that is best on the validation prompts; each prompt has a score of it.
+    """
+
+    over: Sequence[str]
+    by: str
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table.
+
+    Attributes:
+        name: of its files.
+        rows: choices whose values make its rows.
+        metrics: columns of a frame, each a column of the table.
+        columns: a choice whose values split each metric's column, or None.
+        baseline: choice to value; each cell is compared with the one that has these values and else its own.
+        caption: its first sentence, for a reader.
+        where: choice to the value, or list of values, that cells must have to be shown.
+        choose: what is searched over; None where every cell is shown.
+    """
+
+    name: str
+    rows: Sequence[str]
+    metrics: Sequence[str]
+    columns: str | None = None
+    baseline: Mapping[str, Any] | None = None
+    caption: str = ""
+    where: Mapping[str, Any] | None = None
+    choose: Choose | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a table without rows or metrics, and one split by what is searched over."""
+        keys = [*self.rows, *([self.columns] if self.columns else [])]
+        if not self.rows or not self.metrics or isinstance(self.rows, str) or isinstance(self.metrics, str):
+            raise LabError(f"table {self.name}: rows and metrics are lists that name at least one each.")
+        if strange := [key for key in self.baseline or {} if key not in keys]:
+            raise LabError(
+                f"table {self.name}: the baseline names {strange[0]!r}, which is neither a row nor a column."
+            )
+        _check_search(f"table {self.name}", self.choose, keys)
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """A figure.
+
+    Attributes:
+        name: of its files.
+        kind: `line` (metric y against choice x, a band over seeds), `heatmap` (metric y in numbers, choice x across and
+            choice `line` down), `frontier` (metric y against metric x, a point a run), or `seeds` (metric y of each
+            run, choice x across).
+        y: a metric.
+        x: a choice; for a frontier a metric.
+        line: the choice that tells lines or markers apart.
+        log_x: whether the axis of x is logarithmic.
+        x_label: what is written at it; "" for the name of x.
+        where: as a table's.
+        choose: as a table's.
+    """
+
+    name: str
+    kind: str
+    y: str
+    x: str
+    line: str = "arm"
+    log_x: bool = False
+    x_label: str = ""
+    where: Mapping[str, Any] | None = None
+    choose: Choose | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a kind that there is not, and a figure split by what is searched over."""
+        if self.kind not in KINDS:
+            raise LabError(f"figure {self.name}: there is no kind {self.kind!r}. Kinds are {', '.join(KINDS)}.")
+        _check_search(f"figure {self.name}", self.choose, [self.x, self.line])
+
+
+def parse(node: Mapping[str, Any], spec: type[Spec]) -> Spec:
+    """A specification from `study.json`.
+
+    Raises:
+        LabError: a key is missing or unknown, or a value does not fit.
+    """
+    what = f"{'table' if spec is TableSpec else 'figure'} {node.get('name', 'without a name')}"
+    _check_keys(what, node, spec)
+    if "/" in str(node["name"]):
+        raise LabError(f"{what}: a name is that of a file, and has no slash.")
+    if node.get("where") is not None and not isinstance(node["where"], Mapping):
+        raise LabError(f"{what}: where is a mapping of choices to values, as {{arm: [kto, dpo]}}.")
+    if node.get("choose") is None:
+        return spec(**node)
+    _check_keys(f"{what}, choose", node["choose"], Choose)
+    return spec(**{**node, "choose": Choose(**node["choose"])})
+
+
+def _check_keys(what: str, node: Any, spec: type) -> None:
+    """LabError where a node is not made of the fields of a specification."""
+    known = {one.name: one.default is MISSING for one in fields(spec)}
+    if not isinstance(node, Mapping):
+        raise LabError(f"{what}: it is a mapping with the keys {', '.join(known)}.")
+    if unknown := sorted(node.keys() - known.keys()):
+        raise LabError(f"{what}: the key {unknown[0]!r} is unknown. Keys are {', '.join(known)}.")
+    if missing := [name for name, required in known.items() if required and name not in node]:
+        raise LabError(f"{what}: the key {missing[0]!r} is missing.")
+
+
+def _check_search(what: str, search: Choose | None, keys: Sequence[str]) -> None:
+    """LabError where a search names nothing, splits what is shown, or has no better side."""
+    if search is None:
+        return
+    if isinstance(search.over, str) or not search.over:
+        raise LabError(f"{what}: choose.over is a list that names at least one choice.")
+    if split := [key for key in search.over if key in keys]:
+        raise LabError(f"{what}: {split[0]!r} is searched over, so it can be neither row, column, line nor axis.")
+    if not higher_is_better(search.by):
+        raise LabError(f"{what}: choose.by is a metric of which more is better, and {search.by!r} is none.")
+
+
+def label(metric: str) -> str:
+    """A metric for a reader: "pass rate", "pass rate, base"."""
+    for end, words in ENDS.items():
+        if metric.endswith(end):
+            return label(metric.removesuffix(end)) + words
+    return LABELS.get(metric, metric.replace("_", " "))
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Whether more of it is better, less is (False), or neither (None)."""
+    name = metric.rsplit(".", 1)[-1].removesuffix("_difference")
+    return True if name in HIGHER else False if name in LOWER else None
+
+
+def shown(value: Any) -> str:
+    """A choice's value for a reader."""
+    if value is None:
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)

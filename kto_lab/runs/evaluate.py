@@ -1,0 +1,195 @@
+"""`kto-lab evaluate`: judge a finished run again, or one model alone.
+
+A run is judged as at its end, base and trained side by side, but with the evaluation settings that are asked for now.
+With those of the run the numbers are those of its record: to the last digit where the whole policy or its adapter was
+saved, and to rounding where the adapter was merged. A model alone answers held-out prompts and takes lm-eval's tasks.
+
+Either way what is found is written as a record (see `runs/record.py`).
+"""
+
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from kto_lab import console
+from kto_lab.runs.claim import CONFIG
+from kto_lab.configuration import check_keys
+from kto_lab.errors import LabError
+from kto_lab.evaluation.answers import side_by_side, summarise_answers
+from kto_lab.evaluation.evaluate import HeldOut, Judge
+from kto_lab.evaluation.settings import Evaluation
+from kto_lab.feedback.table import of_split
+from kto_lab.hashing import content_hash
+from kto_lab.models.adapters import load_saved, moved, reference_model, reference_of
+from kto_lab.models.attention import packs, set_packing
+from kto_lab.models.number_format import add_in_float32
+from kto_lab.models.saved_adapter import check_merged
+from kto_lab.models.tokens import Encoder
+from kto_lab.runs.train import assemble, deployed_judge, evaluation_on, judge_of, load_model, open_logp_cache, read_feedback
+from kto_lab.runs.identity import plain_values
+from kto_lab.runs.record import Record, read_record
+from kto_lab.runs.summary import show_examples, show_metrics, show_single
+from kto_lab.runs.process_cache import NO_CACHE
+
+KEYS = ("run", "output", "model", "feedback", "reference_store", "evaluation", "trainer")
+AGAIN = Path("evaluation") / "again.json"
+# What a model alone is asked about where no feedback is named: the shipped instructions, as in conf/feedback.
+SHIPPED = {
+    "_target_": "kto_lab.feedback.collected.from_collected",
+    "path": "instruction_checks",
+    "train_prompts": None,
+}
+
+
+def evaluate(cfg: DictConfig) -> Path:
+    """Run the whole of `kto-lab evaluate`, and return the file that was written.
+
+    Raises:
+        LabError: something that a person can mend; see its message.
+    """
+    check_keys(cfg, KEYS)
+    given = [name for name in ("model", "feedback") if cfg.get(name) is not None]
+    if cfg.run is not None and given:
+        raise LabError(f"A run brings its own model and feedback. Leave out run=..., or {' and '.join(given)}.")
+    if cfg.run is None and "model" not in given:
+        raise LabError(
+            "Say what to evaluate: run=<folder of a finished run>, or model=hf model.name=<folder or hub name>, which "
+            "answers the held-out prompts of instruction_checks, or of feedback=<option>."
+        )
+    if cfg.run is None and "feedback" not in given:
+        OmegaConf.update(cfg, "feedback", SHIPPED, force_add=True)
+    return evaluate_model(cfg) if cfg.run is None else evaluate_run(cfg)
+
+
+def evaluate_run(cfg: DictConfig) -> Path:
+    """Base and trained policy of a finished run, side by side."""
+    folder = Path(cfg.run)
+    finished, own = _finished_run(folder)
+    own.evaluation, own.trainer, own.reference_store = cfg.evaluation, cfg.trainer, cfg.reference_store
+    components = assemble(own)
+    saved = saved_policy(folder)
+    target = folder / AGAIN if cfg.output is None else Path(cfg.output)
+    record = Record(
+        folder=folder,
+        run_id=finished["run_id"],
+        config=plain_values(own),
+        seeds=finished["seeds"],
+        model=finished["model"],
+        training=finished["training"],
+    )
+    table = read_feedback(own.feedback, record, ("train", "test"))
+    if record.data["fingerprint"] != finished["data"]["fingerprint"]:
+        raise LabError(f"The feedback is not what {folder} was trained on: it has changed since. Restore it.")
+    components.evaluation = evaluation_on(table, components.evaluation, record)
+    console.stage("Policies", "The base policy, which is the reference, and the trained one.")
+    loaded = load_model(components, NO_CACHE)
+    check_weights(loaded.provenance, finished["model"], folder)
+    encoder = Encoder.of(loaded, components.lengths)
+    for name, found in encoder.hashes.items():
+        if finished["model"].get(name) != found:
+            raise LabError(f"The base model's {name} is not what {folder} was trained with. Restore it.")
+    logp_cache = open_logp_cache(components, loaded)
+    base_model = loaded.model
+    moved(base_model, components.hardware.device)
+    number_format = components.hardware.number_format
+    policy = load_saved(saved, base_model, components.adapter, lambda: base_model, number_format=number_format)
+    console.say(f"    {loaded.provenance['name']}; {saved}")
+    judge = judge_of(components, base_model, encoder, of_split(table, "test"), target.with_suffix(""))
+    set_packing(policy, packs(base_model))
+    reference_policy = partial(reference_of, base_model, components.adapter)
+    with record.stage("evaluation"):
+        console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
+        with reference_model(policy, reference_policy) as reference:
+            base = judge.measure(reference, "base", logp_cache)
+        deployed = deployed_judge(components, judge)
+        trained = deployed.measure(policy, "trained")
+        record.metrics = deployed.compare(
+            policy, base, trained, beta=components.objective.reward_beta, load=reference_policy
+        )
+    record.files = {"results": target, "answers and scores": judge.folder}
+    show_metrics(_write(record, target)["metrics"])
+    show_examples(side_by_side(base.answers, trained.answers))
+    console.stage("Files", "The run's own record is as it was.")
+    console.show_files(record.files)
+    return target
+
+
+def evaluate_model(cfg: DictConfig) -> Path:
+    """One model alone: checked answers, their length, lm-eval. Without a reference there are no rewards and no KL."""
+    settings: Evaluation = instantiate(cfg.evaluation)
+    hardware = instantiate(cfg.trainer)
+    target = Path(cfg.output or Path("runs") / "evaluations" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
+    record = Record(folder=target.parent, run_id="", config=plain_values(cfg), seeds={"seed": 0})
+    table = read_feedback(cfg.feedback, record, ("test",))
+    settings = evaluation_on(table, settings, record)
+    console.stage("Policy", "The model to judge.")
+    loaded = instantiate(cfg.model)
+    check_merged(loaded.provenance, narrow=hardware.number_format == "bf16-mixed")
+    if hardware.number_format == "bf16-mixed":
+        add_in_float32(loaded.model)
+    encoder = Encoder.of(loaded)
+    record.model = {**loaded.provenance, **encoder.hashes}
+    record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"], encoder.hashes)
+    console.say(f"    {loaded.provenance['name']}; {hardware.device}, {hardware.number_format}")
+    judge = Judge(
+        held_out=HeldOut.of(of_split(table, "test"), encoder, examples=0),
+        plain=encoder,
+        settings=settings,
+        folder=target.with_suffix(""),
+        # For scoring, of which there is none without a reference.
+        token_budget=0,
+        share_prompts=False,
+        seed=record.seeds["seed"],
+        autocast=hardware.autocast,
+    )
+    with record.stage("evaluation"):
+        console.stage("Evaluation", "Held-out prompts, answered greedily, and lm-eval's tasks.")
+        found = judge.measure(loaded.model.to(hardware.device), "model")
+    record.metrics = {"answers": summarise_answers(found.answers), "lm_eval": found.lm_eval}
+    record.files = {"results": target, "answers and scores": judge.folder}
+    show_single(_write(record, target)["metrics"], name=loaded.provenance["name"])
+    console.stage("Files", "Results, and each answer with its score.")
+    console.show_files(record.files)
+    return target
+
+
+def check_weights(loaded: dict[str, Any], ran: dict[str, Any], folder: Path) -> None:
+    """Refuse base weights that are not those of the run, where its record has their hash."""
+    if "weights" in ran and loaded.get("weights") != ran["weights"]:
+        raise LabError(
+            f"The weights of {loaded['name']} are not what {folder} was trained from: its record says "
+            f"{ran['weights']}, and these are {loaded.get('weights')} (SHA-256). Put the base back as it was."
+        )
+
+
+def saved_policy(folder: Path) -> Path:
+    """The folder of a run's trained policy.
+
+    Raises:
+        LabError: it is missing.
+    """
+    saved = folder / "policy"
+    if not saved.is_dir():
+        raise LabError(f"{saved} is missing, so there is no trained policy to judge. Put it back, or train again.")
+    return saved
+
+
+def _finished_run(folder: Path) -> tuple[dict[str, Any], DictConfig]:
+    """The record of a run and its configuration."""
+    if not folder.is_dir():
+        raise LabError(f"There is no folder {folder}. Give run= the folder of a finished run.")
+    finished = read_record(folder)
+    kept = folder / CONFIG
+    if not kept.is_file():
+        raise LabError(f"{kept} is missing, and with it what the run was. Put it back, or train again.")
+    own = OmegaConf.load(kept)
+    assert isinstance(own, DictConfig)
+    return finished, own
+
+
+def _write(record: Record, target: Path) -> dict[str, Any]:
+    return read_record(record.write(target))

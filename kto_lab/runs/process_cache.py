@@ -1,0 +1,62 @@
+"""What a process keeps from run to run, so that the cells of a sweep pay for it once.
+
+The table of examples, the base weights, token ids, and what the base policy does on the held-out prompts are the same
+in most cells of a study. Each is kept under a hash of everything that it is made of, so that a run with it is the run
+without it, bit for bit.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from kto_lab.runs.identity import node_key
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from kto_lab.models.load import Loaded
+
+Kept = TypeVar("Kept")
+
+
+class ProcessCache:
+    """Keeps the last of each kind; a single run has one that keeps nothing."""
+
+    def __init__(self, *, keeps: bool) -> None:
+        """`keeps`: whether there will be another run in this process."""
+        self.keeps = keeps
+        self._kept: dict[str, dict[str, Any]] = {}
+
+    def get(self, kind: str, key: str, make: Callable[[], Kept], *, most: int = 1) -> Kept:
+        """What was kept under a key, or else is made now.
+
+        Args:
+            kind: of thing.
+            key: hash of all that it is made of.
+            make: makes it.
+            most: how many of its kind are kept; the oldest leaves first.
+        """
+        if not self.keeps:
+            return make()
+        kept = self._kept.setdefault(kind, {})
+        if key not in kept:
+            while len(kept) >= most:
+                del kept[next(iter(kept))]
+            kept[key] = make()
+        return kept[key]
+
+    def table(self, feedback: DictConfig) -> "Dataset":
+        """The table of examples of a `feedback` node."""
+        return self.get("table", node_key(feedback), lambda: instantiate(feedback))
+
+    def loaded(self, model: DictConfig) -> "Loaded":
+        """The model of a `model` node, for the caller to change; what is kept stays as it was loaded, on the CPU."""
+        loaded = self.get("model", node_key(model), lambda: instantiate(model))
+        return replace(loaded, model=copy.deepcopy(loaded.model)) if self.keeps else loaded
+
+
+NO_CACHE = ProcessCache(keeps=False)

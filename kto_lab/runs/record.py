@@ -1,0 +1,185 @@
+"""The record of a run: one `record.json` a run folder, written atomically and last: it stands for a finished run.
+
+| key           | content                                                                                        |
+|---------------|------------------------------------------------------------------------------------------------|
+| `schema`      | version of this layout                                                                         |
+| `status`      | "finished": there is no other, an unfinished run has no record                                 |
+| `run_id`      | hash of everything that can change the result                                                  |
+| `config`      | the resolved configuration                                                                     |
+| `seeds`       | name to seed                                                                                   |
+| `data`        | fingerprint and class counts of the table of examples; where the judge's weights came from     |
+| `model`       | where the policy's weights came from, in which formats they were loaded, trained and frozen    |
+| `training`    | optimiser steps, examples and tokens seen                                                      |
+| `metrics`     | all final metrics, nested by name; a leaf is an estimate {value, low, high, n} (95 % interval) |
+| `timings`     | stage to seconds, of the process that finished the run                                         |
+| `peak_memory` | bytes                                                                                          |
+| `environment` | package versions, commit, hardware                                                             |
+| `files`       | what each file of the run folder is: name to path relative to it                               |
+
+Paths are relative to the run folder, or start with "~" in the home folder. Numbers are finite.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from kto_lab.errors import LabError
+from kto_lab.statistics import Estimate
+from kto_lab.files import write_json
+from kto_lab.runs.environment import environment, peak_memory
+
+SCHEMA = 1
+RECORD = "record.json"
+
+
+@dataclass
+class Record:
+    """Gathers what a run has to say for itself; `write` it when everything else is done.
+
+    Attributes are the keys of the module's table; `folder` is the run folder.
+    """
+
+    folder: Path
+    run_id: str
+    config: Mapping[str, Any]
+    seeds: Mapping[str, int]
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    # Read when the run starts: by its end the checkout may be at another commit.
+    environment: dict[str, Any] = field(default_factory=environment)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to the timing of this stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain JSON values.
+
+        Raises:
+            LabError: a number is NaN or infinite, or a value is no JSON; the message names its key.
+        """
+        parts = {
+            "schema": SCHEMA,
+            "status": "finished",
+            "run_id": self.run_id,
+            "config": self.config,
+            "seeds": self.seeds,
+            "data": self.data,
+            "model": self.model,
+            "training": self.training,
+            "metrics": self.metrics,
+            "timings": {name: round(seconds, 3) for name, seconds in self.timings.items()},
+            "peak_memory": peak_memory(),
+            "environment": self.environment,
+            "files": self.files,
+        }
+        return {key: _plain(value, key, self.folder.absolute()) for key, value in parts.items()}
+
+    def write(self, target: Path | None = None) -> Path:
+        """Write the record, whole or not at all, and return its path.
+
+        Args:
+            target: the file; `record.json` in the run folder where none is given.
+
+        Raises:
+            LabError: as in `as_dict`, or the disk refuses.
+        """
+        target = target or self.folder / RECORD
+        write_json(target, self.as_dict())
+        return target
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the record of a run folder, or a record file.
+
+    Raises:
+        LabError: there is none, it cannot be read, or its schema is another version's.
+    """
+    if (record := find_record(path)) is not None:
+        return record
+    raise LabError(
+        f"There is no record at {path / RECORD if path.is_dir() else path}. A run writes it last, so this run has not "
+        "finished; run it again to resume it."
+    )
+
+
+def find_record(path: Path | str) -> dict[str, Any] | None:
+    """The record of a run folder, or of a record file; None where there is none.
+
+    Raises:
+        LabError: it cannot be read, or its schema is another version's.
+    """
+    # Opened rather than looked for first, and by its name: of ten thousand records each look and each Path counts.
+    for file in (f"{path}/{RECORD}", path):
+        try:
+            with open(file, "rb") as opened:  # noqa: PTH123
+                record = orjson.loads(opened.read())
+        except NotADirectoryError:
+            continue
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise LabError(f"{file} cannot be read as a record: {error}. Remove it and run again.") from error
+        schema = record.get("schema") if isinstance(record, dict) else None
+        if schema != SCHEMA:
+            raise LabError(
+                f"{file} has schema {schema!r}; this version of kto-lab reads schema {SCHEMA}. "
+                "Read it with the version that wrote it, or run again."
+            )
+        return record
+    return None
+
+
+def _plain(value: Any, key: str, folder: Path) -> Any:
+    """The value as JSON, checked; `key` is its dotted place in the record."""
+    if isinstance(value, Estimate):
+        value = value.as_dict()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item, f"{key}.{name}", folder) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{key}[{place}]", folder) for place, item in enumerate(value)]
+    if isinstance(value, str | Path):
+        return _portable(str(value.absolute() if isinstance(value, Path) else value), folder)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise LabError(
+            f"{key} is {value}, so no record was written: a record holds finite numbers only. "
+            "Look at the stage that computes it; the policy and the checkpoints are kept."
+        )
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    raise LabError(f"{key} is a {type(value).__name__}, which a record cannot hold. Give it as plain values.")
+
+
+def _portable(text: str, folder: Path) -> str:
+    """A path without what is particular to this machine, as far as that goes; any other text as it is."""
+    if not text.startswith("/"):
+        return text
+    path, working, home = Path(text), Path.cwd(), Path.home()
+    if path.is_relative_to(folder):
+        return str(path.relative_to(folder))
+    # A working folder at the root of the file system holds everything, and says nothing.
+    if working != Path(working.anchor) and path.is_relative_to(working):
+        return relpath(path, folder)
+    return str(Path("~") / path.relative_to(home)) if path.is_relative_to(home) else text

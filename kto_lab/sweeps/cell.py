@@ -1,0 +1,101 @@
+"""One cell of a sweep: a run that is made once, whoever else sweeps, and whose failure stays its own."""
+
+import gc
+import os
+import sys
+import threading
+import traceback
+from functools import lru_cache
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from kto_lab import console
+from kto_lab.files import write_json
+from kto_lab.messages import explain
+from kto_lab.runs.job import LOG, Job
+from kto_lab.runs.lease import held
+from kto_lab.runs.process_cache import ProcessCache
+from kto_lab.runs.record import RECORD
+from kto_lab.runs.status import FAILURE, status
+
+LOOK_SECONDS = 5.0
+# Of this process, which may run one cell after another.
+CACHE = ProcessCache(keeps=True)
+
+
+def run_cell(cfg: DictConfig) -> str:
+    """Run a cell to its end, or what is left of it, and return its status. Hydra calls this for each job.
+
+    What the run says goes to `log.txt` in its folder. A failure is recorded with its traceback in `failure.json`, and
+    does not reach the other cells; being asked to stop does. Where Slurm started several processes for one run, the
+    first does all of that, and the others take part if it says so.
+    """
+    from kto_lab.runs.train import train
+
+    _set_apart_what_is_imported()
+    folder = Path(cfg.run_dir)
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"])
+    assert isinstance(own, DictConfig)
+    job = Job.current()
+    if job and not job.leads:
+        if job.is_told_to_run():
+            _take_part(own, folder)
+        return status(folder)
+    with held(folder) as mine:
+        runs = mine and status(folder) != "done"
+        for old in (FAILURE, RECORD) if runs else ():  # the record is damaged: a whole one is kept
+            (folder / old).unlink(missing_ok=True)
+        if job:
+            job.tell(runs)
+        if not runs:
+            return status(folder)
+        with console.into(folder / LOG):
+            try:
+                train(own, CACHE)
+            except Exception as error:
+                if _asks_to_stop(error):
+                    raise
+                message = explain(error) or f"{type(error).__name__}: {error}"
+                if job and job.processes > 1:
+                    message += f"\nWhat the other processes said is in {job.log.parent}."
+                write_json(folder / FAILURE, {"error": message, "traceback": traceback.format_exc()})
+                console.say(traceback.format_exc())
+            # Trainer, policy and optimiser hold one another: their memory is wanted by the next cell.
+            gc.collect()
+    return status(folder)
+
+
+@lru_cache(maxsize=1)
+def _set_apart_what_is_imported() -> None:
+    """Spare the collector the hundreds of thousands of objects that stay as long as the process."""
+    gc.freeze()
+
+
+def _take_part(own: DictConfig, folder: Path) -> None:
+    """Run a cell as one of its processes that have no say; what it meets is in its own log of the Slurm job."""
+    from kto_lab.runs.train import train
+
+    over = threading.Event()
+    threading.Thread(target=_follow, args=(folder / FAILURE, over), daemon=True).start()
+    try:
+        train(own, CACHE)
+    except Exception:
+        # Hydra keeps an exception of a job to itself.
+        traceback.print_exc(file=sys.stderr)
+        raise
+    finally:
+        over.set()
+
+
+def _follow(failure: Path, over: threading.Event) -> None:
+    """End this process where the first has failed: it would wait for that one, in a collective, for half an hour."""
+    while not over.wait(LOOK_SECONDS):
+        if failure.exists():
+            print(f"The first process has failed: {failure}", file=sys.stderr)
+            os._exit(1)
+
+
+def _asks_to_stop(error: Exception) -> bool:
+    """Whether this is submitit's word for a job that ran out of time too often: not the cell's failure."""
+    return type(error).__name__ == "UncompletedJobError"

@@ -1,0 +1,83 @@
+"""Hydra's launchers, as a sweep needs them: jobs that ask for the hardware of their cells, and an end that is told."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from kto_lab import console
+from kto_lab.errors import LabError
+
+SLURM = "SlurmLauncher"
+FOLLOWS = "${trainer."
+
+
+class Launcher:
+    """Runs jobs with the launcher that the configuration names (`hydra/launcher=`), and returns when all have ended.
+
+    What a job asks the launcher for may follow its cell: `${trainer.devices}` in `hydra.launcher` is the cell's. Cells
+    that ask for different things are launched one kind after another.
+    """
+
+    def __init__(self, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
+        """Take Hydra's context, what runs a composed cell, and the configuration of the sweep."""
+        self.context, self.task, self.config = context, task, config
+        # Once for all: a folder may be named by the time.
+        OmegaConf.to_container(config.hydra.launcher, resolve=True)
+
+    def launch(self, jobs: Sequence[Sequence[str]], first: int = 0) -> None:
+        """Run jobs to their ends, good or bad.
+
+        Args:
+            jobs: the overrides of each.
+            first: number of the first one.
+
+        Raises:
+            LabError: the launcher is not installed, or refuses.
+        """
+        for config, alike in self._kinds(jobs):
+            launcher = self._instantiate(config)
+            if type(launcher).__name__ == SLURM:
+                from kto_lab.sweeps.slurm import run_on_slurm
+
+                run_on_slurm(launcher, alike, first)
+            else:
+                _run_here(launcher, alike, first)
+            first += len(alike)
+
+    def _kinds(self, jobs: Sequence[Sequence[str]]) -> list[tuple[DictConfig, list[Sequence[str]]]]:
+        """Jobs that ask the launcher for the same, with the configuration that says so."""
+        if FOLLOWS not in OmegaConf.to_yaml(self.config.hydra.launcher):
+            return [(self.config, list(jobs))]
+        kinds: dict[str, tuple[DictConfig, list[Sequence[str]]]] = {}
+        for job in jobs:
+            composed = self.context.config_loader.load_sweep_config(self.config, list(job))
+            config = copy.deepcopy(self.config)
+            with read_write(config):
+                config.trainer = composed.trainer
+            asked = repr(OmegaConf.to_container(config.hydra.launcher, resolve=True))
+            kinds.setdefault(asked, (config, []))[1].append(job)
+        return list(kinds.values())
+
+    def _instantiate(self, config: DictConfig) -> Any:
+        try:
+            return Plugins.instance().instantiate_launcher(
+                hydra_context=self.context, task_function=self.task, config=config
+            )
+        except ImportError as error:
+            raise LabError(
+                "The launcher needs an extra that is not installed: pip install 'kto-lab[slurm]' or 'kto-lab[joblib]'."
+            ) from error
+
+
+def _run_here(launcher: Any, jobs: Sequence[Sequence[str]], first: int) -> None:
+    try:
+        launcher.launch(jobs, initial_job_idx=first)
+    except Exception as error:
+        # joblib's word for a process that the system has killed, for want of memory as a rule: it then ends the others.
+        if type(error).__name__ != "TerminatedWorkerError":
+            raise
+        console.say(f"    A process was killed, and with it the others: {error}")

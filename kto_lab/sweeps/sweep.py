@@ -1,0 +1,271 @@
+"""`kto-lab sweep`: Hydra's multirun over the cells of a study, of which only those that are missing are run.
+
+Hydra composes each cell and its launcher runs it, here or on a cluster; what is said here is which cells there are,
+what each is called, and which are done. A cell's folder is named by its `run_id`, so two studies that share a cell
+share its run.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from kto_lab import console
+from kto_lab.errors import LabError
+from kto_lab.files import write_json
+from kto_lab.runs.lease import LEASE, Watch, read_owner
+from kto_lab.runs.status import FAILURE, status
+from kto_lab.sweeps.composing import PLAN, Composer, Planned
+from kto_lab.sweeps.estimates import Costs, at_once, finished_runs, told, totals
+from kto_lab.sweeps.launching import Launcher
+from kto_lab.sweeps.live import LOOK_SECONDS, Live
+from kto_lab.sweeps.manifest import STUDY
+from kto_lab.sweeps.search import is_asked, search, with_defaults
+from kto_lab.sweeps.study import Cell, Study, cells_of, replaced_in_arms, scale_of, shown_at
+from kto_lab.sweeps.wandb_names import naming
+
+# Overrides of the sweep itself, which no cell has.
+OF_SWEEP = ("hydra/", "hydra.", "study=", "runs_dir=")
+
+
+def sweep(
+    words: Sequence[str],
+    task: TaskFunction,
+    *,
+    config_dir: Path,
+    dry_run: bool,
+    retry_failed: bool,
+    log_study: Callable[[DictConfig, Path], None],
+) -> list[Planned]:
+    """Run the cells of a study that are missing.
+
+    Args:
+        words: the command line, as Hydra takes it.
+        task: runs a composed cell.
+        config_dir: conf/.
+        dry_run: only say what would be run.
+        retry_failed: run failed cells, and those with a damaged record, again.
+        log_study: is given the cells' logger and the study's folder when all is run.
+
+    Raises:
+        LabError: there is no study, a cell cannot be composed, or not every cell is done at the end.
+    """
+    arguments = get_args_parser().parse_intermixed_args(list(words))
+    search_path = create_config_search_path(str(config_dir))
+    if arguments.config_dir:
+        folder = Path(arguments.config_dir)
+        if not folder.is_dir():
+            raise LabError(f"--config-dir {folder} is no folder.")
+        # Hydra wants its schema last.
+        search_path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
+    hydra = Hydra.create_main_hydra2(task_name="kto-lab", config_search_path=search_path)
+    # What is asked of the cells may fit no configuration but theirs.
+    own = [word for word in arguments.overrides if word.startswith(OF_SWEEP)]
+    config = hydra.compose_config("train", with_defaults(own), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    if config.get("study") is None:
+        raise LabError("Say what to sweep: kto-lab sweep study=<name>; --help lists the studies.")
+    study = study_of(config.study)
+    runs = Path(config.runs_dir)
+    given = [word for word in arguments.overrides if word not in own]
+    home = runs / "studies" / study.name
+    composer = Composer(hydra, config, own=own, runs=runs, kept=home / PLAN)
+    due = ("missing", "running", "failed", "unreadable") if retry_failed else ("missing", "running")
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+    making = Making(config, study.name, scale_of(study, given), composer, context, task, home, due)
+    console.stage(f"Study {study.name}", study.question)
+    if is_asked(own):
+        make = None if dry_run else making.make
+        found = search(study, given, config=config, context=context, task=task, plan=composer.plan, make=make, due=due)
+        planned, ahead = found.planned, found.ahead
+    else:
+        for word, arms in replaced_in_arms(study, given).items():
+            console.say(f"    {word} of the command line takes the place of what these arms set: {', '.join(arms)}")
+        planned, ahead = [composer.plan(cell) for cell in cells_of(study, given)], []
+        refuse_twins(planned)
+        if not dry_run:
+            tell(planned)
+            making.make(planned, planned)
+    if dry_run:
+        tell_cost(planned, ahead, due, runs, at_once(config.hydra.launcher))
+        return planned
+    # One cell's speaks for all.
+    logger = composer.compose(planned[0].cell).logger
+    try:
+        log_study(logger, home)
+    finally:
+        finish(planned, home)
+    return planned
+
+
+@dataclass(frozen=True)
+class Making:
+    """What it takes to run cells.
+
+    Attributes:
+        config: of the sweep.
+        study: its name.
+        scale: that it is swept at, if any.
+        composer: of its cells.
+        context: Hydra's.
+        task: runs a composed cell.
+        home: the study's folder.
+        due: states of cells that are run.
+    """
+
+    config: DictConfig
+    study: str
+    scale: str | None
+    composer: Composer
+    context: HydraContext
+    task: TaskFunction
+    home: Path
+    due: Sequence[str]
+
+    def make(self, cells: Sequence[Planned], every: Sequence[Planned]) -> None:
+        """Run those of the cells that are due, after writing down `every` cell of the study."""
+        self.composer.keep()
+        write_json(self.home / STUDY, manifest(self.config.study, self.scale, every, self.home))
+        todo = [cell for cell in cells if status(cell.folder) in self.due]
+        if not todo:
+            return
+        logger = self.composer.compose(todo[0].cell).logger
+        launcher = Launcher(self.context, self.task, self.config)
+        with Live([cell.folder for cell in every]):
+            launcher.launch(jobs(todo, self.study, logger))
+            # Once more, and not for ever: a cell whose owner died may be one that always dies.
+            if again := left_by_others(todo):
+                launcher.launch(jobs(again, self.study, logger), len(todo))
+
+
+def left_by_others(cells: Sequence[Planned]) -> list[Planned]:
+    """Those of the cells that another sweep had begun and has not finished. Waits while others are at work."""
+    watch = Watch()
+    begun = [cell for cell in cells if status(cell.folder) == "running"]
+    while any(is_at_work(cell.folder, watch) for cell in begun):
+        time.sleep(LOOK_SECONDS)
+    return [cell for cell in begun if status(cell.folder) in ("running", "missing")]
+
+
+def is_at_work(folder: Path, watch: Watch) -> bool:
+    """Whether somebody alive holds the lease of a cell."""
+    lease = folder / LEASE
+    owner = read_owner(lease)
+    return (
+        owner is not None and not owner.is_dead_here() and not watch.is_stale(lease, owner.identity + str(owner.beat))
+    )
+
+
+def jobs(cells: Sequence[Planned], study: str, logger: DictConfig) -> list[list[str]]:
+    """The overrides of each cell's job, with those that name it to its logger."""
+    return [
+        [
+            *one.cell.overrides,
+            *naming(logger, study=study, cell=one.cell, name=name(one.cell)),
+            f"run_dir='{one.folder}'",
+        ]
+        for one in cells
+    ]
+
+
+def study_of(node: DictConfig) -> Study:
+    """The study of a `study` node.
+
+    Raises:
+        LabError: a key is missing or unknown.
+    """
+    # Not resolved: an interpolation is of the cells' configuration.
+    values: Any = OmegaConf.to_container(node, resolve=False)
+    try:
+        return Study(**values)
+    except TypeError as error:
+        raise LabError(f"The study does not fit: {str(error).partition(') ')[2] or error}.") from error
+
+
+def refuse_twins(planned: Sequence[Planned]) -> None:
+    """LabError where two cells are the same run: the grid varies something that changes nothing."""
+    seen: dict[str, Cell] = {}
+    for item in planned:
+        if item.run_id in seen:
+            raise LabError(
+                f"Two cells of the study are the same run: {name(seen[item.run_id])}; {name(item.cell)}. Something in "
+                "the grid changes nothing there. Give that arm a grid of its own."
+            )
+        seen[item.run_id] = item.cell
+
+
+def name(cell: Cell) -> str:
+    """A cell by its choices."""
+    return " ".join(f"{key}={value}" for key, value in cell.choices.items())
+
+
+def tell(planned: Sequence[Planned]) -> None:
+    """Say how many cells there are, and what became of them so far."""
+    states = [status(item.folder) for item in planned]
+    counts = {state: states.count(state) for state in sorted(set(states))}
+    console.say(f"    {len(planned)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+
+
+def tell_cost(
+    planned: Sequence[Planned], ahead: Sequence[Planned], due: Sequence[str], runs: Path, parallel: int
+) -> None:
+    """Say which cells there are, and what those cost that are to be run, as far as finished runs tell."""
+    costs = Costs(finished_runs(runs))
+    tell(planned)
+    times = {item.run_id: told(costs, item.run_id, item.work) for item in planned}
+    width = max(map(len, times.values()), default=0)
+    for item in planned:
+        console.say(f"    {status(item.folder):<10} {times[item.run_id]:<{width}}  {item.run_id}  {name(item.cell)}")
+    if ahead:
+        console.say(f"    At most {len(ahead)} cells more: which, depends on the results of these.")
+    todo = [item for item in planned if status(item.folder) in due]
+    for sentence in totals([costs.of(item.work) for item in [*todo, *ahead]], parallel):
+        console.say(f"    {sentence}")
+
+
+def manifest(study: DictConfig, scale: str | None, planned: Sequence[Planned], home: Path) -> dict[str, Any]:
+    """What the report reads: the study as it is shown at a scale, and where each of its cells is."""
+    content: Any = OmegaConf.to_container(study, resolve=False)
+    return {
+        "study": content | shown_at(content, scale),
+        "scale": scale,
+        "cells": [
+            {
+                "choices": item.cell.choices,
+                "run_id": item.run_id,
+                "folder": str(Path("..") / ".." / item.folder.relative_to(home.parent.parent)),
+            }
+            for item in planned
+        ],
+        "command": " ".join(["kto-lab", *sys.argv[1:]]),
+    }
+
+
+def finish(planned: Sequence[Planned], home: Path) -> None:
+    """Say how it ended.
+
+    Raises:
+        LabError: not every cell is done; the message lists those that are not.
+    """
+    after = {item.run_id: status(item.folder) for item in planned}
+    left = [item for item in planned if after[item.run_id] != "done"]
+    console.say(f"    {len(planned) - len(left)} of {len(planned)} cells are done; {home / STUDY} lists them")
+    if left:
+        lines = [
+            f"  {after[item.run_id]}: {name(item.cell)}\n      {item.folder}"
+            + (f"/{FAILURE}" if after[item.run_id] == "failed" else "")
+            for item in left
+        ]
+        raise LabError(
+            f"{len(left)} of {len(planned)} cells are not done.\n"
+            + "\n".join(lines)
+            + "\nRun the same command again to go on; --retry-failed tries failed ones again."
+        )

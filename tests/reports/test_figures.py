@@ -1,0 +1,191 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from kto_lab.errors import LabError
+from kto_lab.reports import load
+from kto_lab.reports.figure_parts import STYLES
+from kto_lab.reports.figures import frontier, plot
+from kto_lab.reports.specs import KINDS, FigureSpec
+from tests.reports.study_folders import by_rate, fail, grid, write_study
+
+RATES = {"kto": 0.8, "dpo": 0.5, "sft": 0.45}
+LINE = FigureSpec("noise", "line", y="pass_rate", x="corruption.rate")
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
+        saved.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    return saved
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    made = by_rate(RATES)
+
+    def run(folder: Path, cell: Mapping[str, Any]) -> None:
+        lost = cell["arm"] == "sft" and cell["corruption.rate"] == 0.4 and cell["seed"]
+        fail(folder) if lost else made(folder, cell)
+
+    return write_study(tmp_path, grid(arm=list(RATES), corruption__rate=[0.05, 0.2, 0.4]), run)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_a_png_and_a_pdf(kind: str, study: Path, tmp_path: Path) -> None:
+    x = "kl" if kind == "frontier" else "corruption.rate"
+    files = plot(load(study), FigureSpec("f", kind, y="pass_rate", x=x), tmp_path / "figures" / "f").files
+    assert [file.name for file in files] == ["f.png", "f.pdf"]
+    height, width, *_ = matplotlib.image.imread(files[0]).shape
+    assert width > 1000 and height > 600
+    assert files[1].read_bytes().startswith(b"%PDF")
+
+
+def test_the_same_records_give_the_same_file(study: Path, tmp_path: Path) -> None:
+    frame = load(study)
+    once, again = (plot(frame, LINE, tmp_path / name / "f") for name in ("a", "b"))
+    assert [file.read_bytes() for file in once.files] == [file.read_bytes() for file in again.files]
+    assert once.svg == again.svg
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_axis_says_what_it_is(kind: str, study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    x = "kl" if kind == "frontier" else "corruption.rate"
+    plot(load(study), FigureSpec("f", kind, y="pass_rate", x=x, x_label="how far"), tmp_path / "f")
+    plot(load(study), FigureSpec("f", kind, y="pass_rate", x=x), tmp_path / "f")
+    plain = "KL, nats/answer" if kind == "frontier" else "corruption.rate"
+    assert list(dict.fromkeys(figure.axes[0].get_xlabel() for figure in figures)) == ["how far", plain]
+
+
+def test_lines_hold_the_means_and_are_labelled_at_their_ends(
+    study: Path, tmp_path: Path, figures: list[Figure]
+) -> None:
+    frame = load(study)
+    plot(frame, LINE, tmp_path / "f")
+    (axes,) = figures[0].axes
+    assert [text.get_text() for text in axes.texts] == ["kto", "dpo", "sft"]
+    thick = [line for line in axes.lines if line.get_linewidth() > 1.5 and len(line.get_xdata()) > 1]
+    means = frame[frame["arm"] == "kto"].groupby("corruption.rate")["pass_rate"].mean()
+    np.testing.assert_allclose(thick[0].get_xdata(), means.index)
+    np.testing.assert_allclose(thick[0].get_ydata(), means)
+    # Lines differ by more than their colour.
+    assert len({(line.get_linestyle(), line.get_marker()) for line in thick}) == 3
+    note = figures[0].get_supxlabel()
+    assert note.startswith("Mean of 1 to 3 seeds; band: 95 % interval over seeds, or the prompts of a run")
+    assert "Not shown, of 27 runs: 2 failed" in note.replace("\n", " ")
+
+
+def test_a_point_that_lacks_seeds_is_hollow(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    plot(load(study), LINE, tmp_path / "f")
+    hollow = [line for line in figures[0].axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert [float(np.asarray(line.get_xdata())[0]) for line in hollow] == [0.4]
+    assert "hollow: some of its seeds are lacking" in figures[0].get_supxlabel().replace("\n", " ")
+
+
+def test_a_heat_map_has_its_numbers_and_its_gaps(tmp_path: Path, figures: list[Figure]) -> None:
+    def run(folder: Path, cell: Mapping[str, Any]) -> None:
+        state = (cell["arm"], cell["corruption.rate"])
+        fail(folder) if state == ("dpo", 0.4) else by_rate(RATES)(folder, cell)
+
+    frame = load(write_study(tmp_path, grid(arm=["kto", "dpo"], corruption__rate=[0, 0.4]), run))
+    plot(frame, FigureSpec("f", "heatmap", y="pass_rate", x="corruption.rate"), tmp_path / "f")
+    texts = [text.get_text() for text in figures[0].axes[0].texts]
+    means = frame.groupby(["arm", "corruption.rate"])["pass_rate"].mean()
+    kto, dpo = means["kto"], means["dpo"]
+    assert texts == [f"{kto[0]:.2f}", f"{kto[0.4]:.2f}", f"{dpo[0]:.2f}", "failed"]
+
+
+def test_a_frontier_has_a_point_a_run(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    frame = load(study)
+    plot(frame, FigureSpec("f", "frontier", y="pass_rate", x="kl"), tmp_path / "f")
+    points = np.concatenate([np.asarray(found.get_offsets()) for found in figures[0].axes[0].collections])
+    done = frame[frame["status"] == "done"]
+    np.testing.assert_allclose(np.sort(points, axis=0), np.sort(done[["kl", "pass_rate"]].to_numpy(float), axis=0))
+
+
+def test_the_line_of_a_frontier_runs_along_the_best_of_what_is_left_of_it() -> None:
+    xs, ys = [3.0, 1.0, 2.0, 2.0, 4.0], [0.5, 0.4, 0.3, 0.6, 0.7]
+    assert frontier(xs, ys, higher_is_better=True) == [(1.0, 0.4), (2.0, 0.6), (4.0, 0.7)]
+    assert frontier(xs, ys, higher_is_better=False) == [(1.0, 0.4), (2.0, 0.3)]
+
+
+def test_only_the_cells_that_are_asked_for_are_drawn(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    spec = FigureSpec("f", "line", "pass_rate", "corruption.rate", where={"arm": ["kto", "dpo"]})
+    plot(load(study), spec, tmp_path / "f")
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["kto", "dpo"]
+    assert figures[0].get_supxlabel().endswith("seeds. Only runs with arm=kto, dpo.")
+
+
+def test_a_setting_that_lacks_a_run_has_no_part_in_the_line(tmp_path: Path, figures: list[Figure]) -> None:
+    def run(folder: Path, cell: Mapping[str, Any]) -> None:
+        lost = cell["corruption.rate"] == 0 and cell["seed"] == 2
+        fail(folder) if lost else by_rate(RATES)(folder, cell)
+
+    frame = load(write_study(tmp_path, grid(arm=["kto"], corruption__rate=[0, 0.2, 0.4]), run))
+    plot(frame, FigureSpec("f", "frontier", y="pass_rate", x="kl"), tmp_path / "f")
+    (line,) = figures[0].axes[0].lines
+    # More noise is less KL here; the best of all, without noise, is not complete.
+    means = frame[frame["corruption.rate"] > 0].groupby("corruption.rate")[["kl", "pass_rate"]].mean()
+    assert means["pass_rate"][0.2] > means["pass_rate"][0.4] and means["kl"][0.2] > means["kl"][0.4]
+    np.testing.assert_allclose(line.get_xdata(), [means["kl"][0.4], means["kl"][0.2], means["kl"][0.2]])
+    np.testing.assert_allclose(np.asarray(line.get_ydata())[:2], [means["pass_rate"][0.4], means["pass_rate"][0.2]])
+
+
+def test_one_seed_has_bands_of_its_run_by_name(tmp_path: Path, figures: list[Figure]) -> None:
+    home = write_study(tmp_path, grid([0], arm=["kto"], corruption__rate=[0, 0.4]), by_rate(RATES))
+    plot(load(home), LINE, tmp_path / "f")
+    assert figures[0].get_supxlabel() == "One seed; band: 95 % interval over the prompts of a run."
+
+
+def test_values_that_are_no_numbers_stand_side_by_side(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    plot(load(study), FigureSpec("f", "line", y="pass_rate", x="arm", line="corruption.rate"), tmp_path / "f")
+    assert [tick.get_text() for tick in figures[0].axes[0].get_xticklabels()] == list(RATES)
+
+
+def test_seeds_of_one_line_a_column_stand_over_its_name(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    spec = FigureSpec("f", "seeds", "pass_rate", "arm", where={"corruption.rate": 0.2})
+    plot(load(study), spec, tmp_path / "f")
+    (axes,) = figures[0].axes
+    drawn = [np.asarray(found.get_offsets()) for found in axes.collections if len(found.get_offsets())]
+    assert [set(points[:, 0]) for points in drawn if len(points) == 3] == [{0.0}, {1.0}, {2.0}]
+    assert axes.get_legend() is None
+
+
+def test_what_cannot_be_drawn_is_said(study: Path, tmp_path: Path) -> None:
+    frame = load(study)
+    for spec, message in (
+        (FigureSpec("f", "line", y="pass_rat", x="corruption.rate"), "no finished run has the metric 'pass_rat'"),
+        (FigureSpec("f", "line", y="pass_rate", x="loss.beta"), r"'loss\.beta' is no choice"),
+        (FigureSpec("f", "line", y="pass_rate", x="arm", line="corruption.rate", log_x=True), "are no numbers"),
+        (FigureSpec("f", "frontier", y="pass_rate", x="kl", line="loss"), "'loss' is no choice"),
+        (FigureSpec("f", "line", y="pass_rate", x="arm", line="arm"), "also differ by corruption"),
+    ):
+        with pytest.raises(LabError, match=rf"^figure f: .*{message}"):
+            plot(frame, spec, tmp_path / "f")
+    with pytest.raises(LabError, match="no run of the study is done"):
+        plot(frame.assign(status="missing"), LINE, tmp_path / "f")
+    with pytest.raises(LabError, match="has no place on a log axis"):
+        shifted = frame.assign(**{"corruption.rate": frame["corruption.rate"] - 0.05})
+        plot(shifted, FigureSpec("f", "line", y="pass_rate", x="corruption.rate", log_x=True), tmp_path / "f")
+    assert not (tmp_path / "f.png").exists()
+
+
+def test_more_lines_than_can_be_told_apart_are_refused(tmp_path: Path) -> None:
+    arms = [f"m{place}" for place in range(len(STYLES) + 1)]
+    frame = load(write_study(tmp_path, grid([0], arm=arms), by_rate(dict.fromkeys(arms, 0.5))))
+    with pytest.raises(LabError, match="11 lines; more than 10 cannot be told apart"):
+        plot(frame, FigureSpec("f", "frontier", y="pass_rate", x="kl"), tmp_path / "f")
+    # Columns are told apart by where they stand.
+    plot(frame, FigureSpec("f", "seeds", y="pass_rate", x="arm"), tmp_path / "f")

@@ -1,0 +1,111 @@
+"""What a sweep keeps in memory: a run with it is the run without it, and nothing is made twice."""
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tests.small_runs import composed, configuration, overrides, thumbs, write_jsonl
+
+from kto_lab.evaluation.evaluate import Judge
+from kto_lab.runs.train import train
+from kto_lab.sweeps.cell import run_cell
+from kto_lab.runs.record import read_record
+from kto_lab.training.callbacks import METRICS
+from kto_lab.training.module import AlignmentModule
+from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
+
+EVALUATED = (
+    *("evaluation=quick", "evaluation.reward_examples=8", "evaluation.prompts=4", "evaluation.kl_prompts=2"),
+    *("evaluation.max_new_tokens=3", "optimization.max_steps=3"),
+)
+# Cells of a sweep: another loss, other noise, another seed, an adapter, and the first once more.
+CELLS = [
+    ("seed=0",),
+    ("loss=dpo",),
+    ("corruption=label_noise", "corruption.rate=0.3"),
+    ("seed=1",),
+    ("adapter=lora", "adapter.rank=2"),
+    ("lengths.max_length=16",),
+    ("seed=0",),
+]
+
+
+def run(folder: Path, name: str, warm: ProcessCache, *more: str) -> Path:
+    return train(configuration(folder, *EVALUATED, *more, f"run_dir={folder / name}"), warm)
+
+
+def test_a_warm_run_is_the_cold_run_bit_for_bit(tmp_path: Path) -> None:
+    warm = ProcessCache(keeps=True)
+    for number, cell in enumerate(CELLS):
+        with_it, without = run(tmp_path, f"warm{number}", warm, *cell), run(tmp_path, f"cold{number}", NO_CACHE, *cell)
+        assert (with_it / METRICS).read_bytes() == (without / METRICS).read_bytes(), cell
+        one, other = read_record(with_it), read_record(without)
+        assert one["metrics"] == other["metrics"] and one["data"] == other["data"], cell
+        assert {p.name for p in (with_it / "evaluation").iterdir()} == {
+            p.name for p in (without / "evaluation").iterdir()
+        }
+        (weights,) = (with_it / "policy").glob("*.safetensors")
+        mine, theirs = load_file(weights), load_file(without / "policy" / weights.name)
+        assert all((mine[key] == theirs[key]).all() for key in theirs), cell
+
+
+def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    measure = Judge.measure
+
+    def counted(judge: Judge, policy: Any, name: str, *more: Any) -> Any:
+        measured.append(name)
+        return measure(judge, policy, name, *more)
+
+    monkeypatch.setattr(Judge, "measure", counted)
+    warm = ProcessCache(keeps=True)
+    cfg = configuration(tmp_path, *EVALUATED)
+    for number, cell in enumerate([("seed=0",), ("loss=dpo",), ("corruption=label_noise", "corruption.rate=0.3")]):
+        run(tmp_path, str(number), warm, *cell)
+    assert measured == ["base", "trained", "trained", "trained"]
+    assert warm.table(cfg.feedback) is warm.table(cfg.feedback)
+    assert warm.loaded(cfg.model).model is not warm.loaded(cfg.model).model
+
+
+def test_changed_thumbs_are_read_again(tmp_path: Path) -> None:
+    warm = ProcessCache(keeps=True)
+    cfg = configuration(tmp_path)
+    before = warm.table(cfg.feedback)
+    write_jsonl(tmp_path / "thumbs.jsonl", thumbs(28))
+    assert len(warm.table(cfg.feedback)) == len(before) + 8
+
+
+def test_a_policy_that_was_trained_does_not_change_what_is_kept(tmp_path: Path) -> None:
+    warm = ProcessCache(keeps=True)
+    run(tmp_path, "one", warm)
+    node = composed(overrides(tmp_path)).model
+    kept, fresh = warm.loaded(node).model.state_dict(), NO_CACHE.loaded(node).model.state_dict()
+    assert all((kept[key] == fresh[key]).all() for key in fresh)
+
+
+def test_a_cell_leaves_no_policy_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[AlignmentModule]] = []
+
+    class Noted(AlignmentModule):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr("kto_lab.training.fit.AlignmentModule", Noted)
+    assert run_cell(configuration(tmp_path, "evaluation=none", "optimization.max_steps=2")) == "done"
+    assert [module() for module in made] == [None]
+
+
+def test_only_the_last_few_of_a_kind_are_kept() -> None:
+    warm, made = ProcessCache(keeps=True), []
+
+    def make(key: str) -> str:
+        made.append(key)
+        return key
+
+    for key in ("a", "b", "a", "c", "b", "a"):
+        assert warm.get("kind", key, lambda key=key: make(key), most=2) == key  # type: ignore[misc]
+    assert made == ["a", "b", "c", "a"]
+    assert NO_CACHE.get("kind", "a", lambda: make("x")) == NO_CACHE.get("kind", "a", lambda: make("x")) == "x"

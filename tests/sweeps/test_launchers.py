@@ -1,0 +1,242 @@
+"""hydra/launcher=processes runs two cells at a time; slurm asks for the hardware of a cell, and waits to the end."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from joblib import cpu_count
+from omegaconf import DictConfig, OmegaConf
+
+from kto_lab import cli
+from kto_lab.errors import LabError
+from kto_lab.runs.job import LOG, Job, logs
+from kto_lab.runs.record import read_record
+from kto_lab.runs.status import FAILURE, status
+from kto_lab.sweeps import cell, launching, slurm
+from kto_lab.sweeps.launching import Launcher
+from tests.small_runs import SMALL, thumbs, write_jsonl
+
+STUDY = """# A study for the tests.
+name: pair
+question: Do two processes run two cells?
+arms: {kto: [loss=kto], sft: [loss=sft]}
+grid: {}
+seeds: [0]
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_the_cells_and_the_cores(tmp_path: Path) -> None:
+    (tmp_path / "own" / "study").mkdir(parents=True)
+    (tmp_path / "own" / "study" / "pair.yaml").write_text(STUDY)
+    file = write_jsonl(tmp_path / "thumbs.jsonl", thumbs())
+    words = ["study=pair", "hydra/launcher=processes", "--config-dir", "own", *SMALL]
+    words += [f"feedback.path={file}", "feedback.columns.split=split", "optimization.max_steps=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kto_lab.cli", "sweep", *words],
+        # How many threads a process has is left to the launcher.
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    home = tmp_path / "runs" / "studies" / "pair"
+    cells = json.loads((home / "study.json").read_text())["cells"]
+    records = [read_record(home / one["folder"]) for one in cells]
+    threads = [record["environment"]["cpu"]["threads"] for record in records]
+    assert threads == 2 * [max(cpu_count() // 2, 1)]
+
+
+def of_sweep(*words: str) -> DictConfig:
+    with initialize_config_dir(str(cli.config_dir()), version_base="1.3"):
+        return compose("train", list(words), return_hydra_config=True)
+
+
+class Recorder:
+    """Stands where Hydra composes and instantiates: takes configurations of cells, and notes what is launched."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.launched: list[tuple[Any, list[Sequence[str]], int]] = []
+        monkeypatch.setattr(Plugins, "instantiate_launcher", self.instantiate)
+        self.config_loader = SimpleNamespace(load_sweep_config=lambda config, words: of_sweep(*words))
+
+    def instantiate(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> Any:
+        asked = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+
+        def launch(jobs: list[Sequence[str]], initial_job_idx: int) -> None:
+            self.launched.append((asked, jobs, initial_job_idx))
+
+        return SimpleNamespace(launch=launch)
+
+
+def test_jobs_ask_for_the_devices_of_their_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
+    config = of_sweep("hydra/launcher=slurm", "runs_dir=elsewhere")
+    jobs = [["seed=0"], ["trainer=ddp"], ["seed=1"], ["trainer=ddp", "trainer.num_nodes=3"]]
+    Launcher(recorder, print, config).launch(jobs, 4)  # type: ignore[arg-type]
+    found = [(asked["nodes"], asked["tasks_per_node"], alike, first) for asked, alike, first in recorder.launched]
+    assert found == [
+        (1, 1, [["seed=0"], ["seed=1"]], 4),
+        (1, 2, [["trainer=ddp"]], 6),
+        (3, 2, [["trainer=ddp", "trainer.num_nodes=3"]], 7),
+    ]
+    folders = {asked["submitit_folder"] for asked, _, _ in recorder.launched}
+    assert len(folders) == 1 and folders.pop().startswith("elsewhere/slurm/")
+
+
+def test_a_launcher_that_follows_no_cell_has_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
+    recorder.config_loader = None
+    Launcher(recorder, print, of_sweep("hydra/launcher=processes")).launch([["a=1"], ["a=2"]])  # type: ignore[arg-type]
+    ((asked, jobs, first),) = recorder.launched
+    assert (asked["n_jobs"], jobs, first) == (2, [["a=1"], ["a=2"]], 0)
+
+
+def test_a_launcher_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise ImportError("no such plugin")
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", missing)
+    with pytest.raises(LabError, match="kto-lab\\[slurm\\]"):
+        Launcher(SimpleNamespace(), print, of_sweep("hydra/launcher=processes")).launch([[]])  # type: ignore[arg-type]
+
+
+def test_a_killed_process_is_said_and_ends_no_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    class TerminatedWorkerError(Exception):
+        pass
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise TerminatedWorkerError("out of memory")
+
+    launching._run_here(SimpleNamespace(launch=killed), [[]], 0)
+    assert "A process was killed" in capsys.readouterr().out
+
+
+class FakeJob:
+    """What submitit knows of a job, by the files it leaves."""
+
+    def __init__(self, folder: Path, number: str) -> None:
+        self.job_id = number
+        self.paths = SimpleNamespace(result_pickle=folder / f"{number}.pkl", stdout=folder / f"{number}.out")
+        self.value: Any = None
+
+    def task(self, number: int) -> "FakeJob":
+        assert number == 0
+        return self
+
+    def result(self) -> Any:
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that moves on when somebody sleeps."""
+    now = [0.0]
+    monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return now
+
+
+def test_a_job_that_leaves_the_queue_without_a_result_is_waited_for_twice(
+    tmp_path: Path, waiting: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[set[str] | None] = [None, {"7_0", "7_1"}, {"7_1"}, {"7_0", "7_1"}, {"7_1"}, {"7_1"}, set(), set()]
+    monkeypatch.setattr(slurm, "in_queue", lambda: answers.pop(0))
+    jobs: Any = [FakeJob(tmp_path, "7_0"), FakeJob(tmp_path, "7_1"), FakeJob(tmp_path, "7_2")]
+    jobs[2].paths.result_pickle.touch()
+    slurm.wait(jobs)
+    assert answers == [] and waiting[0] == pytest.approx(8 * slurm.QUEUE_SECONDS, abs=1)
+
+
+def test_what_is_said_of_a_job(tmp_path: Path) -> None:
+    job: Any = FakeJob(tmp_path, "7_0")
+    assert "without a word" in (slurm.problem_of(job) or "")
+    job.paths.result_pickle.touch()
+    job.value = JobReturn(status=JobStatus.COMPLETED)
+    assert slurm.problem_of(job) is None
+    job.value = JobReturn(status=JobStatus.FAILED)
+    job.value.return_value = ValueError("timed-out too many times")
+    assert slurm.problem_of(job) == "timed-out too many times"
+    job.value = RuntimeError("trace\nImportError: no torch\n")
+    assert slurm.problem_of(job) == "ImportError: no torch"
+
+
+def test_a_limit_that_hides_preemptions_is_refused() -> None:
+    asked = {"submitit_folder": "x", "max_num_timeout": 1, "timeout_min": 10, "setup": []}
+    with pytest.raises(LabError, match="more than 10"):
+        slurm.submit(SimpleNamespace(params=asked), [["seed=0"]], 0)  # type: ignore[arg-type]
+
+
+def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = {"submitit_folder": str(tmp_path), "max_num_timeout": 1, "timeout_min": 60, "setup": []}
+    with pytest.raises(LabError, match="There is no Slurm here"):
+        slurm.submit(SimpleNamespace(params=asked), [["seed=0"]], 0)  # type: ignore[arg-type]
+
+
+def test_one_process_decides_and_the_others_hear_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (Job("7_0", 1, rank, 2, tmp_path / f"7_0_{rank}_log.out") for rank in (0, 1))
+    # What an earlier start has decided is of no account.
+    Job("7_0", 0, 0, 2, tmp_path / "7_0_0_log.out").tell(True)
+    monkeypatch.setattr(time, "sleep", lambda seconds: first.tell(False))
+    assert first.leads and not second.leads
+    assert second.is_told_to_run() is False
+
+
+def test_the_first_process_is_not_waited_for_without_end(tmp_path: Path, waiting: list[float]) -> None:
+    with pytest.raises(LabError, match="has not begun"):
+        Job("7_0", 0, 1, 2, tmp_path / "log.out").is_told_to_run()
+    assert waiting[0] >= 1800
+
+
+def test_a_process_ends_with_the_first_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    class Over:
+        def wait(self, seconds: float) -> bool:
+            looks.append(seconds)
+            if len(looks) == 3:
+                (tmp_path / FAILURE).touch()
+            return False
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(cell.os, "_exit", leave)
+    with pytest.raises(SystemExit):
+        cell._follow(tmp_path / FAILURE, Over())  # type: ignore[arg-type]
+    assert len(looks) == 3
+
+
+def test_a_run_that_is_no_cell_has_no_log(tmp_path: Path) -> None:
+    assert logs(tmp_path) == {} and status(tmp_path) == "missing"
+    (tmp_path / LOG).touch()
+    assert logs(tmp_path) == {"log": tmp_path / LOG}
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "clusters.md"
+
+
+def test_the_page_of_clusters_names_every_key_and_its_commands_compose() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    asked = of_sweep("hydra/launcher=slurm").hydra.launcher
+    keys = {name for row in page.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")[1::2]}
+    assert keys == {str(key) for key in asked if key != "_target_"}
+    commands = [line.split("#")[0].split() for line in page.splitlines() if line.strip().startswith("kto-lab sweep")]
+    assert len(commands) >= 4
+    for _, _, *words in commands:
+        assert of_sweep(*words).study.name == "loss_aversion"

@@ -1,0 +1,208 @@
+"""`kto-lab sweep`: every cell once, whatever is killed, fails, or runs beside it."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from kto_lab.runs.job import LOG
+from kto_lab.runs.record import RECORD, read_record
+from kto_lab.runs.status import FAILURE, status
+from kto_lab.training.callbacks import METRICS
+from tests.small_runs import SMALL, metrics, thumbs, write_jsonl
+
+STUDY = """# A study for the tests.
+name: small
+question: Does a sweep do what it says?
+arms: {kto: [loss=kto], sft: [loss=sft, loss.reward_beta=0.1]}
+grid: {corruption.rate: "0,0.2"}
+overrides: [corruption=label_noise]
+seeds: [0]
+"""
+
+
+class Sweep:
+    """A study of four small cells in a folder of its own, swept by the command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs = folder / "runs"
+        (folder / "own" / "study").mkdir(parents=True)
+        (folder / "own" / "study" / "small.yaml").write_text(STUDY)
+        file = write_jsonl(folder / "thumbs.jsonl", thumbs())
+        self.words = [
+            *("study=small", "--config-dir", str(folder / "own"), f"runs_dir={self.runs}"),
+            *SMALL,
+            *(f"feedback.path={file}", "feedback.columns.split=split"),
+            *("optimization.max_steps=4", "optimization.checkpoint_every=1"),
+        ]
+
+    def start(self, *more: str, limit: int | None = None) -> subprocess.Popen[str]:
+        """Start the command; `limit`: bytes that a file may have."""
+        command = [sys.executable, "-m", "kto_lab.cli", "sweep", *self.words, *more]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.folder,
+            preexec_fn=limit and partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)),
+        )
+
+    def run(self, *more: str, expect: int = 0, limit: int | None = None) -> str:
+        process = self.start(*more, limit=limit)
+        out, error = process.communicate(timeout=300)
+        assert process.returncode == expect, out + error
+        return out + error
+
+    def cells(self) -> list[dict[str, Any]]:
+        return json.loads((self.runs / "studies" / "small" / "study.json").read_text())["cells"]
+
+    def folders(self) -> list[Path]:
+        home = self.runs / "studies" / "small"
+        return [(home / cell["folder"]).resolve() for cell in self.cells()]
+
+
+def same(one: Path, other: Path) -> None:
+    assert (one / METRICS).read_bytes() == (other / METRICS).read_bytes()
+    mine, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (one, other))
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+    assert read_record(one)["metrics"] == read_record(other)["metrics"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    sweep = Sweep(tmp_path_factory.mktemp("undisturbed"))
+    sweep.run()
+    return sweep
+
+
+def test_every_cell_has_a_record_and_its_words_are_in_its_log(undisturbed: Sweep) -> None:
+    cells = undisturbed.cells()
+    assert [(cell["choices"]["arm"], cell["choices"]["corruption.rate"]) for cell in cells] == [
+        ("kto", 0),
+        ("kto", 0.2),
+        ("sft", 0),
+        ("sft", 0.2),
+    ]
+    for cell, folder in zip(cells, undisturbed.folders(), strict=True):
+        assert read_record(folder)["run_id"] == cell["run_id"] == folder.name
+        said = (folder / LOG).read_text()
+        assert "==> Training" in said and not {"\r", "\x1b"} & set(said) and "    cells " not in said
+        assert len(metrics(folder)) == 4
+
+
+def test_the_report_of_a_swept_study(undisturbed: Sweep) -> None:
+    words = ["--config-dir", str(undisturbed.folder / "own"), "study=small", f"runs_dir={undisturbed.runs}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kto_lab.cli", "report", *words], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    page = (undisturbed.runs / "studies" / "small" / "report.html").read_text()
+    assert "Does a sweep do what it says?" in page and all(cell["run_id"] in page for cell in undisturbed.cells())
+
+
+def test_a_finished_study_runs_nothing_again(undisturbed: Sweep) -> None:
+    before = {folder: (folder / RECORD).stat().st_mtime_ns for folder in undisturbed.folders()}
+    said = undisturbed.run()
+    assert "4 cells: 4 done" in said and "4 of 4 cells are done" in said
+    assert before == {folder: (folder / RECORD).stat().st_mtime_ns for folder in undisturbed.folders()}
+
+
+def test_a_dry_run_says_what_would_be_run_and_writes_nothing(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    said = sweep.run("--dry-run", "seed=0,1")
+    assert "8 cells: 8 missing" in said and said.count("arm=kto") == 4
+    assert not sweep.runs.exists()
+
+
+def test_a_failing_cell_is_recorded_and_stops_no_other(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    said = sweep.run("corruption.rate=0,2", expect=1)
+    assert "2 of 4 cells are not done" in said and "failed: arm=kto corruption.rate=2" in said
+    states = [status(folder) for folder in sweep.folders()]
+    assert states.count("done") == 2 and states.count("failed") == 2
+    failure = json.loads((sweep.folders()[1] / FAILURE).read_text())
+    assert "corruption.rate" in failure["error"] and "Traceback" in failure["traceback"]
+    # A failed cell is not tried again unless asked.
+    again = sweep.run("corruption.rate=0,2", expect=1)
+    assert "2 done, 2 failed" in again
+    retried = sweep.run("corruption.rate=0,2", "--retry-failed", expect=1)
+    assert "2 done, 2 failed" in retried
+
+
+def test_two_sweeps_at_once_run_no_cell_twice(tmp_path: Path, undisturbed: Sweep) -> None:
+    sweep = Sweep(tmp_path)
+    both = [sweep.start(), sweep.start()]
+    for process in both:
+        out, error = process.communicate(timeout=300)
+        # Whoever comes to its end first waits for what the other still runs.
+        assert process.returncode == 0 and "4 of 4 cells are done" in out, out + error
+    for here, there in zip(sweep.folders(), undisturbed.folders(), strict=True):
+        assert (here / LOG).read_text().count("==> Training") == 1
+        same(here, there)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Path, undisturbed: Sweep) -> None:
+    sweep = Sweep(tmp_path)
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(12):
+        process = sweep.start()
+        try:
+            process.communicate(timeout=draw.uniform(2, 8))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+        for folder in sweep.runs.glob("cells/*"):
+            assert status(folder) != "unreadable"
+    sweep.run()
+    assert kills >= 3
+    assert len(sweep.folders()) == len(list(sweep.runs.glob("cells/*"))) == 4
+    for here, there in zip(sweep.folders(), undisturbed.folders(), strict=True):
+        same(here, there)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_fails_cells_one_by_one_and_leaves_no_part(tmp_path: Path, undisturbed: Sweep) -> None:
+    sweep = Sweep(tmp_path)
+    # No file may pass 1 MB, which a checkpoint does and a record does not.
+    said = sweep.run(expect=1, limit=1_000_000)
+    assert "4 of 4 cells are not done" in said
+    for folder in sweep.folders():
+        assert status(folder) == "failed"
+        assert "Could not write" in json.loads((folder / FAILURE).read_text())["error"]
+        assert not list(folder.rglob("*.safetensors"))
+    sweep.run("--retry-failed")
+    for here, there in zip(sweep.folders(), undisturbed.folders(), strict=True):
+        same(here, there)
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.runs.write_text("a file in its place")
+    assert "Could not write" in sweep.run(expect=1)
+
+
+def test_a_damaged_record_is_seen_and_made_again_when_asked(undisturbed: Sweep, tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    words = ["corruption.rate=0", "seed=0"]
+    sweep.run(*words)
+    broken = sweep.folders()[0]
+    (broken / RECORD).write_text("{")
+    assert "1 unreadable" in sweep.run(*words, expect=1)
+    sweep.run(*words, "--retry-failed")
+    same(broken, undisturbed.folders()[0])
