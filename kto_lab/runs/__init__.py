@@ -1,0 +1,1 @@
+"""One folder, one run: train, evaluate; its record, identity, claim and lease."""
