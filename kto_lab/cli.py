@@ -189,6 +189,8 @@ def run(name: str, overrides: list[str]) -> None:
     whole = list(sys.argv)
 
     def task(cfg: "DictConfig") -> object:
+        # Here, because a launcher calls this in a process of its own.
+        _narrate_on_the_console()
         # Lightning starts the other processes of a distributed run with the command line it finds here. They must
         # find the same run folder, whose default holds the time.
         own = [word for word in whole if not word.startswith("run_dir=")]
@@ -216,6 +218,13 @@ def run(name: str, overrides: list[str]) -> None:
             overrides = [*overrides, f'hydra.help.header="{_header(name)}"']
     sys.argv = [whole[0], *overrides]
     with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
+
+
+def _narrate_on_the_console() -> None:
+    from kto_lab import console
+    from kto_lab.narration import narrate_with
+
+    narrate_with(console)
 
 
 def _check_values(cfg: "DictConfig") -> None:

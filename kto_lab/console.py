@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO, cast
+from typing import Any, TextIO, cast
 
 from rich import box
 from rich.console import Console
@@ -24,6 +24,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+from kto_lab.narration import Advance
 
 SECONDS_BETWEEN_LINES = 5.0
 INTERVAL = "[...] 95 % interval"
@@ -167,13 +169,6 @@ def stage(title: str, why: str) -> None:
 def say(text: str, screen: Console | None = None) -> None:
     """One plain line, never wrapped, so that a path in it can be copied; on a screen of its own if given."""
     (screen or console()).print(Text(text), soft_wrap=True)
-
-
-class Advance(Protocol):
-    """What `progress` yields: call it when `n` more are done; `note` is shown beside the bar."""
-
-    def __call__(self, n: int = 1, note: str = "") -> None:
-        """Move on by `n`."""
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import (
     ScoredAnswer,
@@ -29,10 +29,12 @@ from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import pair_ids_of
 from kto_lab.files import write_json
 from kto_lab.models.adapters import Policy, reference_model
-from kto_lab.models.store import LogpCache
 from kto_lab.models.store_scorer import known, not_finite, score_and_keep
 from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.statistics import Estimate
+
+if TYPE_CHECKING:
+    from kto_lab.models.store import LogpCache
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Judge:
         """The judge of a policy that is asked with a control text; its reference is not."""
         return replace(self, held_out=self.held_out.with_control(control))
 
-    def measure(self, policy: Policy, name: str, logp_cache: LogpCache | None = None) -> Measured:
+    def measure(self, policy: Policy, name: str, logp_cache: "LogpCache | None" = None) -> Measured:
         """Measure one policy, and keep what was found in the folder.
 
         Args:
@@ -195,7 +197,7 @@ class Judge:
         prompts = self._at_most(self.settings.prompts)
         if not prompts:
             return []
-        with console.progress(f"{name}: answers", prompts) as advance:
+        with narration.progress(f"{name}: answers", prompts) as advance:
             return answer_prompts(
                 policy,
                 self.held_out.encoder,
@@ -213,13 +215,13 @@ class Judge:
         tokens: Sequence[Tokens],
         what: str,
         share_prompts: bool,
-        logp_cache: LogpCache | None = None,
+        logp_cache: "LogpCache | None" = None,
     ) -> list[float]:
         """Log-probabilities of sequences under a policy, nats: those in the cache, and the rest computed."""
         logps = known(logp_cache, tokens)
         missing = not_finite(logps)
         if len(missing):
-            with console.progress(what, len(missing)) as advance:
+            with narration.progress(what, len(missing)) as advance:
                 logps[missing] = score_and_keep(
                     policy,
                     [tokens[index] for index in missing],
@@ -236,7 +238,7 @@ class Judge:
     def _lm_eval(self, policy: Policy, name: str) -> dict[str, dict[str, Estimate]]:
         if not self.settings.lm_eval:
             return {}
-        console.say(f"    {name}: lm-eval on {', '.join(self.settings.lm_eval)}")
+        narration.say(f"    {name}: lm-eval on {', '.join(self.settings.lm_eval)}")
         return run_lm_eval(
             policy,
             self.held_out.encoder,
@@ -254,7 +256,7 @@ class Judge:
         """KL(policy || reference) on answers that are sampled from the policy at temperature 1."""
         prompts = self._at_most(self.settings.kl_prompts)
         with self.autocast():
-            with console.progress("trained: samples", prompts) as advance:
+            with narration.progress("trained: samples", prompts) as advance:
                 drawn = sample_answers(
                     policy,
                     self.held_out.encoder,

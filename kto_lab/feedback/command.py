@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.feedback.collect import Sampling, collect
@@ -34,12 +34,12 @@ def collect_feedback(cfg: DictConfig) -> Path:
     prompts: Sequence[CheckedPrompt] = list(instantiate(cfg.prompts))
     sampling: Sampling = instantiate(cfg.sampling)
     device = instantiate(cfg.trainer).device
-    console.stage("Policy", "The model whose answers are judged.")
+    narration.stage("Policy", "The model whose answers are judged.")
     loaded = instantiate(cfg.model)
-    console.say(f"    {loaded.provenance['name']}")
-    console.stage("Collection", "Each finished block of answers is kept, so this can be stopped and resumed.")
+    narration.say(f"    {loaded.provenance['name']}")
+    narration.stage("Collection", "Each finished block of answers is kept, so this can be stopped and resumed.")
     shards = target.with_suffix(".shards")
-    with console.progress("prompts", len(prompts)) as advance:
+    with narration.progress("prompts", len(prompts)) as advance:
         rows = collect(
             loaded.model.to(device),
             Encoder.of(loaded),
@@ -54,9 +54,9 @@ def collect_feedback(cfg: DictConfig) -> Path:
     with atomic_path(target) as partial:
         pq.write_table(table.data.table, partial)
     shutil.rmtree(shards)
-    console.say(f"    {len(rows)} answers to {len(prompts)} prompts; {empty} empty answers left out")
+    narration.say(f"    {len(rows)} answers to {len(prompts)} prompts; {empty} empty answers left out")
     for split, count in class_counts(table).items():
         labels = f"{count['desirable']} desirable, {count['undesirable']} undesirable"
-        console.say(f"    {split:<5}  {count['prompts']} prompts, {labels}")
-    console.say(f"    written to {target}; train on it with feedback=collected feedback.path={target}")
+        narration.say(f"    {split:<5}  {count['prompts']} prompts, {labels}")
+    narration.say(f"    written to {target}; train on it with feedback=collected feedback.path={target}")
     return target

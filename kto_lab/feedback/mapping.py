@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import LISTS, Asking, check_messages
 from kto_lab.feedback.checkers import read_checks
@@ -239,9 +239,9 @@ def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, so
             yield {**row, "completion": text, "finished": finished}
     for what in ("left out", "one answer", "missing", "cut"):
         if counts[what]:
-            console.say(f"    {source}: {_COUNTED[what].format(counts[what], read=counts['read'])}")
+            narration.say(f"    {source}: {_COUNTED[what].format(counts[what], read=counts['read'])}")
     if told := longest.suspicion(how.asking.node):
-        console.say(f"    {source}: {told}")
+        narration.say(f"    {source}: {told}")
     if counts["dropped"]:
         logger.warning(
             "%s: dropped %d of %d rows as malformed. The first: %s", source, counts["dropped"], counts["read"], first

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, read_checks
 from kto_lab.feedback.file import json_lines
@@ -215,7 +215,7 @@ def from_file(path: str, ignore: Sequence[str]) -> list[CheckedPrompt]:
     if len({type(item.prompt) for item in found}) > 1:
         raise LabError(f"{file}: some prompts are chat messages and some are plain text. Make them all one kind.")
     if told := unread.sentence(str(file)):
-        console.say(f"    {told}")
+        narration.say(f"    {told}")
     return found
 
 

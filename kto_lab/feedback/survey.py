@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import is_conversation, messages_of, needs_chat, texts_of
 from kto_lab.feedback.mapping import COMMON, PAIR, THUMB, Layout, no_column, table_rows, with_times
@@ -74,7 +74,7 @@ def table_of(
     fields = (*COMMON, *(PAIR if how.paired else THUMB))
     settled, said = surveyed((raw for _, raw in raws()), how.columns, timed, fields=fields, source=source)
     for sentence in said:
-        console.say(f"    {sentence}")
+        narration.say(f"    {sentence}")
     return build_table(table_rows(raws(), settled, source=source), source=name, held_out=held_out)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.judging.answer import Answer
 from kto_lab.models.tokenizer import dated
@@ -85,7 +85,7 @@ class RewardModel:
         ids = [encode(opened.tokenizer, answer, chat=opened.chat) for answer in answers]
         read = [row for row, tokens in enumerate(ids) if len(tokens["input_ids"]) <= self.max_tokens]
         opened.model.to(device)  # type: ignore[arg-type]
-        with console.progress("answers judged", len(read)) as advance:
+        with narration.progress("answers judged", len(read)) as advance:
             found = score(
                 opened.model,
                 opened.tokenizer,
@@ -171,7 +171,7 @@ def score(
     place: int | None,
     batch_tokens: int,
     *,
-    advance: console.Advance,
+    advance: narration.Advance,
 ) -> list[float]:
     """Scores of many rows in their order: the one output, or the log-odds (nats) of class `place`.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from kto_lab import console
+from kto_lab.narration import Advance
 from kto_lab.runs.lease import LEASE
 from kto_lab.runs.record import RECORD
 from kto_lab.runs.status import FAILURE
@@ -44,7 +45,7 @@ class Live:
         self._thread.join()
         self._shown.close()
 
-    def _watch(self, advance: console.Advance, finished: int) -> None:
+    def _watch(self, advance: Advance, finished: int) -> None:
         stopping = False
         while not stopping:
             stopping = self._stop.wait(LOOK_SECONDS)

@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.files import write_text
 
@@ -95,7 +95,7 @@ class TrainingProgress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the bar where a resumed run goes on."""
         total = int(trainer.estimated_stepping_batches)
-        self.advance = self.shown.enter_context(console.progress("training", total, done=trainer.global_step))
+        self.advance = self.shown.enter_context(narration.progress("training", total, done=trainer.global_step))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -10,7 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch.optim import Optimizer
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
 from kto_lab.training.module import NotFiniteError
@@ -79,7 +79,7 @@ class StoppedCheckpoint(OnExceptionCheckpoint):
         try:
             super().on_exception(trainer, pl_module, exception)
         except LabError as error:
-            console.say(f"    {error}")
+            narration.say(f"    {error}")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -89,11 +89,11 @@ def last_checkpoint(folder: Path) -> Path | None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (OSError, RuntimeError, ValueError, pickle.UnpicklingError):
-            console.say(f"    {path} cannot be read and is left aside")
+            narration.say(f"    {path} cannot be read and is left aside")
             continue
         found.append((state["global_step"], path))
     if not found:
         return None
     step, path = max(found)
-    console.say(f"    going on from step {step} ({path.name})")
+    narration.say(f"    going on from step {step} ({path.name})")
     return path

@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AttentionInterface
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.models import attention
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import completion_logps, evaluating
@@ -86,11 +86,11 @@ def compiled(policy: Policy, hardware: Hardware, *, share_prompts: bool, samples
             why_not = _failure(policy, hardware, share_prompts)
         if why_not is not None:
             _uncompile(chosen)
-            console.say(f"    torch.compile is not used: {why_not}")
+            narration.say(f"    torch.compile is not used: {why_not}")
             yield Compilation(used=False, why_not=why_not)
             return
         seconds = time.perf_counter() - start
-        console.say(f"    torch.compile: {len(chosen)} blocks, in {seconds:.0f} s")
+        narration.say(f"    torch.compile: {len(chosen)} blocks, in {seconds:.0f} s")
         yield Compilation(used=True, seconds=seconds)
 
 

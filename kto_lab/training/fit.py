@@ -5,19 +5,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.losses import Objective
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy
 from kto_lab.models.logps import packs_rows
-from kto_lab.models.store import LogpCache
 from kto_lab.training.autocast import precision_plugin
 from kto_lab.training.callbacks import METRICS, StepMetrics, TrainingProgress
 from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
@@ -32,6 +31,9 @@ from kto_lab.training.recomputing import recomputed
 from kto_lab.training.reference import ReferencePass
 from kto_lab.training.sharding import returned
 from kto_lab.training.stopping import StopWhenAsked, slurm
+
+if TYPE_CHECKING:
+    from kto_lab.models.store import LogpCache
 
 CHECKPOINTS = "checkpoints"
 
@@ -86,7 +88,7 @@ def fit(
     loggers: list[Logger],
     share_prompts: bool,
     seed: int,
-    logp_cache: LogpCache | None = None,
+    logp_cache: "LogpCache | None" = None,
 ) -> dict[str, Any]:
     """Train the policy in place, from the last checkpoint in `folder` where there is one.
 
@@ -112,7 +114,7 @@ def fit(
         LabError: the loss or the gradient is not finite, or the disk refuses; the last good state is kept as a
             checkpoint where it can be.
     """
-    console.stage("Training", "The reference's log-probs are known ahead of all steps; then one step a batch.")
+    narration.stage("Training", "The reference's log-probs are known ahead of all steps; then one step a batch.")
     module = AlignmentModule(
         policy,
         objective,
@@ -146,7 +148,7 @@ def fit(
     found = {"reference": reference.use.as_dict(), "compile": compilation.as_dict()}
     if trainer.is_global_zero:
         clipping = Clipping.of(factors(folder / METRICS))
-        console.say(f"    {clipping.said()}")
+        narration.say(f"    {clipping.said()}")
         found["clipping"] = clipping.as_dict()
     return found
 

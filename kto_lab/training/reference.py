@@ -8,23 +8,25 @@ second model is loaded either.
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import Policy, moved, reference_at_start
-from kto_lab.models.store import LogpCache
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep
 from kto_lab.models.tokens import Tokens
 from kto_lab.training.data import TrainingData, fill_reference, reference_sequences
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.reference_point import PolicySamples
+
+if TYPE_CHECKING:
+    from kto_lab.models.store import LogpCache
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class ReferencePass(pl.Callback):
     missing. Afterwards `use` says what was done.
     """
 
-    def __init__(self, data: TrainingData, hardware: Hardware, logp_cache: LogpCache | None) -> None:
+    def __init__(self, data: TrainingData, hardware: Hardware, logp_cache: "LogpCache | None") -> None:
         """Fill in `data`, in the precision of `hardware`, by way of the log-prob cache where there is one."""
         self.data = data
         self.hardware = hardware
@@ -103,7 +105,7 @@ class ReferencePass(pl.Callback):
             compute_seconds=time.perf_counter() - looked_up,
         )
         from_store = f", {self.use.found:,} from the store" if self.logp_cache is not None else ""
-        console.say(f"    reference: {len(sequences):,} log-probs{from_store}")
+        narration.say(f"    reference: {len(sequences):,} log-probs{from_store}")
 
     def _known(self, trainer: pl.Trainer, sequences: list[Tokens]) -> Tensor:
         """(N,) what the store has, NaN where it has nothing; the same on every process, whatever each could see."""
@@ -117,7 +119,7 @@ class ReferencePass(pl.Callback):
         dealt = prompt_groups(sequences)[trainer.global_rank :: trainer.world_size]
         mine = [index for group in dealt for index in group]
         with (
-            console.progress("reference", len(mine)) as advance,
+            narration.progress("reference", len(mine)) as advance,
             self.hardware.autocast(),
             reference_at_start(policy) as reference,
         ):

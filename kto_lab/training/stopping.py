@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from kto_lab import console
+from kto_lab import narration
 
 
 class StopWhenAsked(pl.Callback):
@@ -46,7 +46,7 @@ class StopWhenAsked(pl.Callback):
         if self.handler is None or not trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             return
         trainer.save_checkpoint(self.checkpoint)
-        console.say(f"    asked to stop: step {trainer.global_step} is saved")
+        narration.say(f"    asked to stop: step {trainer.global_step} is saved")
         # To requeue a job is to have it killed. Lightning would answer with a broadcast, for which nobody waits.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.handler(signal.SIGUSR2, None)

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from kto_lab import console
+from kto_lab import console, narration
 from kto_lab.errors import LabError
 from kto_lab.training.callbacks import METRICS, StepMetrics, TrainingProgress
 
@@ -151,6 +151,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     text = io.StringIO()
     fake = Console(file=text, force_terminal=False, width=80)
     monkeypatch.setattr(console, "console", lambda: fake)
+    monkeypatch.setattr(narration, "_narrator", console)
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
     return text
 
@@ -173,6 +174,7 @@ def test_progress_gives_the_screen_back_on_an_error(tmp_path: Path, monkeypatch:
     text = io.StringIO()
     fake = Console(file=text, force_terminal=True, width=80)
     monkeypatch.setattr(console, "console", lambda: fake)
+    monkeypatch.setattr(narration, "_narrator", console)
     with pytest.raises(LabError):
         train(tmp_path, TrainingProgress(), fail_at=2, enable_checkpointing=False)
     show_cursor = "\x1b[?25h"
