@@ -9,7 +9,8 @@ import pytest
 
 from kto_lab.cache import cache
 from kto_lab.errors import LabError
-from kto_lab.models.store import ReferenceStore, Scorer
+from kto_lab.models.scorer import Scorer
+from kto_lab.models.store import ReferenceStore
 from kto_lab.models.store_disk import ABOUT, holdings, shards_in
 from kto_lab.models.tokens import Tokens
 from tests.small_runs import composed

@@ -11,20 +11,19 @@ What the store gives is what was computed once, in a batch with other sequences.
 without it to the rounding of the number format, and bit for bit where all of its sequences were missing.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from kto_lab import console
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.files import cache_dir, write_json
+from kto_lab.models.scorer import FORMAT, Scorer
 from kto_lab.models.store_disk import (
     ABOUT,
     DAMAGED,
@@ -47,7 +46,6 @@ from kto_lab.models.store_shards import (
 if TYPE_CHECKING:
     from kto_lab.models.tokens import Tokens
 
-FORMAT = 1
 MEGABYTE = 10**6
 # More small shards than this are merged.
 MANY_SHARDS = 32
@@ -56,37 +54,10 @@ SMALL_BYTES = 4 * MEGABYTE
 LOOKS = 5
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """All that decides a log-probability beside the sequence.
-
-    Attributes:
-        model: its name, for people; it decides nothing.
-        weights: hash of the reference's weights.
-        config: hash of the model's configuration.
-        number_format: Lightning's name of it.
-        device: kind of device.
-        software: versions of what computes.
-        code: hash of the code that scores.
-    """
-
-    model: str
-    weights: str
-    config: str
-    number_format: str
-    device: str
-    software: str
-    code: str
-
-    @property
-    def key(self) -> str:
-        """Sixteen hex digits of all but the name."""
-        deciding = asdict(self) | {"model": "", "format": FORMAT}
-        return hashlib.blake2b(json.dumps(deciding, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
 class ReferenceStore:
     """The store in one folder."""
+
+    keeps: Literal[True] = True
 
     def __init__(self, folder: str | None, max_mb: int) -> None:
         """Describe the store; nothing is read or written yet.
@@ -112,6 +83,8 @@ class ReferenceStore:
 
 class NoStore:
     """Nothing is looked up, and nothing kept."""
+
+    keeps: Literal[False] = False
 
     def logp_cache(self, scorer: Scorer) -> "LogpCache | None":
         """Nothing."""
@@ -233,4 +206,4 @@ class LogpCache:
                     path.unlink()
 
     def _warn(self, text: str) -> None:
-        console.say(f"    warning: reference store: {text}.")
+        narration.say(f"    warning: reference store: {text}.")

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,8 +18,11 @@ from torch import Tensor
 
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import score
-from kto_lab.models.store import LogpCache, Scorer
+from kto_lab.models.scorer import Scorer
 from kto_lab.models.tokens import Tokens
+
+if TYPE_CHECKING:
+    from kto_lab.models.store import LogpCache
 
 # The modules that a log-probability comes from, with what they import of this room.
 SCORING = ("kto_lab.models.logps", "kto_lab.models.number_format")
@@ -91,7 +95,7 @@ def _kind(device: torch.device) -> str:
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def known(logp_cache: LogpCache | None, sequences: Sequence[Tokens]) -> Tensor:
+def known(logp_cache: "LogpCache | None", sequences: Sequence[Tokens]) -> Tensor:
     """(N,) float32 log-probabilities in nats on the CPU, NaN where the store has none."""
     if logp_cache is None:
         return torch.full((len(sequences),), torch.nan)
@@ -109,7 +113,7 @@ def prompt_groups(sequences: Sequence[Tokens]) -> list[list[int]]:
 def score_and_keep(
     model: Policy,
     sequences: Sequence[Tokens],
-    logp_cache: LogpCache | None,
+    logp_cache: "LogpCache | None",
     *,
     pad_id: int,
     token_budget: int,

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kto_lab.models.store import LogpCache, ReferenceStore, Scorer
+from kto_lab.models.scorer import Scorer
+from kto_lab.models.store import LogpCache, ReferenceStore
 
 SCORER = Scorer("a model", "weights", "config", "32-true", "cpu AVX2", "torch 2", "code")
 

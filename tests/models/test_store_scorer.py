@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from kto_lab.models import store_scorer
 from kto_lab.models.adapters import Lora
 from kto_lab.models.logps import score
-from kto_lab.models.store import Scorer
+from kto_lab.models.scorer import Scorer
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep, scorer_of, weights_hash
 from kto_lab.models.tokens import Tokens
 from tests.models.store_worker import shelf_in
