@@ -54,7 +54,7 @@ class Command:
 
 COMMANDS = {
     "train": Command(
-        "train", "kto_lab.runs.train:train", "align a policy with feedback, and judge it", without=["study"]
+        "train", "kto_lab.runs.command:train", "align a policy with feedback, and judge it", without=["study"]
     ),
     "sweep": Command(
         "train",

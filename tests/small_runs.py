@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from kto_lab import cli
-from kto_lab.runs.train import train
+from kto_lab.runs.command import train
 from kto_lab.training.callbacks import METRICS
 
 # A tiny policy, batches of four, and nothing evaluated.

@@ -16,7 +16,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
-from kto_lab.runs.claim import CONFIG
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side, summarise_answers
@@ -29,11 +28,21 @@ from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tokens import Encoder
-from kto_lab.runs.train import assemble, deployed_judge, evaluation_on, judge_of, load_model, open_logp_cache, read_feedback
+from kto_lab.runs.claim import CONFIG
+from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.identity import plain_values
+from kto_lab.runs.process_cache import NO_CACHE
 from kto_lab.runs.record import Record, read_record
 from kto_lab.runs.summary import show_examples, show_metrics, show_single
-from kto_lab.runs.process_cache import NO_CACHE
+from kto_lab.runs.train import (
+    assemble,
+    deployed_judge,
+    evaluation_on,
+    judge_of,
+    load_model,
+    open_logp_cache,
+    read_feedback,
+)
 
 KEYS = ("run", "output", "model", "feedback", "reference_store", "evaluation", "trainer")
 AGAIN = Path("evaluation") / "again.json"
@@ -78,6 +87,7 @@ def evaluate_run(cfg: DictConfig) -> Path:
         run_id=finished["run_id"],
         config=plain_values(own),
         seeds=finished["seeds"],
+        environment=environment(),
         model=finished["model"],
         training=finished["training"],
     )
@@ -123,7 +133,9 @@ def evaluate_model(cfg: DictConfig) -> Path:
     settings: Evaluation = instantiate(cfg.evaluation)
     hardware = instantiate(cfg.trainer)
     target = Path(cfg.output or Path("runs") / "evaluations" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
-    record = Record(folder=target.parent, run_id="", config=plain_values(cfg), seeds={"seed": 0})
+    record = Record(
+        folder=target.parent, run_id="", config=plain_values(cfg), seeds={"seed": 0}, environment=environment()
+    )
     table = read_feedback(cfg.feedback, record, ("test",))
     settings = evaluation_on(table, settings, record)
     console.stage("Policy", "The model to judge.")
@@ -192,4 +204,5 @@ def _finished_run(folder: Path) -> tuple[dict[str, Any], DictConfig]:
 
 
 def _write(record: Record, target: Path) -> dict[str, Any]:
+    record.peak_memory = peak_memory()
     return read_record(record.write(target))

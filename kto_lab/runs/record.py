@@ -33,9 +33,8 @@ import numpy as np
 import orjson
 
 from kto_lab.errors import LabError
-from kto_lab.statistics import Estimate
 from kto_lab.files import write_json
-from kto_lab.runs.environment import environment, peak_memory
+from kto_lab.statistics import Estimate
 
 SCHEMA = 1
 RECORD = "record.json"
@@ -52,14 +51,15 @@ class Record:
     run_id: str
     config: Mapping[str, Any]
     seeds: Mapping[str, int]
+    # Read when the run starts: by its end the checkout may be at another commit.
+    environment: Mapping[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
-    # Read when the run starts: by its end the checkout may be at another commit.
-    environment: dict[str, Any] = field(default_factory=environment)
+    peak_memory: dict[str, int | None] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -87,7 +87,7 @@ class Record:
             "training": self.training,
             "metrics": self.metrics,
             "timings": {name: round(seconds, 3) for name, seconds in self.timings.items()},
-            "peak_memory": peak_memory(),
+            "peak_memory": self.peak_memory,
             "environment": self.environment,
             "files": self.files,
         }

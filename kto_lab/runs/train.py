@@ -9,18 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 from datasets import Dataset
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from kto_lab import console
-from kto_lab.runs.claim import CONFIG, claim, refuse_another_configuration
-from kto_lab.configuration import check_keys
+from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side
 from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
@@ -47,25 +44,23 @@ from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
 from kto_lab.models.number_format import as_read, formats, masters
-from kto_lab.models.store import NoStore, ReferenceStore, LogpCache
 from kto_lab.models.store_scorer import scorer_of
 from kto_lab.models.tokens import Encoder, Lengths
-from kto_lab.runs.saving import save_and_compare
-from kto_lab.runs import wandb_log
+from kto_lab.runs.claim import claim, refuse_another_configuration
 from kto_lab.runs.identity import node_key, plain_values, run_id
-from kto_lab.runs.job import logs
-from kto_lab.runs.record import RECORD, Record, read_record
-from kto_lab.runs.summary import show_examples, show_metrics
-from kto_lab.training.callbacks import METRICS
+from kto_lab.runs.observer import Observer
+from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
+from kto_lab.runs.record import RECORD, Record
+from kto_lab.runs.saving import save_and_compare
 from kto_lab.training.clipping import planned_scales
-from kto_lab.training.curves import CURVES, plot_curves
 from kto_lab.training.data import TrainingData, class_weights, plan_steps, prepare
 from kto_lab.training.dropout import dropout_rates
 from kto_lab.training.fit import CHECKPOINTS, check_feasible, fit
 from kto_lab.training.hardware import Hardware
-from kto_lab.training.loggers import MetricsFileOnly, Wandb
 from kto_lab.training.optimization import Optimization
-from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
+
+if TYPE_CHECKING:
+    from kto_lab.models.store import LogpCache, NoStore, ReferenceStore
 
 # How many base policies a sweep remembers the measurements of: one a seed.
 BASES = 16
@@ -100,29 +95,34 @@ class Components:
     evaluation: Evaluation
     lengths: Lengths
     adapter: FullFineTuning | Lora
-    loggers: MetricsFileOnly | Wandb
-    store: ReferenceStore | NoStore
+    store: "ReferenceStore | NoStore"
 
 
-def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
-    """Run the whole of `kto-lab train`, or what is left of it, and return the run folder.
+def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -> Path:
+    """Make a whole run, or what is left of it, and return the run folder.
 
     A finished run is not run again; an unfinished one goes on from its last checkpoint.
 
     Args:
-        cfg: the configuration `train`.
+        cfg: the configuration `train`, whose keys have been checked.
+        observer: logs, draws and shows the run.
         cache: what earlier runs of this process have kept for this one.
 
     Raises:
         LabError: something that a person can mend; see its message.
     """
-    check_keys(cfg, KEYS)
     components = assemble(cfg)
     if (components.folder / RECORD).exists():
-        console.say(f"{components.folder} holds a finished run; nothing to do. Choose another run_dir to run again.")
+        narration.say(f"{components.folder} holds a finished run; nothing to do. Choose another run_dir to run again.")
         return components.folder
     refuse_another_configuration(components.folder, cfg)
-    record = Record(folder=components.folder, run_id="", config=plain_values(cfg), seeds={"seed": components.seed})
+    record = Record(
+        folder=components.folder,
+        run_id="",
+        config=plain_values(cfg),
+        seeds={"seed": components.seed},
+        environment=observer.environment(),
+    )
 
     with record.stage("feedback"):
         table = read_feedback(cfg.feedback, record, ("train", "test"), cache)
@@ -130,21 +130,28 @@ def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
         corrupted = corrupt(cfg.corruption, of_split(table, "train"))
         check_measurable(components.objective, corrupted)
         # Tried on all examples, so that what cannot be planned shows before a model is loaded.
-        plan_steps(corrupted.table, corrupted.swap_pairs, components.objective, components.optimization, seed=components.seed)
+        plan_steps(
+            corrupted.table, corrupted.swap_pairs, components.objective, components.optimization, seed=components.seed
+        )
     with record.stage("model"):
         loaded, logp_cache, policy, encoder = load_policy(components, record, cache)
     record.run_id = run_id(cfg)
     with record.stage("plan"):
         data = plan(components, policy, corrupted, encoder, record)
-        judge = judge_of(components, loaded.model, encoder, of_split(table, "test"), components.folder / "evaluation", cache)
+        judge = judge_of(
+            components, loaded.model, encoder, of_split(table, "test"), components.folder / "evaluation", cache
+        )
         deployed = deployed_judge(components, judge)
     claim(components.folder, cfg, record.data["fingerprint"], encoder.hashes)
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         with record.stage("evaluation before"):
             base = measure_base(judge, policy, base_key(cfg), cache, logp_cache)
-    loggers = make_loggers(components, record)
-    with record.stage("training"), masters(policy, number_format=components.hardware.number_format, seed=components.seed):
+    loggers = observer.loggers(record)
+    with (
+        record.stage("training"),
+        masters(policy, number_format=components.hardware.number_format, seed=components.seed),
+    ):
         record.training |= fit(
             policy,
             data,
@@ -159,11 +166,13 @@ def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
         )
     if first:
         with record.stage("evaluation after"):
-            console.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
+            narration.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
             policy = moved(policy, components.hardware.device)
             trained = deployed.measure(policy, "trained")
             reference = partial(load_reference, components, cache, packed=packs(loaded.model))
-            record.metrics = deployed.compare(policy, base, trained, beta=components.objective.reward_beta, load=reference)
+            record.metrics = deployed.compare(
+                policy, base, trained, beta=components.objective.reward_beta, load=reference
+            )
         with record.stage("saving"):
             record.model["saved_difference"] = save_and_compare(
                 policy,
@@ -175,7 +184,11 @@ def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
                 ending=data.ending,
                 load=reference,
             )
-        finish(components, record, loggers, side_by_side(base.answers, trained.answers))
+        observer.conclude(record)
+        record.write()
+        # Three times the policy on the disk, in every cell of a sweep, and what has finished does not resume.
+        shutil.rmtree(components.folder / CHECKPOINTS, ignore_errors=True)
+        observer.show(record, side_by_side(base.answers, trained.answers))
     return components.folder
 
 
@@ -191,11 +204,12 @@ def assemble(cfg: DictConfig) -> Components:
         evaluation=instantiate(cfg.evaluation),
         lengths=instantiate(cfg.lengths),
         adapter=instantiate(cfg.adapter),
-        loggers=instantiate(cfg.logger),
         store=instantiate(cfg.reference_store),
     )
     attention = cfg.model.get("attention")
-    check_feasible(components.objective, components.optimization, components.hardware, components.adapter, attention=attention)
+    check_feasible(
+        components.objective, components.optimization, components.hardware, components.adapter, attention=attention
+    )
     objective = components.objective
     if objective.compared_to is Completions.SAMPLED and not objective.needs.reference:
         raise LabError(
@@ -205,14 +219,16 @@ def assemble(cfg: DictConfig) -> Components:
     return components
 
 
-def read_feedback(feedback: DictConfig, record: Record, needed: Sequence[str], cache: ProcessCache = NO_CACHE) -> Dataset:
+def read_feedback(
+    feedback: DictConfig, record: Record, needed: Sequence[str], cache: ProcessCache = NO_CACHE
+) -> Dataset:
     """The table of examples of a `feedback` node, which must have prompts in the splits that are needed."""
-    console.stage("Feedback", "Thumbs become one table; held-out prompts are set apart by a hash.")
+    narration.stage("Feedback", "Thumbs become one table; held-out prompts are set apart by a hash.")
     table = cache.table(feedback)
     counts = class_counts(table)
     record.data = {"fingerprint": fingerprint(table), "counts": counts}
     for split, count in counts.items():
-        console.say(
+        narration.say(
             f"    {split:<5}  {count['prompts']} prompts, {count['examples']} examples: "
             f"{count['desirable']} desirable, {count['undesirable']} undesirable"
         )
@@ -230,15 +246,17 @@ def evaluation_on(table: Dataset, settings: Evaluation, record: Record) -> Evalu
     """
     found, left_out = settings.on(of_split(table, "test"))
     if left_out:
-        console.say(f"    {left_out}")
+        narration.say(f"    {left_out}")
     if found.judge is not None:
         record.data["judge"] = check_judge(found.judge)
     return found
 
 
-def load_policy(components: Components, record: Record, cache: ProcessCache) -> tuple[Loaded, LogpCache | None, Policy, Encoder]:
+def load_policy(
+    components: Components, record: Record, cache: ProcessCache
+) -> "tuple[Loaded, LogpCache | None, Policy, Encoder]":
     """The model, what is known of it as the reference, the policy on the device to compute on, and its encoder."""
-    console.stage("Policy", "The model to align. Before its first step it is its own reference.")
+    narration.stage("Policy", "The model to align. Before its first step it is its own reference.")
     loaded = load_model(components, cache)
     # While the model is as it was loaded: what is done to it for this run is not the reference's.
     logp_cache = open_logp_cache(components, loaded, cache)
@@ -249,12 +267,12 @@ def load_policy(components: Components, record: Record, cache: ProcessCache) -> 
     everything = sum(p.numel() for p in policy.parameters())
     kept = formats(policy)
     record.model = {**loaded.provenance, **kept, "parameters": everything, "trainable": trainable}
-    console.say(f"    {loaded.provenance['name']}")
-    console.say(
+    narration.say(f"    {loaded.provenance['name']}")
+    narration.say(
         f"    {everything / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained; {components.hardware.device}, "
         f"{components.hardware.number_format}"
     )
-    console.say(
+    narration.say(
         f"    weights loaded as {loaded.provenance['dtype']}, trained as {kept['trained_dtype']}"
         + (f", frozen as {kept['frozen_dtype']}" if kept["frozen_dtype"] else "")
     )
@@ -273,10 +291,10 @@ def load_model(components: Components, cache: ProcessCache) -> Loaded:
     return replace(loaded, provenance=provenance)
 
 
-def open_logp_cache(components: Components, loaded: Loaded, cache: ProcessCache = NO_CACHE) -> LogpCache | None:
+def open_logp_cache(components: Components, loaded: Loaded, cache: ProcessCache = NO_CACHE) -> "LogpCache | None":
     """The reference's log-probabilities that are known, where the reference is a model as it was loaded."""
     # Without its adapter the reference is another model than the one that was loaded.
-    if isinstance(components.store, NoStore) or has_bare_reference(loaded.model, components.adapter):
+    if components.store.keeps is False or has_bare_reference(loaded.model, components.adapter):
         return None
     device, name = components.hardware.device, loaded.provenance["name"]
     number_format = components.hardware.number_format + (", compiled" if components.hardware.compile else "")
@@ -299,47 +317,49 @@ def corrupt(corruption: DictConfig, train_table: Dataset) -> Corrupted:
     corrupted: Corrupted = instantiate(corruption)(train_table)
     for change in corrupted.changes:
         flipped = change.flipped_to_desirable + change.flipped_to_undesirable
-        console.say(
+        narration.say(
             f"    {change.name}: {flipped} thumbs flipped, {change.removed} examples removed; "
             f"{change.desirable_after} desirable and {change.examples_after - change.desirable_after} undesirable left"
         )
     return corrupted
 
 
-def plan(components: Components, policy: Policy, corrupted: Corrupted, encoder: Encoder, record: Record) -> TrainingData:
+def plan(
+    components: Components, policy: Policy, corrupted: Corrupted, encoder: Encoder, record: Record
+) -> TrainingData:
     """Tokens, and which examples each step sees."""
     objective, optimization = components.objective, components.optimization
-    console.stage("Plan", "What each step sees is settled now, by the data and the seed alone.")
+    narration.stage("Plan", "What each step sees is settled now, by the data and the seed alone.")
     data = prepare(corrupted, encoder, objective, optimization, seed=components.seed)
     steps, batch = data.plan.steps.shape
     what = "pairs" if objective.needs.feed is Feed.PAIRS else "examples"
-    console.say(f"    {len(data.plan.units)} {what} in {steps} steps of {batch}, loss {objective.name}")
+    narration.say(f"    {len(data.plan.units)} {what} in {steps} steps of {batch}, loss {objective.name}")
     if data.swapped is not None:
-        console.say(f"    pair_swaps: {data.swapped.swapped} pairs swapped")
+        narration.say(f"    pair_swaps: {data.swapped.swapped} pairs swapped")
     components.objective = told_of_pairs(objective, data)
     if data.pair_noise is not None:
-        console.say(
+        narration.say(
             f"    by the clean thumbs {data.pair_noise.swapped:.1%} of the pairs are swapped, and "
             f"{data.pair_noise.same:.1%} are of two answers of one class"
         )
     if data.given.agreeing or data.given.alone:
-        console.say(
+        narration.say(
             f"    of the pairs that were given {data.given.agreeing} have halves with the same thumb and "
             f"{data.given.alone} lack a half: those are no pairs any more"
         )
     weights = class_weights(objective, data)
     if objective.weighting is not None:
-        console.say(f"    lambda_D {weights.desirable:.3g}, lambda_U {weights.undesirable:.3g}")
+        narration.say(f"    lambda_D {weights.desirable:.3g}, lambda_U {weights.undesirable:.3g}")
     for warning in noise_warnings(objective, weights, corrupted.table):
-        console.say(f"    warning: {warning}")
+        narration.say(f"    warning: {warning}")
     for remark in data.remarks():
-        console.say(f"    {remark}")
+        narration.say(f"    {remark}")
     dropout = dropout_rates(policy, own=optimization.dropout)
     rates = ", ".join(f"{name} {rate:g}" for name, rate in dropout.items())
-    console.say(f"    dropout: {rates + '; each is run by itself' if rates else 'off'}")
+    narration.say(f"    dropout: {rates + '; each is run by itself' if rates else 'off'}")
     scales = planned_scales(data, weights)
     varies = f" times {min(scales):.3g} to {max(scales):.3g}, the size of a step's weights" if max(scales) != 1 else ""
-    console.say(f"    gradients are clipped at a norm of {optimization.clip_norm:g}{varies}")
+    narration.say(f"    gradients are clipped at a norm of {optimization.clip_norm:g}{varies}")
     record.training = {
         "loss": objective.name,
         **data.budget(objective.needs.feed),
@@ -393,12 +413,19 @@ def noise_warnings(objective: Objective, weights: Weights, train_table: Dataset)
 
 
 def judge_of(
-    components: Components, model: Policy, encoder: Encoder, table_test: Dataset, folder: Path, cache: ProcessCache = NO_CACHE
+    components: Components,
+    model: Policy,
+    encoder: Encoder,
+    table_test: Dataset,
+    folder: Path,
+    cache: ProcessCache = NO_CACHE,
 ) -> Judge:
     """What measures policies as the configuration says, and leaves its files in a folder."""
     # Of a mismatched pair or a sampled answer: the longest prompt with the longest completion.
     sampled = getattr(components.objective.reference_point, "max_new_tokens", 0)
-    longest = components.lengths.max_length + max(components.lengths.max_length, components.evaluation.max_new_tokens, sampled)
+    longest = components.lengths.max_length + max(
+        components.lengths.max_length, components.evaluation.max_new_tokens, sampled
+    )
     weights = (node_key(components.cfg.model), components.adapter.trains_the_model)
     made_of = content_hash(weights, components.hardware.number_format, longest)
     with components.hardware.autocast():
@@ -437,44 +464,16 @@ def load_reference(components: Components, cache: ProcessCache, *, packed: bool)
     return model
 
 
-def make_loggers(components: Components, record: Record) -> list[Logger]:
-    """The loggers beside the metrics file. They get the configuration as a record has it: without local paths."""
-    config = record.as_dict()["config"]
-    return components.loggers.make(folder=components.folder, run_id=record.run_id, config=config)
-
-
-def measure_base(judge: Judge, policy: Policy, key: str, cache: ProcessCache, logp_cache: LogpCache | None) -> Measured:
+def measure_base(
+    judge: Judge, policy: Policy, key: str, cache: ProcessCache, logp_cache: "LogpCache | None"
+) -> Measured:
     """What the policy does before training; kept in the run folder, so that a resumed run need not ask again."""
     kept = judge.folder / "base.json"
     if kept.exists():
         return Measured.from_dict(json.loads(kept.read_text(encoding="utf-8")))
-    console.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
+    narration.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
     with reference_at_start(policy) as reference:
         base = cache.get("base", key, lambda: judge.measure(reference, "base", logp_cache), most=BASES)
     if not kept.exists():
         judge.keep("base", base)
     return base
-
-
-def finish(components: Components, record: Record, loggers: list[Logger], answers: list[dict[str, Any]]) -> None:
-    """Draw the curves, write the record, hand the results to the loggers, and show what was found."""
-    folder = components.folder
-    plot_curves(folder / METRICS, folder / CURVES)
-    record.files = {
-        "record": folder / RECORD,
-        "policy": folder / "policy",
-        "curves": folder / CURVES,
-        "metrics of each step": folder / METRICS,
-        "answers and scores": folder / "evaluation",
-        "configuration": folder / CONFIG,
-        **logs(folder),
-    }
-    record.write()
-    # Three times the policy on the disk, in every cell of a sweep, and what has finished does not resume.
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    finished = read_record(folder)
-    wandb_log.finish(loggers, finished, tables={"sample answers": answers}, curves=folder / CURVES)
-    show_metrics(finished["metrics"])
-    show_examples(answers)
-    console.stage("Files", "The record is written last: where it is, the run has finished.")
-    console.show_files(record.files)

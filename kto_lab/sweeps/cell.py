@@ -31,7 +31,7 @@ def run_cell(cfg: DictConfig) -> str:
     does not reach the other cells; being asked to stop does. Where Slurm started several processes for one run, the
     first does all of that, and the others take part if it says so.
     """
-    from kto_lab.runs.train import train
+    from kto_lab.runs.command import train
 
     _set_apart_what_is_imported()
     folder = Path(cfg.run_dir)
@@ -74,7 +74,7 @@ def _set_apart_what_is_imported() -> None:
 
 def _take_part(own: DictConfig, folder: Path) -> None:
     """Run a cell as one of its processes that have no say; what it meets is in its own log of the Slurm job."""
-    from kto_lab.runs.train import train
+    from kto_lab.runs.command import train
 
     over = threading.Event()
     threading.Thread(target=_follow, args=(folder / FAILURE, over), daemon=True).start()

@@ -23,7 +23,7 @@ from kto_lab.models.load import hf
 from kto_lab.models.logps import score
 from kto_lab.models.number_format import dither, round_once
 from kto_lab.models.tokens import Encoder, Tokens
-from kto_lab.runs.train import train
+from kto_lab.runs.command import train
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.data import prepare, reference_sequences
 

@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks import data
 from benchmarks.gate import Gate
 from benchmarks.jobs import Job, Step
-from kto_lab.runs.train import train
+from kto_lab.runs.command import train
 
 PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
 # Made before the run is configured, which knows the logger by its name only.

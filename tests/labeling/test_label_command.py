@@ -10,7 +10,7 @@ from kto_lab import cli
 from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
 from kto_lab.labeling.command import LABELED_BY, SCORES, label_feedback
-from kto_lab.runs.train import train
+from kto_lab.runs.command import train
 from tests.small_runs import SMALL, composed, write_jsonl
 
 RULES = """

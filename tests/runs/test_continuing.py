@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.small_runs import composed, metrics
 
 from kto_lab.errors import LabError
-from kto_lab.runs.evaluate import evaluate
 from kto_lab.feedback.command import collect_feedback
 from kto_lab.hashing import sha256_file
-from kto_lab.runs.train import train
+from kto_lab.runs.command import train
+from kto_lab.runs.evaluate import evaluate
 from kto_lab.runs.identity import run_id
 from kto_lab.runs.record import read_record
+from tests.small_runs import composed, metrics
 
 RUN = ["scale=tiny", "optimization.max_steps=4", "optimization.learning_rate=2e-3"]
 RUN += ["evaluation.prompts=40", "evaluation.reward_examples=16", "evaluation.kl_prompts=4"]

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.small_runs import composed, metrics, overrides
 
 from kto_lab.errors import LabError
 from kto_lab.models.load import hf, tiny
-from kto_lab.runs.train import train
+from kto_lab.runs.command import train
 from kto_lab.runs.record import read_record
 from kto_lab.training.callbacks import METRICS
+from tests.small_runs import composed, metrics, overrides
 
 TRAINING = ("optimization.max_steps=6", "optimization.learning_rate=5e-6", "optimization.schedule=constant")
 LORA = ("adapter=lora", "adapter.rank=4")

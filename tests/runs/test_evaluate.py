@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.runs.evaluate import evaluate
 from kto_lab.feedback.prompts import arithmetic
 from kto_lab.feedback.table import build_table
 from kto_lab.models import tiny
-from kto_lab.runs.train import train
+from kto_lab.runs.command import train
+from kto_lab.runs.evaluate import evaluate
 from kto_lab.runs.record import read_record
 from tests.small_runs import composed
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tests.small_runs import composed, configuration, overrides, thumbs, write_jsonl
 
 from kto_lab.evaluation.evaluate import Judge
-from kto_lab.runs.train import train
-from kto_lab.sweeps.cell import run_cell
+from kto_lab.runs.command import train
+from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
 from kto_lab.runs.record import read_record
+from kto_lab.sweeps.cell import run_cell
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.module import AlignmentModule
-from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
+from tests.small_runs import composed, configuration, overrides, thumbs, write_jsonl
 
 EVALUATED = (
     *("evaluation=quick", "evaluation.reward_examples=8", "evaluation.prompts=4", "evaluation.kl_prompts=2"),

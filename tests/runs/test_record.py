@@ -6,21 +6,25 @@ import numpy as np
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.statistics import Estimate
 from kto_lab.runs import record as module
+from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.record import SCHEMA, Record, read_record
+from kto_lab.statistics import Estimate
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
     folder = tmp_path / "run"
-    return Record(folder=folder, run_id="abc", config={"loss": {"beta": 0.1}}, seeds={"seed": 3})
+    return Record(
+        folder=folder, run_id="abc", config={"loss": {"beta": 0.1}}, seeds={"seed": 3}, environment=environment()
+    )
 
 
 def test_a_record_reads_back_as_it_was_written(record: Record) -> None:
     record.data = {"fingerprint": "f00", "counts": {"train": {"desirable": np.int64(7)}}}
     record.training = {"steps": 40, "tokens_seen": 12345}
     record.metrics = {"rewards": {"auc": Estimate(np.float64(0.6), 0.5, 0.7, 120)}, "kl": Estimate(None, None, None, 0)}
+    record.peak_memory = peak_memory()
     record.write()
     found = read_record(record.folder)
     assert found == read_record(record.folder / "record.json")

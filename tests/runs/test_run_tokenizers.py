@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.small_runs import composed, overrides, write_jsonl
-from tests.small_tokenizers import dated, end_as_text, end_not_eos
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
 from kto_lab.models.tiny import random_llama
-from kto_lab.runs.train import train
+from kto_lab.runs.command import train
 from kto_lab.runs.identity import run_id
 from kto_lab.runs.record import RECORD, read_record
+from tests.small_runs import composed, overrides, write_jsonl
+from tests.small_tokenizers import dated, end_as_text, end_not_eos
 
 
 def words(folder: Path, make: Callable[[], PreTrainedTokenizerFast], *more: str) -> list[str]:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.small_runs import composed
 from transformers import AutoModelForCausalLM
 
-from kto_lab.runs import saving
 from kto_lab.errors import LabError
-from kto_lab.runs.train import train
-from kto_lab.runs.saving import check_same
+from kto_lab.runs import saving
+from kto_lab.runs.command import train
 from kto_lab.runs.record import read_record
+from kto_lab.runs.saving import check_same
+from tests.small_runs import composed
 
 RUN = ["scale=tiny", "optimization.max_steps=3", "optimization.learning_rate=2e-3", "reference_store=none"]
 RUN += ["evaluation.prompts=0", "evaluation.reward_examples=16", "evaluation.kl_prompts=0"]

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from tests.small_runs import composed, write_jsonl
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from kto_lab import cli
-from kto_lab.runs import train as run
 from kto_lab.errors import LabError
-from kto_lab.runs.evaluate import evaluate
 from kto_lab.judging.answer import Answer
 from kto_lab.judging.reward import RewardModel
 from kto_lab.models.tiny import byte_tokenizer, random_llama
-from kto_lab.runs.train import train
+from kto_lab.runs import train as run
+from kto_lab.runs.command import train
+from kto_lab.runs.evaluate import evaluate
 from kto_lab.runs.record import read_record
+from tests.small_runs import composed, write_jsonl
 
 # As on the command line of the README, but for the model and what a run may cost.
 SMALL = ["optimization.max_steps=2", "optimization.batch_size=4", "evaluation.prompts=4", "evaluation.kl_prompts=3"]

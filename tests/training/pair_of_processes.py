@@ -66,7 +66,7 @@ def run_as_pair(jobs: list[Job], folder: Path, *, timeout: float) -> str:
 
 
 def _run(job: Job) -> None:
-    from kto_lab.runs import train as run
+    from kto_lab.runs import command
     from kto_lab.training.module import AlignmentModule, NotFiniteError
     from tests.small_runs import composed
 
@@ -77,10 +77,10 @@ def _run(job: Job) -> None:
         return found * float("nan") if self.trainer.global_step + 1 == job.nan_at else found
 
     # Takes longer than such a run.
-    run.plot_curves = lambda *_: None  # type: ignore[assignment]
+    command.plot_curves = lambda *_: None  # type: ignore[assignment]
     AlignmentModule.losses = breaking  # type: ignore[method-assign]
     try:
-        run.train(composed(job.words))
+        command.train(composed(job.words))
         assert job.nan_at is None
     except NotFiniteError:
         assert job.nan_at is not None

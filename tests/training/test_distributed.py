@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from kto_lab.errors import LabError
-from kto_lab.runs import train as run_module
+from kto_lab.runs import command
 from kto_lab.runs.record import RECORD
 from kto_lab.training.callbacks import METRICS
 from tests.small_runs import metrics, overrides, run
@@ -96,7 +96,7 @@ def slow_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "plot_curves", lambda *_: None)
+        patch.setattr(command, "plot_curves", lambda *_: None)
         yield tmp_path_factory.mktemp("alone")
 
 

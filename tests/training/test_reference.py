@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from kto_lab.errors import LabError
 from kto_lab.models import store_scorer
 from kto_lab.models.store_disk import shards_in
+from kto_lab.runs.command import train
 from kto_lab.runs.record import RECORD
-from kto_lab.runs.train import train
 from kto_lab.training.callbacks import METRICS
 from tests.small_runs import composed, metrics, overrides, run
 from tests.training.pair_of_processes import Job, run_as_pair

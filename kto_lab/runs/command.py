@@ -1,0 +1,87 @@
+"""The command `kto-lab train`: a run, with all that is logged, drawn and shown of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from kto_lab import console
+from kto_lab.configuration import check_keys
+from kto_lab.runs import train as run
+from kto_lab.runs import wandb_log
+from kto_lab.runs.claim import CONFIG
+from kto_lab.runs.environment import environment, peak_memory
+from kto_lab.runs.job import logs
+from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
+from kto_lab.runs.record import RECORD, Record, read_record
+from kto_lab.runs.summary import show_examples, show_metrics
+from kto_lab.training.callbacks import METRICS
+from kto_lab.training.curves import CURVES, plot_curves
+from kto_lab.training.loggers import MetricsFileOnly, Wandb
+
+
+def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
+    """Run the whole of `kto-lab train`, or what is left of it, and return the run folder.
+
+    A finished run is not run again; an unfinished one goes on from its last checkpoint.
+
+    Args:
+        cfg: the configuration `train`.
+        cache: what earlier runs of this process have kept for this one.
+
+    Raises:
+        LabError: something that a person can mend; see its message.
+    """
+    check_keys(cfg, run.KEYS)
+    return run.train(cfg, Display(instantiate(cfg.logger)), cache)
+
+
+@dataclass
+class Display:
+    """The observer of the command: metrics to loggers, curves as a picture, the results on the console.
+
+    Attributes:
+        logger: the configuration's node `logger`, made.
+        made: the loggers of this run.
+    """
+
+    logger: MetricsFileOnly | Wandb
+    made: list[Logger] = field(default_factory=list)
+
+    def environment(self) -> dict[str, Any]:
+        """Versions, commit and hardware."""
+        return environment()
+
+    def loggers(self, record: Record) -> list[Logger]:
+        """Those of the configuration. They get it as a record has it: without local paths."""
+        config = record.as_dict()["config"]
+        self.made = self.logger.make(folder=record.folder, run_id=record.run_id, config=config)
+        return self.made
+
+    def conclude(self, record: Record) -> None:
+        """Draw the curves, and say what each file of the run folder is."""
+        folder = record.folder
+        plot_curves(folder / METRICS, folder / CURVES)
+        record.files = {
+            "record": folder / RECORD,
+            "policy": folder / "policy",
+            "curves": folder / CURVES,
+            "metrics of each step": folder / METRICS,
+            "answers and scores": folder / "evaluation",
+            "configuration": folder / CONFIG,
+            **logs(folder),
+        }
+        record.peak_memory = peak_memory()
+
+    def show(self, record: Record, answers: Sequence[dict[str, Any]]) -> None:
+        """Hand the results to the loggers, and show what was found."""
+        finished = read_record(record.folder)
+        wandb_log.finish(self.made, finished, tables={"sample answers": answers}, curves=record.folder / CURVES)
+        show_metrics(finished["metrics"])
+        show_examples(answers)
+        console.stage("Files", "The record is written last: where it is, the run has finished.")
+        console.show_files(record.files)
