@@ -138,7 +138,7 @@ def test_no_file_repeats_a_key() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_carries_conf_and_data_and_works_alone(tmp_path: Path) -> None:
+def test_a_wheel_carries_conf_data_types_and_license_and_works_alone(tmp_path: Path) -> None:
     source = Path(cli.__file__).resolve().parent.parent
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
     subprocess.run(build, check=True, timeout=500)
@@ -150,6 +150,7 @@ def test_a_wheel_carries_conf_and_data_and_works_alone(tmp_path: Path) -> None:
     kinds = (".parquet", ".safetensors", ".jsonl", ".json", ".yaml", ".css", ".js")
     data = [path for path in (source / "kto_lab").rglob("*") if path.suffix in kinds]
     assert data and {str(path.relative_to(source)) for path in data} <= names
+    assert "kto_lab/py.typed" in names and any(name.endswith("/licenses/LICENSE") for name in names)
     assert not [name for name in names if "tests" in name or name.endswith(".pyc")]
     done = subprocess.run(
         [sys.executable, "-c", "from kto_lab import cli; print(cli.config_dir()); cli.main()", "train", "--cfg", "job"],
