@@ -1,4 +1,4 @@
-"""Writes the Open WebUI export that the README's worked example imports: thumbs on sums, as users would have left them.
+"""Writes the Open WebUI export that the guide's worked example imports: thumbs on sums, as users would have left them.
 
 python scripts/make_example_export.py
 

@@ -17,7 +17,12 @@ FENCE = re.compile(r"^```", re.MULTILINE)
 
 def documents() -> dict[str, str]:
     """Every document that shows commands: its name and its Markdown."""
-    found = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("results/**/*.md"), *ROOT.glob("kto_lab/**/*.md")]
+    found = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("results/**/*.md"),
+        *ROOT.glob("kto_lab/**/*.md"),
+    ]
     texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in found}
     for path in ROOT.glob("notebooks/*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells

@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -20,7 +22,9 @@ from kto_lab.losses import Feed, Needs, Thumbs, declares, kto
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+# What a reader of the repository or of the site may follow links in.
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "results").rglob("*.md")])
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 EXAMPLE = (DOCS / "adding_a_loss.md").read_text(encoding="utf-8")
 
 WHOLE = """A loss.
@@ -39,7 +43,12 @@ WHOLE = """A loss.
 
 @pytest.fixture(scope="module")
 def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_loss_docs", ROOT / "scripts" / "write_loss_docs.py")
+    return script("write_loss_docs")
+
+
+def script(name: str) -> ModuleType:
+    """A module of scripts/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -111,22 +120,110 @@ def test_a_loss_that_no_option_names_is_an_error(writer: ModuleType) -> None:
         writer.check_registry([kto])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    local = [link for link in links if not link.startswith("https://")]
-    assert local
-    for link in local:
-        file, _, anchor = link.partition("#")
-        target = page.parent / file if file else page
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
+def links(page: Path) -> list[str]:
+    """The relative links of a page, outside of its code."""
+    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [link for link in LINK.findall(text) if not link.startswith("https://")]
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub calls the headings of a page."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    """What GitHub, and the site, call the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert target.resolve().is_relative_to(ROOT), f"{link} leads out of the repository"
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_readme_leads_to_every_page_of_the_guide() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    reached = {(ROOT / link.partition("#")[0]).resolve() for link in links(ROOT / "README.md")}
+    assert reached >= {page for page in PAGES if page.parent == DOCS}
+
+
+def site() -> dict[str, Any]:
+    """mkdocs.yml, without what only mkdocs can make of its tags."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    return yaml.safe_load(re.sub(r"!!python/\S+ \{.*\}", "null", text))
+
+
+def nav(entries: list[Any]) -> Iterator[str]:
+    """The pages of a navigation, in order."""
+    for entry in entries:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from nav(value) if isinstance(value, list) else [value]
+
+
+def test_the_site_has_every_page_once(hooks: ModuleType) -> None:
+    pages = [str(page.relative_to(DOCS)) for page in PAGES if page.is_relative_to(DOCS)]
+    assert sorted(nav(site()["nav"])) == sorted([*pages, *hooks.OUTSIDE.values()])
+
+
+def test_the_site_has_an_api_page_of_every_package() -> None:
+    named = [
+        name for page in (DOCS / "api").glob("*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+    ]
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert sorted(named) == sorted(f"kto_lab.{name}" for layer in layers for name in layer.split(" | "))
+
+
+def test_the_page_of_the_architecture_names_every_package() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in (ROOT / "kto_lab").glob("*/__init__.py")}
+    assert packages == set(re.findall(r"^      (\w+)/ ", page, re.M))
+
+
+def test_the_site_is_built_without_the_network() -> None:
+    theme = site()["theme"]
+    assert theme["font"] is False and site()["strict"] is True
+    assert site()["site_dir"].partition("/")[0] + "/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    return script("site_hooks")
+
+
+@pytest.mark.parametrize(
+    ("source", "uri", "link", "relinked"),
+    [
+        ("README.md", "index.md", "[a](docs/b.md#c)", "[a](b.md#c)"),
+        ("README.md", "index.md", "![a](docs/a.svg)", "![a](a.svg)"),
+        ("docs/b.md", "b.md", "[home](../README.md)", "[home](index.md)"),
+        ("docs/api/c.md", "api/c.md", "[a](../b.md)", "[a](../b.md)"),
+        ("docs/b.md", "b.md", "[below](#c)", "[below](#c)"),
+        ("docs/b.md", "b.md", "[Hydra](https://hydra.cc)", "[Hydra](https://hydra.cc)"),
+        ("docs/b.md", "b.md", "[`x.py`](../kto_lab/x.py)", "`kto_lab/x.py`"),
+        ("docs/b.md", "b.md", "[the data card](../kto_lab/card.md)", "the data card (`kto_lab/card.md`)"),
+    ],
+)
+def test_a_link_leads_to_the_same_page_on_the_site(
+    hooks: ModuleType, source: str, uri: str, link: str, relinked: str
+) -> None:
+    known = {"README.md": "index.md", "docs/b.md": "b.md", "docs/a.svg": "a.svg", "docs/api/c.md": "api/c.md"}
+    assert hooks.relink(f"See {link}.", source, uri, known) == f"See {relinked}."
+
+
+def test_the_python_of_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    # What the comment beside the line says of it.
+    (shown,) = re.findall(r"# \(3,\): (.+)$", text, re.M)
+    assert names["losses"].tolist() == pytest.approx([float(value) for value in shown.split(", ")], abs=5e-4)
+    assert names["batch"].policy.grad.sign().tolist() == [-1, -1, 1]
+    assert len(names["frame"]) == 540
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The README's four commands from a product's export to trained policies and their report."""
+"""The guide's four commands from a product's export to trained policies and their report."""
 
 import json
 import re
@@ -10,18 +10,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-SECTION = "### From production thumbs to a trained policy"
+ROOT = Path(__file__).resolve().parents[2]
+SECTION = "## From an export to a trained policy"
 
 
 def commands() -> list[list[str]]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition(SECTION)[2].partition("\n#")[0]
+    text = (ROOT / "docs" / "feedback.md").read_text(encoding="utf-8").partition(SECTION)[2].partition("\n#")[0]
     return [shlex.split(line) for line in re.findall(r"^    (kto-lab .+)$", text, re.MULTILINE)]
 
 
 @pytest.mark.slow
-def test_the_worked_example_does_what_the_readme_says(tmp_path: Path) -> None:
-    # Paths in the README are of a checkout; what the commands write goes elsewhere.
+def test_the_worked_example_does_what_the_guide_says(tmp_path: Path) -> None:
+    # Paths in the guide are of a checkout; what the commands write goes elsewhere.
     (tmp_path / "kto_lab").symlink_to(ROOT / "kto_lab")
     steps = commands()
     assert [words[1:3] for words in steps[:2]] == [["feedback", "import"], ["feedback", "audit"]]

@@ -22,7 +22,7 @@ from kto_lab.runs.evaluate import evaluate
 from kto_lab.runs.record import read_record
 from tests.small_runs import composed, write_jsonl
 
-# As on the command line of the README, but for the model and what a run may cost.
+# As on the command line of the guide, but for the model and what a run may cost.
 SMALL = ["optimization.max_steps=2", "optimization.batch_size=4", "evaluation.prompts=4", "evaluation.kl_prompts=3"]
 SMALL += ["evaluation.max_new_tokens=4", "evaluation.lm_eval_limit=2", "trainer=cpu"]
 

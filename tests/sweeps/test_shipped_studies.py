@@ -82,8 +82,8 @@ def test_loss_aversion_covers_seven_ratios_and_every_value_function() -> None:
 
 
 def commands() -> list[str]:
-    """What the README and the page of studies tell a person to sweep."""
-    pages = [ROOT / "README.md", ROOT / "docs" / "studies.md"]
+    """What the README and the pages of the guide tell a person to sweep."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     lines = [line.strip() for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
     return sorted({line for line in lines if line.startswith("kto-lab sweep study=")})
 
