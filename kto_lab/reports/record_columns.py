@@ -13,7 +13,7 @@ import orjson
 PLAIN = ("answers", "rewards", "lm_eval")
 SHORT = ("metrics", "timings", "training", "peak_memory")
 # What a row says in columns of its own.
-NO_COLUMNS = ("status", "run_id")
+NO_COLUMNS = ("status", "run_id", "identity")
 # The last parts of a metric's place, and what they put behind its name.
 ENDS = {"value": "", "trained": ""} | {
     end: f"_{end}" for end in ("low", "high", "n", "base", "difference", "detectable")

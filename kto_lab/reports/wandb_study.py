@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from kto_lab.hashing import content_hash
-from kto_lab.runs.identity import code_version
+from kto_lab.runs.identity import CODE, RUN
 from kto_lab.sweeps.manifest import StudyFolder, read_study
 from kto_lab.sweeps.study import SEED
 from kto_lab.sweeps.wandb_names import WANDB
@@ -43,6 +43,7 @@ def log_study(logger: DictConfig, home: Path) -> None:
 
     report(home)
     study, cells = read_study(home), load(home)
+    code = content_hash(CODE.closure([RUN]))
     media, states, settings = _media(study, cells), list(cells["status"]), instantiate(logger)
     (started,) = replace(
         settings,
@@ -52,8 +53,8 @@ def log_study(logger: DictConfig, home: Path) -> None:
         tags=list(settings.tags) or [study.name[:LONGEST_TAG]],
     ).make(
         folder=home,
-        run_id=content_hash("study", study.name, code_version()),
-        config={"study": study.name, "question": study.question, "code": code_version()},
+        run_id=content_hash("study", study.name, code),
+        config={"study": study.name, "question": study.question, "code": code},
     )
     with started.experiment as run:
         run.log(media)

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import __version__
 from kto_lab.errors import LabError
 from kto_lab.files import write_json, write_text
-from kto_lab.runs.identity import identity
+from kto_lab.runs.identity import Identity, differing, plain_values, settings
 
 CONFIG = "config.yaml"
 CLAIM = "run.json"
@@ -33,30 +32,29 @@ def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
         return
     unfinished = OmegaConf.create(kept.read_text(encoding="utf-8"))
     assert isinstance(unfinished, DictConfig)
-    before = _leaves(identity(unfinished))
-    now = _leaves(identity(cfg))
-    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if differing:
+    keys = differing(settings(plain_values(unfinished)), settings(plain_values(cfg)))
+    if keys:
         raise LabError(
-            f"{folder} holds an unfinished run with another {', '.join(differing)}. Give the same settings to resume "
+            f"{folder} holds an unfinished run with another {', '.join(keys)}. Give the same settings to resume "
             "it, or choose another run_dir."
         )
 
 
-def claim(folder: Path, cfg: DictConfig, fingerprint: str, tokenizer: dict[str, str]) -> None:
+def claim(folder: Path, cfg: DictConfig, identity: Identity, fingerprint: str, tokenizer: dict[str, str]) -> None:
     """Make the folder this run's, now that its data and its plan stand; a run that fails before leaves it free.
 
     Args:
         folder: the run folder.
         cfg: the run's configuration, which is kept there.
+        identity: of the run.
         fingerprint: of the table of examples.
         tokenizer: hashes of the tokenizer and of its chat template; see `Encoder.hashes`.
 
     Raises:
-        LabError: an unfinished run in the folder had other data, another tokenizer, another chat template, or another
-            version of kto-lab.
+        LabError: an unfinished run in the folder had other data, another tokenizer, another chat template, another
+            version of kto-lab, or other code.
     """
-    mine = {"fingerprint": fingerprint, "version": __version__, **tokenizer}
+    mine = {"fingerprint": fingerprint, "version": __version__, **tokenizer, "code": dict(identity.code)}
     kept = folder / CLAIM
     if not kept.exists():
         write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
@@ -64,19 +62,11 @@ def claim(folder: Path, cfg: DictConfig, fingerprint: str, tokenizer: dict[str, 
         return
     theirs = json.loads(kept.read_text(encoding="utf-8"))
     changed = [what for key, what in _CHANGED.items() if theirs.get(key) != mine[key]]
+    if modules := differing(theirs.get("code", {}), mine["code"]):
+        changed.append(f"other code ({', '.join(modules)})")
     if changed:
         raise LabError(
             f"{folder} holds an unfinished run with {' and '.join(changed)}. Put back what it began with to resume it, "
             "or choose another run_dir."
         )
 
-
-def _leaves(node: Any, key: str = "") -> dict[str, Any]:
-    """Dotted key to value."""
-    if not isinstance(node, dict) or not node:
-        return {key: node}
-    return {
-        name: value
-        for child, inner in node.items()
-        for name, value in _leaves(inner, f"{key}.{child}" if key else str(child)).items()
-    }

@@ -85,6 +85,7 @@ def evaluate_run(cfg: DictConfig) -> Path:
     record = Record(
         folder=folder,
         run_id=finished["run_id"],
+        identity=finished.get("identity", {}),
         config=plain_values(own),
         seeds=finished["seeds"],
         environment=environment(),

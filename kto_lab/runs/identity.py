@@ -1,37 +1,67 @@
-"""What makes two runs the same run: everything that can change the result, as one hash.
+"""What makes two runs the same run: everything that can change the result, in four parts and as one hash.
 
-It is known before anything is loaded, so that a sweep can tell in milliseconds what is left to do. It is made of
+| part            | what it is made of                                                                              |
+|-----------------|-------------------------------------------------------------------------------------------------|
+| `configuration` | the resolved configuration without loggers, devices and the folders that files are in           |
+| `data`          | the content of the files and folders that the configuration names, those of the model apart      |
+| `model`         | the content of the model's files, with the base of an adapter                                    |
+| `code`          | what each module does that the run imports, and what the packages ship beside them; see `code`   |
 
-- the resolved configuration without paths, loggers and devices,
-- the content of the local files that the configuration names, for feedback, model, tasks of lm-eval and judge,
-- the code of the rooms that a result comes from, docstrings and comments apart, and the files shipped with them.
-
-Versions of torch and other packages are not in it; a record names them.
+It is known before anything is loaded, so that a sweep can tell at once what is left to do. Versions of torch and other
+installed packages are not in it; a record names them.
 """
 
-import ast
-import functools
-import hashlib
-import importlib.resources
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kto_lab.hashing import content_hash
-from kto_lab.hashing import sha256_file
+from kto_lab.errors import LabError
+from kto_lab.files import cache_dir, write_text
+from kto_lab.hashing import content_hash, sha256_file
+from kto_lab.runs.code import Code
 
-# What can be another without another result. The number format is put back by `identity`.
+# What can be another without another result. The number format is put back by `settings`.
 FREE_KEYS = ("runs_dir", "run_dir", "logger", "trainer", "reference_store")
-ROOMS = ("feedback", "losses", "models", "training", "evaluation")
-# Where a run has a judge, its score comes from this one, too.
-OF_JUDGES = "judging"
-# Larger files (weights) are known by size and time of change: to read gigabytes for every cell would cost more.
+# The module that makes a run.
+RUN = "kto_lab.runs.train"
+OF_MODEL = ("model.", "reference.")
+# The hash of a larger file (weights) is kept: to read gigabytes for every cell would take longer than all else.
 READ_UP_TO = 64 * 2**20
+HASHES = "hashes"
+LONGEST_PATH = 1000
 # Where a model's folder has its chat templates when there are several.
 CHAT_TEMPLATES = "additional_chat_templates"
+# Of this process.
+CODE = Code()
+_hashes: dict[tuple[str, int, int], str] = {}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The parts of a run's identity.
+
+    Attributes:
+        configuration: a hash.
+        data: key of the configuration to a hash of the file or folder that it names.
+        model: likewise, of the model.
+        code: module, or package and file in it, to a hash.
+    """
+
+    configuration: str
+    data: Mapping[str, str]
+    model: Mapping[str, str]
+    code: Mapping[str, str]
+
+    @property
+    def run_id(self) -> str:
+        """All of it: sixteen hex digits."""
+        return content_hash(asdict(self))
 
 
 def plain_values(cfg: DictConfig) -> dict[str, Any]:
@@ -41,50 +71,120 @@ def plain_values(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def identity(cfg: DictConfig) -> dict[str, Any]:
-    """The part of the configuration of a run that can change its result."""
-    kept = {key: value for key, value in plain_values(cfg).items() if key not in FREE_KEYS}
-    return kept | {"precision": cfg.trainer.precision}
+def settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's configuration that can change its result, dotted key to value.
+
+    Args:
+        values: the configuration, resolved, as plain values; that of a record will do.
+    """
+    kept = {key: value for key, value in values.items() if key not in FREE_KEYS}
+    return leaves(kept | {"precision": values["trainer"]["precision"]})
 
 
-def run_id(cfg: DictConfig) -> str:
-    """The identity of a run: sixteen hex digits."""
-    return identified(cfg)[0]
+def identify(cfg: DictConfig) -> Identity:
+    """The identity of a run.
+
+    Raises:
+        LabError: code that the run would import is no Python.
+    """
+    found = settings(plain_values(cfg))
+    return identity_of(found, stamp=lambda text: stamp(Path(text)), code=CODE.closure(modules_of(found)))
 
 
-def identified(cfg: DictConfig) -> tuple[str, dict[str, str]]:
-    """The identity of a run; and what it names for feedback, model, tasks and judge that may be files, with stamps."""
-    kept = identity(cfg)
-    judge = kept["evaluation"].get("judge")
-    named = [kept["feedback"], kept["model"], kept["evaluation"]["lm_eval"], judge]
-    code = code_version(*([OF_JUDGES] if judge else []))
-    stamps = {text: stamp(Path(text)) for text in sorted(set(_texts(named)))}
-    return content_hash(kept, {name: seen for name, seen in stamps.items() if seen}, code), stamps
+def identity_of(found: Mapping[str, Any], *, stamp: Callable[[str], str], code: Mapping[str, str]) -> Identity:
+    """The identity of a run with these settings.
+
+    Args:
+        found: from `settings`.
+        stamp: what a file or folder of this name holds; "" where there is none.
+        code: what the run imports.
+    """
+    stamps = {key: held for key, value in found.items() if may_be_path(value) and (held := stamp(value))}
+    # A file elsewhere is the same file: its content counts, and its name, which can say how it is read.
+    plain = {key: Path(value).name if key in stamps else value for key, value in found.items()}
+    model = {key: held for key, held in stamps.items() if key.startswith(OF_MODEL)}
+    data = {key: held for key, held in stamps.items() if key not in model}
+    return Identity(content_hash(plain), data, model, code)
+
+
+def modules_of(found: Mapping[str, Any]) -> list[str]:
+    """The modules that a run starts from: its own, and those of the classes and functions that its settings name."""
+    texts = {value for value in found.values() if isinstance(value, str)}
+    named = {module for text in texts if (module := CODE.module_of(text)) is not None}
+    return sorted({RUN, *named})
 
 
 def node_key(node: DictConfig) -> str:
     """A hash of a node's values and of the local files that it names: of what the node makes."""
     values = plain_values(node)
-    return content_hash(values, {text: stamp(Path(text)) for text in sorted(set(_texts(values)))})
+    texts = sorted({value for value in leaves(values).values() if may_be_path(value)})
+    return content_hash(values, {text: stamp(Path(text)) for text in texts})
+
+
+def leaves(node: Any, key: str = "") -> dict[str, Any]:
+    """Nested values as dotted key to value; places of a list are keys, too."""
+    if isinstance(node, list) and node:
+        node = dict(enumerate(node))
+    if not isinstance(node, dict) or not node:
+        return {key: node}
+    return {
+        name: value
+        for child, inner in node.items()
+        for name, value in leaves(inner, f"{key}.{child}" if key else str(child)).items()
+    }
+
+
+def may_be_path(value: Any) -> bool:
+    """Whether a value could name a file or folder."""
+    return isinstance(value, str) and bool(value.strip("./ ")) and len(value) <= LONGEST_PATH and "\n" not in value
 
 
 def stamp(path: Path) -> str:
-    """What a file or folder holds: a hash of its content, for large files of size and time; "" where there is none.
+    """A hash of what a file or folder holds; "" where there is none.
 
-    A folder with an adapter stands for a model that its base is a part of.
+    A folder with an adapter stands for a model that its base is a part of, a YAML file for the files beside it that it
+    names.
     """
     try:
         if path.is_dir():
             files = [item for place in (path, path / CHAT_TEMPLATES) if place.is_dir() for item in place.iterdir()]
-            own = sorted((str(item.relative_to(path)), stamp(item)) for item in files if item.is_file())
+            own = sorted((str(item.relative_to(path)), _content(item)) for item in files if item.is_file())
             base = _base(path)
             return content_hash(own) if base is None else content_hash(own, stamp(base))
         if not path.is_file():
             return ""
-        about = path.stat()
-        return sha256_file(path) if about.st_size <= READ_UP_TO else content_hash(about.st_size, about.st_mtime_ns)
+        own = [(file.name, _content(file)) for file in (path, *sorted(_beside(path, {path})))]
+        return content_hash(own) if len(own) > 1 else own[0][1]
     except OSError:
         return ""
+
+
+def _content(file: Path) -> str:
+    """A hash of a file's content; of a large file it is kept in the cache folder."""
+    about = file.stat()
+    key = (str(file.resolve()), about.st_mtime_ns, about.st_size)
+    if key not in _hashes:
+        kept = cache_dir() / HASHES / content_hash(key)
+        if about.st_size <= READ_UP_TO:
+            _hashes[key] = sha256_file(file)
+        elif kept.is_file():
+            _hashes[key] = kept.read_text(encoding="utf-8")
+        else:
+            _hashes[key] = sha256_file(file)
+            with suppress(LabError):
+                write_text(kept, _hashes[key])
+    return _hashes[key]
+
+
+def _beside(file: Path, seen: set[Path]) -> set[Path]:
+    """The files beside a YAML file that it names, and that those name: what lm-eval's tasks include and call."""
+    if file.suffix not in (".yaml", ".yml") or file.stat().st_size > READ_UP_TO:
+        return set()
+    text = file.read_text(encoding="utf-8", errors="replace")
+    names = {*re.findall(r"[\w.-]+", text), *(f"{name}.py" for name in re.findall(r"!function\s+(\w+)", text))}
+    named = {other for name in names if name.strip(".") and (other := file.parent / name).is_file()} - seen
+    seen |= named
+    return named.union(*(_beside(other, seen) for other in sorted(named)))
 
 
 def _base(folder: Path) -> Path | None:
@@ -99,35 +199,6 @@ def _base(folder: Path) -> Path | None:
     return Path(name) if isinstance(name, str) and name and Path(name).resolve() != folder.resolve() else None
 
 
-@functools.cache
-def code_version(*more: str) -> str:
-    """A hash of the code and the shipped files of the rooms that a result comes from, and of `more` rooms."""
-    digest = hashlib.sha256()
-    for room in (*ROOMS, *more):
-        folder = Path(str(importlib.resources.files("kto_lab") / room))
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".md":
-                text = _code(file) if file.suffix == ".py" else sha256_file(file)
-                digest.update(f"{file.relative_to(folder.parent)}\\0{text}\\0".encode())
-    return digest.hexdigest()[:16]
-
-
-def _code(file: Path) -> str:
-    """A Python file without what does not run: comments, layout, docstrings."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in nested values; those that name files are stamped."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys that have another value in one than in the other, or are in one alone."""
+    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

@@ -5,6 +5,7 @@
 | `schema`      | version of this layout                                                                         |
 | `status`      | "finished": there is no other, an unfinished run has no record                                 |
 | `run_id`      | hash of everything that can change the result                                                  |
+| `identity`    | what that is a hash of, by part: configuration, data, model, code; see `identity`              |
 | `config`      | the resolved configuration                                                                     |
 | `seeds`       | name to seed                                                                                   |
 | `data`        | fingerprint and class counts of the table of examples; where the judge's weights came from     |
@@ -16,7 +17,8 @@
 | `environment` | package versions, commit, hardware                                                             |
 | `files`       | what each file of the run folder is: name to path relative to it                               |
 
-Paths are relative to the run folder, or start with "~" in the home folder. Numbers are finite.
+Paths are relative to the run folder, or start with "~" in the home folder. Numbers are finite. Records of schema 1 have
+no `identity`: what code they were made by is not known.
 """
 
 import math
@@ -36,7 +38,9 @@ from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.statistics import Estimate
 
-SCHEMA = 1
+SCHEMA = 2
+# Schemas that are read.
+READABLE = (1, SCHEMA)
 RECORD = "record.json"
 
 
@@ -53,6 +57,7 @@ class Record:
     seeds: Mapping[str, int]
     # Read when the run starts: by its end the checkout may be at another commit.
     environment: Mapping[str, Any]
+    identity: Mapping[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +85,7 @@ class Record:
             "schema": SCHEMA,
             "status": "finished",
             "run_id": self.run_id,
+            "identity": self.identity,
             "config": self.config,
             "seeds": self.seeds,
             "data": self.data,
@@ -139,9 +145,9 @@ def find_record(path: Path | str) -> dict[str, Any] | None:
         except (OSError, ValueError) as error:
             raise LabError(f"{file} cannot be read as a record: {error}. Remove it and run again.") from error
         schema = record.get("schema") if isinstance(record, dict) else None
-        if schema != SCHEMA:
+        if schema not in READABLE:
             raise LabError(
-                f"{file} has schema {schema!r}; this version of kto-lab reads schema {SCHEMA}. "
+                f"{file} has schema {schema!r}; this version of kto-lab reads schemas {', '.join(map(str, READABLE))}. "
                 "Read it with the version that wrote it, or run again."
             )
         return record

@@ -47,7 +47,7 @@ from kto_lab.models.number_format import as_read, formats, masters
 from kto_lab.models.store_scorer import scorer_of
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.runs.claim import claim, refuse_another_configuration
-from kto_lab.runs.identity import node_key, plain_values, run_id
+from kto_lab.runs.identity import identify, node_key, plain_values
 from kto_lab.runs.observer import Observer
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
 from kto_lab.runs.record import RECORD, Record
@@ -135,14 +135,15 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
         )
     with record.stage("model"):
         loaded, logp_cache, policy, encoder = load_policy(components, record, cache)
-    record.run_id = run_id(cfg)
+    identity = identify(cfg)
+    record.run_id, record.identity = identity.run_id, asdict(identity)
     with record.stage("plan"):
         data = plan(components, policy, corrupted, encoder, record)
         judge = judge_of(
             components, loaded.model, encoder, of_split(table, "test"), components.folder / "evaluation", cache
         )
         deployed = deployed_judge(components, judge)
-    claim(components.folder, cfg, record.data["fingerprint"], encoder.hashes)
+    claim(components.folder, cfg, identity, record.data["fingerprint"], encoder.hashes)
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         with record.stage("evaluation before"):

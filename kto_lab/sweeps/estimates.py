@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from kto_lab import console
 from kto_lab.hashing import content_hash
-from kto_lab.runs.record import RECORD, SCHEMA
+from kto_lab.runs.record import READABLE, RECORD
 
 # In the words of the dry run: a finished run has ...
 WAYS = ("the same settings", "the same work", "the same loss, model and data", "the same model and data")
@@ -243,7 +243,7 @@ def _scaled(work: Work, run: Finished) -> float:
 def _read(file: Path) -> Finished | None:
     try:
         record = json.loads(file.read_bytes())
-        if record["schema"] != SCHEMA:
+        if record["schema"] not in READABLE:
             return None
         training, machine = record["training"], record["environment"]
         trainer, cpu = record["config"]["trainer"], machine["cpu"]

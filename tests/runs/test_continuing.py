@@ -11,7 +11,7 @@ from kto_lab.feedback.command import collect_feedback
 from kto_lab.hashing import sha256_file
 from kto_lab.runs.command import train
 from kto_lab.runs.evaluate import evaluate
-from kto_lab.runs.identity import run_id
+from kto_lab.runs.identity import identify
 from kto_lab.runs.record import read_record
 from tests.small_runs import composed, metrics
 
@@ -118,7 +118,7 @@ def test_another_base_under_an_adapter_is_another_run(tmp_path: Path) -> None:
     found = set()
     for text in ("one", "two"):
         (tmp_path / "base" / "model.safetensors").write_text(text)
-        found.add(run_id(composed([*RUN, *onto(tmp_path), f"run_dir={tmp_path}"])))
+        found.add(identify(composed([*RUN, *onto(tmp_path), f"run_dir={tmp_path}"])).run_id)
     assert len(found) == 2
 
 

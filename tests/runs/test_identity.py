@@ -1,13 +1,22 @@
 """The identity of a run: what changes the result changes it, and nothing else does."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.small_runs import configuration, thumbs, write_jsonl
+from omegaconf import DictConfig
 
+from kto_lab.errors import LabError
 from kto_lab.models.tiny import byte_tokenizer
 from kto_lab.runs import identity as identity_module
-from kto_lab.runs.identity import code_version, run_id, stamp
+from kto_lab.runs.claim import claim
+from kto_lab.runs.identity import RUN, differing, identify, stamp
+from tests.small_runs import composed, configuration, overrides, thumbs, write_jsonl
+
+
+def run_id(cfg: DictConfig) -> str:
+    return identify(cfg).run_id
 
 
 @pytest.mark.parametrize(
@@ -64,18 +73,67 @@ def test_it_sees_what_is_in_the_folder_of_a_judge(tmp_path: Path) -> None:
     assert run_id(configuration(tmp_path, *words)) != before
 
 
-def test_code_counts_and_words_about_it_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "losses").mkdir()
-    monkeypatch.setattr(identity_module, "ROOMS", ("losses",))
-    monkeypatch.setattr(identity_module.importlib.resources, "files", lambda package: tmp_path)
+def test_it_sees_what_a_task_file_includes_and_calls(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("include: shared\nprocess: !function helpers.score\n")
+    (tmp_path / "shared").write_text("task: own\n")
+    (tmp_path / "helpers.py").write_text("def score(x): return x\n")
+    found = {stamp(tmp_path / "own.yaml")}
+    (tmp_path / "shared").write_text("task: other\n")
+    found.add(stamp(tmp_path / "own.yaml"))
+    (tmp_path / "helpers.py").write_text("def score(x): return -x\n")
+    found.add(stamp(tmp_path / "own.yaml"))
+    (tmp_path / "unrelated.py").write_text("")
+    assert len(found) == 3 and stamp(tmp_path / "own.yaml") in found
 
-    def version_of(text: str) -> str:
-        (tmp_path / "losses" / "kto.py").write_text(text)
-        code_version.cache_clear()
-        return code_version()
 
-    plain = version_of("def f(x):\n    return x + 1\n")
-    assert plain == version_of('"""About it."""\n\ndef f(x):\n    """Adds."""\n    return x + 1  # one\n')
-    assert plain != version_of("def f(x):\n    return x + 2\n")
-    monkeypatch.undo()
-    code_version.cache_clear()
+def test_a_file_elsewhere_is_the_same_file(tmp_path: Path) -> None:
+    before = run_id(configuration(tmp_path))
+    (tmp_path / "moved").mkdir()
+    moved = (tmp_path / "thumbs.jsonl").rename(tmp_path / "moved" / "thumbs.jsonl")
+    assert run_id(configuration(tmp_path, f"feedback.path={moved}")) == before
+
+
+def test_large_files_count_by_their_content_and_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KTO_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(identity_module, "READ_UP_TO", 10)
+    monkeypatch.setattr(identity_module, "_hashes", {})
+    one, other = tmp_path / "one.bin", tmp_path / "other.bin"
+    one.write_bytes(b"x" * 20)
+    other.write_bytes(b"x" * 20)
+    os.utime(other, ns=(1, 1))
+    assert stamp(one) == stamp(other) != ""
+    # By another process, too.
+    monkeypatch.setattr(identity_module, "_hashes", {})
+    monkeypatch.setattr(identity_module, "sha256_file", lambda path: pytest.fail(f"{path} is read again"))
+    assert stamp(one) == stamp(other)
+
+
+def test_the_parts_say_what_they_are_of(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text("{}")
+    words = ["model=hf", f"model.name={tmp_path / 'weights'}"]
+    line = [word for word in overrides(tmp_path, *words) if not word.startswith("model.weights")]
+    found = identify(composed(line))
+    assert list(found.data) == ["feedback.path"] and list(found.model) == ["model.name"]
+    assert {RUN, "kto_lab.losses", "kto_lab.feedback.file", "kto_lab.models.load"} <= found.code.keys()
+    # Of what another run instantiates nothing.
+    assert not {"kto_lab.feedback.hub", "kto_lab.judging.reward"} & found.code.keys()
+
+
+def test_a_loss_of_ones_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_losses.py").write_text("from kto_lab.losses import sft\n\ndef mine(batch): return sft(batch)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = identify(configuration(tmp_path, "loss=sft", "loss.function=my_losses.mine"))
+    (tmp_path / "my_losses.py").write_text("from kto_lab.losses import sft\n\ndef mine(batch): return -sft(batch)\n")
+    after = identify(configuration(tmp_path, "loss=sft", "loss.function=my_losses.mine"))
+    assert differing(before.code, after.code) == ["my_losses"]
+    assert (before.configuration, before.data, before.model) == (after.configuration, after.data, after.model)
+
+
+def test_an_unfinished_run_does_not_go_on_with_other_code(tmp_path: Path) -> None:
+    cfg = configuration(tmp_path)
+    found = identify(cfg)
+    claim(tmp_path / "run", cfg, found, "fingerprint", {"tokenizer": "a", "chat_template": "b"})
+    other = replace(found, code={**found.code, RUN: "another"})
+    with pytest.raises(LabError, match=rf"other code \({RUN}\)"):
+        claim(tmp_path / "run", cfg, other, "fingerprint", {"tokenizer": "a", "chat_template": "b"})

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from kto_lab.errors import LabError
 from kto_lab.models.tiny import random_llama
 from kto_lab.runs.command import train
-from kto_lab.runs.identity import run_id
+from kto_lab.runs.identity import identify
 from kto_lab.runs.record import RECORD, read_record
 from tests.small_runs import composed, overrides, write_jsonl
 from tests.small_tokenizers import dated, end_as_text, end_not_eos
@@ -57,9 +57,9 @@ def test_a_template_or_tokenizer_that_was_edited_is_not_resumed_with(tmp_path: P
     (folder / RECORD).unlink()
     template = tmp_path / "model" / "chat_template.jinja"
     kept = template.read_text()
-    identity = run_id(composed(line))
+    identity = identify(composed(line)).run_id
     template.write_text(kept.replace("Today is", "It is"))
-    assert run_id(composed(line)) != identity
+    assert identify(composed(line)).run_id != identity
     with pytest.raises(LabError, match=r"unfinished run with another chat template\. Put back what it began with"):
         train(composed(line))
     template.write_text(kept)
