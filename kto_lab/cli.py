@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 from kto_lab import __version__
 from kto_lab.configuration import refuse_repeated
 from kto_lab.messages import explain
+from kto_lab.sweeps.request import FLAGS, read
 from kto_lab.usage import closest, list_groups_of, list_options_at_once
 
 if TYPE_CHECKING:
@@ -60,10 +61,7 @@ COMMANDS = {
         "train",
         "kto_lab.sweeps.cell:run_cell",
         "run what is missing of a study, on a laptop or Slurm",
-        flags={
-            "--dry-run": "say which cells there are and what they will cost, and run none",
-            "--retry-failed": "run cells again that failed or whose record is damaged",
-        },
+        flags=FLAGS,
     ),
     "report": Command("report", "kto_lab.reports.report:report_study", "tables, figures and a page of a study's runs"),
     "evaluate": Command("evaluate", "kto_lab.runs.evaluate:evaluate", "judge a finished run again, or any model"),
@@ -251,14 +249,10 @@ def _sweep(words: list[str], task: Callable[..., object]) -> None:
     from kto_lab.reports.wandb_study import log_study
     from kto_lab.sweeps.sweep import sweep
 
-    sweep(
-        [word for word in words if word not in COMMANDS["sweep"].flags],
-        task,
-        config_dir=config_dir(),
-        dry_run="--dry-run" in words,
-        retry_failed="--retry-failed" in words,
-        log_study=log_study,
-    )
+    conf = config_dir()
+    # In a checkout: an installed package has none.
+    published = conf.parent / "results"
+    sweep(read(words), task, config_dir=conf, published=published, log_study=log_study)
 
 
 def _words_of_job() -> list[str]:

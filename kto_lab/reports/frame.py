@@ -8,6 +8,7 @@ Columns of the frame:
 | `seed`                        | of the run                                                                          |
 | `status`, `message`           | done, failed, running, unreadable or missing; and why it failed or cannot be read   |
 | `run_id`, `folder`            | of the run                                                                          |
+| `accepted_code`               | modules that were others when it was made than the sweep has, which was accepted    |
 | a metric                      | of the trained policy; `_low`, `_high` (95 %) and `_n` behind its name              |
 | a metric and `_base`          | of the base policy, with the same ends                                              |
 | a metric and `_difference`    | trained - base, paired by prompt, with the same ends; `_detectable` is the smallest |
@@ -40,7 +41,7 @@ from kto_lab.sweeps.manifest import read_study
 SEED = "seed"
 DONE = "done"
 UNREADABLE = "unreadable"
-BOOKKEEPING = (SEED, "status", "message", "run_id", "folder")
+BOOKKEEPING = (SEED, "status", "message", "run_id", "accepted_code", "folder")
 # Columns, each with the plain values of some rows.
 Rows: TypeAlias = Mapping[str, Sequence[Any]]
 
@@ -170,6 +171,16 @@ def measured(part: Rows, metric: str, scores: Scores | None, what: str) -> Group
     )
 
 
+def about_code(frame: pd.DataFrame) -> list[str]:
+    """A sentence on runs that were made by other code than the sweep has, which was accepted; none without any."""
+    of_runs = [str(modules) for modules in frame["accepted_code"].tolist() if isinstance(modules, str)]
+    if not of_runs:
+        return []
+    modules = sorted({module for one in of_runs for module in one.split()})
+    made = "run was" if len(of_runs) == 1 else "runs were"
+    return [f"{len(of_runs)} {made} made by another version of the code, in {', '.join(modules)}, which was accepted."]
+
+
 def rows_of(frame: pd.DataFrame) -> Rows:
     """The rows of a frame as lists of plain values: to take small parts of a frame itself takes long."""
     return {str(name): list(map(plain, frame[name].tolist())) for name in frame.columns}
@@ -214,6 +225,8 @@ def _row(run: str, cell: Mapping[str, Any], shapes: Columns) -> tuple[dict[str, 
     """What is told of one cell, and the columns of its record where its folder, `run`, has one."""
     found = None
     row = {**cell["choices"], "run_id": cell["run_id"], "folder": cell["folder"]}
+    if cell["accepted_code"]:
+        row["accepted_code"] = " ".join(cell["accepted_code"])
     try:
         # Where there is a record it is read once, and that says whether it is whole.
         row["status"] = DONE

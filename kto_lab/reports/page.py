@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kto_lab.reports.frame import DONE, SEED, choices, plain
+from kto_lab.reports.frame import DONE, SEED, about_code, choices, plain
 from kto_lab.reports.specs import label, shown
 from kto_lab.reports.table_formats import breakable
 from kto_lab.sweeps.manifest import StudyFolder
@@ -88,6 +88,7 @@ def page(study: StudyFolder, frame: pd.DataFrame, tables: Sequence[str], picture
         f"<h1>Study {escape(study.name)}</h1>",
         f'<p class="question">{escape(study.question)}</p>',
         f"<p>{len(frame)} runs: {escape(counts)}. Made by <code>{escape(study.command)}</code></p>",
+        *(f'<p class="warning">{escape(sentence)}</p>' for sentence in about_code(frame)),
         f'<p><label>Show {escape(method)} <select id="method"><option value="">all</option>{options}</select></label> '
         "Click a heading to sort; hover over a number for what is behind it.</p>",
         _section("Tables", [f'<div class="wide">{table}</div>' for table in tables]),

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.reports.frame import BOOKKEEPING, DONE, choices, plain
+from kto_lab.reports.frame import BOOKKEEPING, DONE, about_code, choices, plain
 from kto_lab.reports.specs import Choose, FigureSpec, TableSpec, label, shown
 from kto_lab.runs.prompt_scores import PromptScores
 from kto_lab.runs.scores import SCORED, TEST, VALIDATION, Scores, scores_in
@@ -112,7 +112,7 @@ def select(
     """
     what = f"{'table' if isinstance(spec, TableSpec) else 'figure'} {spec.name}"
     kept = matching(frame, spec.where or {}, what)
-    notes = []
+    notes = about_code(kept)
     if spec.where:
         named = "; ".join(f"{key}={', '.join(map(shown, _listed(value)))}" for key, value in spec.where.items())
         notes.append(f"Only runs with {named}.")

@@ -69,4 +69,3 @@ def claim(folder: Path, cfg: DictConfig, identity: Identity, fingerprint: str, t
             f"{folder} holds an unfinished run with {' and '.join(changed)}. Put back what it began with to resume it, "
             "or choose another run_dir."
         )
-

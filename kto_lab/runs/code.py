@@ -23,7 +23,7 @@ PACKAGE = __name__.partition(".")[0]
 DIGITS = 12
 # Of what a package ships, no code and no data.
 UNREAD = {".md", ".pyc"}
-LONGEST_NAME = 100
+LONGEST_NAME = 100  # of a file or folder that code names
 INSTALLED = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 IMPORTERS = ("import_module", "__import__")
 
@@ -67,7 +67,7 @@ class Code:
     def __init__(self, path: Sequence[Path] | None = None) -> None:
         """`path`: folders to look for modules in; None for those that Python looks in."""
         self._path = path
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, Place | None] = {}
         self._installed: set[str] = set(sys.stdlib_module_names)
         self._read: dict[Path, tuple[tuple[int, int], Read]] = {}
         self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
@@ -78,6 +78,8 @@ class Code:
         Returns:
             Module, or package and file in it, to a hash of what it does or holds; by name.
         """
+        # Modules come and go while a process lives.
+        self._places.clear()
         found: dict[str, str] = {}
         left = sorted(modules, reverse=True)
         seen: set[str] = set()
@@ -103,8 +105,7 @@ class Code:
 
     def module_of(self, text: str) -> str | None:
         """The module that a dotted text names something in, such as a class or a function; None for any other text."""
-        if len(text) > LONGEST_NAME or "." not in text or not all(part.isidentifier() for part in text.split(".")):
-            return None
+        self._places.clear()
         module, _, name = text.rpartition(".")
         while module:
             if (place := self.place(module)) is not None:
@@ -118,14 +119,10 @@ class Code:
         if name not in self._places:
             parent, _, last = name.rpartition(".")
             if not parent:
-                found = self._top(name)
+                self._places[name] = self._top(name)
             else:
                 package = self.place(parent)
-                found = None if package is None else _within(package.folders, name, last)
-            # What is not there may be written later.
-            if found is None:
-                return None
-            self._places[name] = found
+                self._places[name] = None if package is None else _within(package.folders, name, last)
         return self._places[name]
 
     def read(self, place: Place) -> Read:
@@ -160,7 +157,9 @@ class Code:
         if spec is None:
             return None
         folders = tuple(Path(folder).resolve() for folder in spec.submodule_search_locations or ())
-        file = Path(spec.origin).resolve() if spec.has_location and spec.origin and spec.origin.endswith(".py") else None
+        file = (
+            Path(spec.origin).resolve() if spec.has_location and spec.origin and spec.origin.endswith(".py") else None
+        )
         where = [*folders, *([file] if file else [])]
         if not where or (name != PACKAGE and any(_is_installed(one) for one in where)):
             self._installed.add(name)

@@ -13,7 +13,7 @@ installed packages are not in it; a record names them.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,7 +88,8 @@ def identify(cfg: DictConfig) -> Identity:
         LabError: code that the run would import is no Python.
     """
     found = settings(plain_values(cfg))
-    return identity_of(found, stamp=lambda text: stamp(Path(text)), code=CODE.closure(modules_of(found)))
+    code = CODE.closure(roots(CODE.module_of(text) for text in found.values() if may_be_code(text)))
+    return identity_of(found, stamp=lambda text: stamp(Path(text)), code=code)
 
 
 def identity_of(found: Mapping[str, Any], *, stamp: Callable[[str], str], code: Mapping[str, str]) -> Identity:
@@ -107,11 +108,9 @@ def identity_of(found: Mapping[str, Any], *, stamp: Callable[[str], str], code: 
     return Identity(content_hash(plain), data, model, code)
 
 
-def modules_of(found: Mapping[str, Any]) -> list[str]:
+def roots(named: Iterable[str | None]) -> tuple[str, ...]:
     """The modules that a run starts from: its own, and those of the classes and functions that its settings name."""
-    texts = {value for value in found.values() if isinstance(value, str)}
-    named = {module for text in texts if (module := CODE.module_of(text)) is not None}
-    return sorted({RUN, *named})
+    return tuple(sorted({RUN, *filter(None, named)}))
 
 
 def node_key(node: DictConfig) -> str:
@@ -137,6 +136,11 @@ def leaves(node: Any, key: str = "") -> dict[str, Any]:
 def may_be_path(value: Any) -> bool:
     """Whether a value could name a file or folder."""
     return isinstance(value, str) and bool(value.strip("./ ")) and len(value) <= LONGEST_PATH and "\n" not in value
+
+
+def may_be_code(value: Any) -> bool:
+    """Whether a value could name a class or a function."""
+    return isinstance(value, str) and "." in value and all(map(str.isidentifier, value.split(".")))
 
 
 def stamp(path: Path) -> str:

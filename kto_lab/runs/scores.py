@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kto_lab.hashing import content_hash
 from kto_lab.files import atomic_path
+from kto_lab.hashing import content_hash
 from kto_lab.runs.prompt_scores import PromptScores
 
 if TYPE_CHECKING:
@@ -54,15 +54,18 @@ def prompt_scores(run: Path, metric: str) -> PromptScores | None:
     """What each held-out prompt's greedy answer scored after training; None where the run keeps no such scores.
 
     Args:
-        run: the run folder.
-        metric: one of `SCORED`; others have no score a prompt.
+        run: the run folder, also that of a published run, whose scores are its study's.
+        metric: one of `SCORED`; others have no score of a prompt.
     """
-    file = run / ANSWERS
+    file, published = run / ANSWERS, run.parent.parent / PUBLISHED
     try:
-        found = _read(file, file.stat().st_mtime_ns)
+        return _read(file, file.stat().st_mtime_ns).get(metric)
+    except OSError:
+        pass
+    try:
+        return _read_published(published, published.stat().st_mtime_ns).of(run.name, metric)
     except OSError:
         return None
-    return found.get(metric)
 
 
 def write_scores(folder: Path, runs: Mapping[str, Path]) -> None:

@@ -101,7 +101,9 @@ class _Writer:
                 self.statements(node.orelse, scope)
             elif isinstance(node, ast.AnnAssign) and scope is not None and not scope.is_class:
                 self._annotated(node, scope)
-            elif not (isinstance(node, ast.Pass) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            elif not (
+                isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            ):
                 self.node(node, scope)
         self.written.append("]")
 

@@ -13,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab import console
 from kto_lab.files import write_json
 from kto_lab.messages import explain
+from kto_lab.runs.identity import identify
 from kto_lab.runs.job import LOG, Job
 from kto_lab.runs.lease import held
 from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.runs.record import RECORD
 from kto_lab.runs.status import FAILURE, status
+from kto_lab.sweeps.finished import CELLS
 
 LOOK_SECONDS = 5.0
 # Of this process, which may run one cell after another.
@@ -43,7 +45,7 @@ def run_cell(cfg: DictConfig) -> str:
             _take_part(own, folder)
         return status(folder)
     with held(folder) as mine:
-        runs = mine and status(folder) != "done"
+        runs = mine and status(folder) != "done" and _is_still(own, folder)
         for old in (FAILURE, RECORD) if runs else ():  # the record is damaged: a whole one is kept
             (folder / old).unlink(missing_ok=True)
         if job:
@@ -64,6 +66,17 @@ def run_cell(cfg: DictConfig) -> str:
             # Trainer, policy and optimiser hold one another: their memory is wanted by the next cell.
             gc.collect()
     return status(folder)
+
+
+def _is_still(own: DictConfig, folder: Path) -> bool:
+    """Whether a cell is what its folder was named for when the sweep was planned; where it is not, that is said."""
+    if folder.parent.name != CELLS or (found := identify(own).run_id) == folder.name:
+        return True
+    console.say(
+        f"    {folder} is not run: here its identity is {found}. The code or a file that it reads has changed since "
+        "the sweep was planned, or Python finds other modules here than there (PYTHONPATH). Sweep again."
+    )
+    return False
 
 
 @lru_cache(maxsize=1)

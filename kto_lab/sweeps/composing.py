@@ -1,22 +1,23 @@
 """From the cells of a study to what Hydra makes of them: configurations, and the identity of each run.
 
-To compose a configuration takes a tenth of a second and more, so what came of it is kept beside the study. It is taken
-again where nothing has changed that it was made of: the overrides, every file of configuration that Hydra can see, the
-code, and the local files that the configuration names.
+To compose a configuration takes a tenth of a second and more, so what came of it is kept beside the study, with the
+parts of each identity. It is taken again where nothing has changed that it was made of: the overrides, every file of
+configuration that Hydra can see, and the local files and the modules that the configuration names.
 """
 
 import copy
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -26,8 +27,20 @@ from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.files import write_json
 from kto_lab.hashing import content_hash
-from kto_lab.runs.identity import OF_JUDGES, code_version, identified, plain_values, stamp
+from kto_lab.runs.identity import (
+    CODE,
+    Identity,
+    identity_of,
+    may_be_code,
+    may_be_path,
+    plain_values,
+    roots,
+    settings,
+    stamp,
+)
+from kto_lab.runs.status import status
 from kto_lab.sweeps.estimates import Work, work_of
+from kto_lab.sweeps.finished import FinishedRuns
 from kto_lab.sweeps.study import Cell
 
 PLAN = "plan.json"
@@ -42,56 +55,118 @@ class Planned:
 
     Attributes:
         cell: its choices and overrides.
-        run_id: its identity.
-        folder: where its run is.
+        run_id: of the run that stands for it.
+        folder: where that run is.
         work: what it has to do.
+        identity: of the cell.
+        accepted: modules and files in which that run was of other code, where that is accepted.
     """
 
     cell: Cell
     run_id: str
     folder: Path
     work: Work
+    identity: Identity
+    accepted: tuple[str, ...] = ()
+
+
+@contextmanager
+def opened(
+    config_dir: Path, own: Sequence[str], *, more: Path | None = None
+) -> Iterator[tuple[ConfigLoader, DictConfig]]:
+    """Hydra's loader of configurations for a block, and the configuration of the sweep itself.
+
+    Args:
+        config_dir: conf/.
+        own: the sweep's own overrides.
+        more: a folder of configuration beside it.
+    """
+    path = str(more.resolve()).replace("'", r"\'") if more else ""
+    search = [f"hydra.searchpath=['{LOCAL}{path}']"] if more else []
+    with initialize_config_dir(str(config_dir), job_name="kto-lab", version_base="1.3"):
+        config = compose("train", [*own, *search], return_hydra_config=True)
+        yield GlobalHydra.instance().config_loader(), config
 
 
 class Composer:
     """Composes cells, and remembers their identities from one sweep to the next."""
 
-    def __init__(self, hydra: Hydra, config: DictConfig, *, own: Sequence[str], runs: Path, kept: Path) -> None:
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        config: DictConfig,
+        *,
+        own: Sequence[str],
+        kept: Path,
+        finished: FinishedRuns,
+        accept_code: Sequence[str] = (),
+    ) -> None:
         """Read what an earlier sweep has kept.
 
         Args:
-            hydra: with its search path.
+            loader: Hydra's, with its search path.
             config: of the sweep, composed.
             own: the sweep's own overrides.
-            runs: where runs are.
             kept: the file that identities are kept in.
+            finished: runs that may stand for cells.
+            accept_code: modules that may have been others in those; see `FinishedRuns.of_other_code`.
         """
-        self.hydra, self.config, self.runs, self.kept = hydra, config, runs, kept
-        places = [place.path for place in hydra.config_loader.get_search_path().get_path()]
+        self.loader, self.config, self.kept = loader, config, kept
+        self.finished, self.accept_code = finished, accept_code
+        self._more = [str(place) for place in config.hydra.searchpath or ()]
+        places = [*(place.path for place in loader.get_search_path().get_path()), *self._more]
         folders = [Path(place.removeprefix(LOCAL)) for place in places if place.startswith(LOCAL)]
         texts = [file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.rglob("*.yaml"))]
-        self._searched = bool(OmegaConf.select(config, "hydra.searchpath"))
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], DictConfig] = {}
-        self._keeps = not self._searched and not any(FROM_ELSEWHERE in text for text in (*texts, *own))
-        self._ground = content_hash(texts, list(own), code_version(OF_JUDGES))
-        self._before = _read(kept) if self._keeps else {}
+        self._groups: dict[str, bool] = {}
+        self._keeps = all(place.startswith(LOCAL) for place in self._more) and not any(
+            FROM_ELSEWHERE in text for text in (*texts, *own)
+        )
+        self._ground = content_hash(texts, list(own))
+        self._content = _read(kept) if self._keeps else {}
+        self._before = _checked(self._content)
         self._now: dict[str, dict[str, Any]] = {}
         self._stamps: dict[str, str] = {}
+        self._modules: dict[str, str | None] = {}
+        self._closures: dict[tuple[str, ...], dict[str, str]] = {}
         self._checked: set[str] = set()
 
     def plan(self, cell: Cell) -> Planned:
         """The identity of a cell's run, and its folder."""
         key = content_hash(self._ground, list(cell.overrides))
         known = self._before.get(key)
-        if known is None or {name: self._stamp(name) for name in known["files"]} != known["files"]:
+        if known is None or not self._is_as_before(known):
             composed = self.compose(cell)
             self._require_checks(composed)
-            work = asdict(work_of(plain_values(composed)))
-            identity, files = identified(composed)
-            known = {"run_id": identity, "files": files, "work": work}
+            values = plain_values(composed)
+            found = settings(values)
+            identity = identity_of(found, stamp=self._stamp, code={})
+            known = {
+                "identity": {part: held for part, held in asdict(identity).items() if part != "code"},
+                "files": {text: self._stamp(text) for text in found.values() if may_be_path(text)},
+                "modules": {text: self._module(text) for text in found.values() if may_be_code(text)},
+                "work": _as_kept(work_of(values)),
+            }
         self._now[key] = known
-        return Planned(cell, known["run_id"], self.runs / "cells" / known["run_id"], Work(**known["work"]))
+        identity = Identity(**known["identity"], code=self._code(roots(known["modules"].values())))
+        run_id = identity.run_id
+        planned = Planned(cell, run_id, self.finished.folder(run_id), _work(known), identity)
+        return self._accepted(planned) if self.accept_code else planned
+
+    def _accepted(self, planned: Planned) -> Planned:
+        """The cell with the finished run of other code that stands for it, where it has none of its own."""
+        if (
+            status(planned.folder) == "done"
+            or (found := self.finished.of_other_code(planned.identity, self.accept_code)) is None
+        ):
+            return planned
+        run, modules = found
+        return replace(planned, run_id=run.run_id, folder=run.folder, accepted=tuple(modules))
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """What of the configuration of a cell can change its result."""
+        return settings(plain_values(self.compose(cell)))
 
     def _require_checks(self, composed: DictConfig) -> None:
         """LabError where a cell's evaluation asks for checks by name and its held-out prompts have none.
@@ -115,9 +190,13 @@ class Composer:
             self._bases[chosen] = self._base(chosen)
         composed = copy.deepcopy(self._bases[chosen])
         try:
-            ConfigLoaderImpl._apply_overrides_to_config([one for one, chooses in parsed if not chooses], composed)
-        except OmegaConfBaseException as error:
-            raise ConfigCompositionException() from error
+            for one, chooses in parsed:
+                if not chooses:
+                    OmegaConf.update(composed, one.key_or_group, one.value(), merge=True)
+        except OmegaConfBaseException:
+            # Hydra says best what does not fit.
+            self.loader.load_sweep_config(self.config, list(cell.overrides))
+            raise
         # A copy that is open, as a node's constructor is handed one.
         own = OmegaConf.masked_copy(composed, [str(key) for key in composed])
         assert isinstance(own, DictConfig)
@@ -125,7 +204,7 @@ class Composer:
 
     def _base(self, chosen: Sequence[str]) -> DictConfig:
         """The configuration that options make, before values are put in."""
-        composed = self.hydra.config_loader.load_sweep_config(self.config, list(chosen))
+        composed = self.loader.load_sweep_config(self.config, list(chosen))
         with open_dict(composed):
             for key in ("study", "hydra"):
                 composed.pop(key, None)
@@ -140,30 +219,83 @@ class Composer:
 
     def _chooses(self, override: Override) -> bool:
         """Whether an override chooses files; what is neither that nor a plain value is left to Hydra's whole way."""
-        if self._searched or override.is_sweep_override() or override.key_or_group.startswith("hydra"):
-            return True
-        loader = self.hydra.config_loader
-        assert isinstance(loader, ConfigLoaderImpl)
-        return not isinstance(override.value(), dict) and loader.repository.group_exists(override.key_or_group)
+        key = override.key_or_group
+        return (
+            override.is_sweep_override()
+            or override.type is not OverrideType.CHANGE
+            or override.package is not None
+            or isinstance(override.value(), dict)
+            or key.startswith("hydra")
+            or self._is_group(key)
+        )
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self._groups:
+            search = [f"hydra.searchpath={self._more}"] if self._more else []
+            options = self.loader.get_group_options(key, None, config_name=None, overrides=search)
+            self._groups[key] = bool(options)
+        return self._groups[key]
 
     def keep(self) -> None:
-        """Keep the identities of the cells that were planned, for the next sweep."""
-        if self._keeps and self._now != self._before:
-            write_json(self.kept, self._now)
+        """Keep the cells that were planned with the parts of their identities, for the next sweep and for a person."""
+        code = {content_hash(found): found for found in self._closures.values()}
+        cells = {
+            key: known | {"code": content_hash(self._code(roots(known["modules"].values())))}
+            for key, known in self._now.items()
+        }
+        content = {"code": code, "cells": cells}
+        if self._keeps and content != self._content:
+            write_json(self.kept, content)
 
-    def _stamp(self, name: str) -> str:
-        if name not in self._stamps:
-            self._stamps[name] = stamp(Path(name))
-        return self._stamps[name]
+    def _is_as_before(self, known: Mapping[str, Any]) -> bool:
+        """Whether what a configuration names is what it was when it was composed."""
+        return all(self._stamp(text) == held for text, held in known["files"].items()) and all(
+            self._module(text) == module for text, module in known["modules"].items()
+        )
+
+    def _stamp(self, text: str) -> str:
+        if text not in self._stamps:
+            self._stamps[text] = stamp(Path(text))
+        return self._stamps[text]
+
+    def _module(self, text: str) -> str | None:
+        if text not in self._modules:
+            self._modules[text] = CODE.module_of(text)
+        return self._modules[text]
+
+    def _code(self, modules: tuple[str, ...]) -> dict[str, str]:
+        if modules not in self._closures:
+            self._closures[modules] = CODE.closure(modules)
+        return self._closures[modules]
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
+def _read(file: Path) -> Any:
     """What was kept; nothing where there is none, or it is damaged: it is only what can be made again."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return {
-            str(key): {"run_id": str(value["run_id"]), "files": dict(value["files"]), "work": dict(value["work"])}
-            for key, value in found.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+
+
+def _checked(content: Any) -> dict[str, dict[str, Any]]:
+    """The cells that were kept; none where something is not as it was written."""
+    try:
+        return {
+            str(key): {
+                "identity": {part: value["identity"][part] for part in ("configuration", "data", "model")},
+                "files": dict(value["files"]),
+                "modules": dict(value["modules"]),
+                "work": _as_kept(Work(**value["work"])),
+            }
+            for key, value in content["cells"].items()
+        }
+    except (KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _work(known: Mapping[str, Any]) -> Work:
+    return Work(**{**known["work"], "keys": tuple(known["work"]["keys"])})
+
+
+def _as_kept(work: Work) -> dict[str, Any]:
+    return {**asdict(work), "keys": list(work.keys)}

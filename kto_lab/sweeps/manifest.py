@@ -1,7 +1,8 @@
 """What a study's folder says of itself.
 
 It holds `study.json`: the study (name, question, tables, figures), its cells (choices, run_id, and the folder of the
-run, relative to the study's; a record file will do) and the command that made it.
+run, relative to the study's; a record file will do) and the command that made it. A cell whose run was made by other
+code than the sweep would have run, which was accepted, names the modules that differ (`accepted_code`).
 """
 
 import json
@@ -25,7 +26,7 @@ class StudyFolder:
         question: that it asks.
         tables: specifications of its tables.
         figures: specifications of its figures.
-        cells: choices, run_id and folder of each run.
+        cells: choices, run_id and folder of each run, and `accepted_code`.
         command: that made it.
         scale: option of the group `scale` that it was swept at, if any.
     """
@@ -56,7 +57,11 @@ def read_study(folder: Path) -> StudyFolder:
             question=study.get("question", ""),
             tables=study.get("tables") or [],
             figures=study.get("figures") or [],
-            cells=[{key: cell[key] for key in ("choices", "run_id", "folder")} for cell in found["cells"]],
+            cells=[
+                {key: cell[key] for key in ("choices", "run_id", "folder")}
+                | {"accepted_code": list(cell.get("accepted_code", ()))}
+                for cell in found["cells"]
+            ],
             command=found.get("command", ""),
             scale=found.get("scale"),
         )

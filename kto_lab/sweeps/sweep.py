@@ -9,14 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.types import HydraContext, RunMode, TaskFunction
+from hydra.core.config_loader import ConfigLoader
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
@@ -24,66 +23,66 @@ from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.runs.lease import LEASE, Watch, read_owner
 from kto_lab.runs.status import FAILURE, status
-from kto_lab.sweeps.composing import PLAN, Composer, Planned
+from kto_lab.sweeps.composing import PLAN, Composer, Planned, opened
 from kto_lab.sweeps.estimates import Costs, at_once, finished_runs, told, totals
+from kto_lab.sweeps.finished import FinishedRuns
 from kto_lab.sweeps.launching import Launcher
 from kto_lab.sweeps.live import LOOK_SECONDS, Live
 from kto_lab.sweeps.manifest import STUDY
+from kto_lab.sweeps.request import Request
 from kto_lab.sweeps.search import is_asked, search, with_defaults
 from kto_lab.sweeps.study import Cell, Study, cells_of, replaced_in_arms, scale_of, shown_at
 from kto_lab.sweeps.wandb_names import naming
 
-# Overrides of the sweep itself, which no cell has.
-OF_SWEEP = ("hydra/", "hydra.", "study=", "runs_dir=")
-
 
 def sweep(
-    words: Sequence[str],
+    request: Request,
     task: TaskFunction,
     *,
     config_dir: Path,
-    dry_run: bool,
-    retry_failed: bool,
+    published: Path | None = None,
     log_study: Callable[[DictConfig, Path], None],
 ) -> list[Planned]:
     """Run the cells of a study that are missing.
 
     Args:
-        words: the command line, as Hydra takes it.
+        request: what the command line asks for.
         task: runs a composed cell.
         config_dir: conf/.
-        dry_run: only say what would be run.
-        retry_failed: run failed cells, and those with a damaged record, again.
+        published: a folder of published studies, whose cells are finished runs, too.
         log_study: is given the cells' logger and the study's folder when all is run.
 
     Raises:
         LabError: there is no study, a cell cannot be composed, or not every cell is done at the end.
     """
-    arguments = get_args_parser().parse_intermixed_args(list(words))
-    search_path = create_config_search_path(str(config_dir))
-    if arguments.config_dir:
-        folder = Path(arguments.config_dir)
-        if not folder.is_dir():
-            raise LabError(f"--config-dir {folder} is no folder.")
-        # Hydra wants its schema last.
-        search_path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
-    hydra = Hydra.create_main_hydra2(task_name="kto-lab", config_search_path=search_path)
     # What is asked of the cells may fit no configuration but theirs.
-    own = [word for word in arguments.overrides if word.startswith(OF_SWEEP)]
-    config = hydra.compose_config("train", with_defaults(own), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    with opened(config_dir, with_defaults(request.own), more=request.config_dir) as (loader, config):
+        return _sweep(request, task, loader, config, published, log_study)
+
+
+def _sweep(
+    request: Request,
+    task: TaskFunction,
+    loader: ConfigLoader,
+    config: DictConfig,
+    published: Path | None,
+    log_study: Callable[[DictConfig, Path], None],
+) -> list[Planned]:
     if config.get("study") is None:
         raise LabError("Say what to sweep: kto-lab sweep study=<name>; --help lists the studies.")
-    study = study_of(config.study)
+    study, given, due = study_of(config.study), request.given, request.due
     runs = Path(config.runs_dir)
-    given = [word for word in arguments.overrides if word not in own]
     home = runs / "studies" / study.name
-    composer = Composer(hydra, config, own=own, runs=runs, kept=home / PLAN)
-    due = ("missing", "running", "failed", "unreadable") if retry_failed else ("missing", "running")
-    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+    finished = FinishedRuns(runs, published)
+    composer = Composer(
+        loader, config, own=request.own, kept=home / PLAN, finished=finished, accept_code=request.accept_code
+    )
+    context = HydraContext(config_loader=loader, callbacks=Callback())  # type: ignore[arg-type] # it has the methods
     making = Making(config, study.name, scale_of(study, given), composer, context, task, home, due)
+    only_says = request.dry_run or request.why
     console.stage(f"Study {study.name}", study.question)
-    if is_asked(own):
-        make = None if dry_run else making.make
+    if is_asked(request.own):
+        make = None if only_says else making.make
         found = search(study, given, config=config, context=context, task=task, plan=composer.plan, make=make, due=due)
         planned, ahead = found.planned, found.ahead
     else:
@@ -91,11 +90,16 @@ def sweep(
             console.say(f"    {word} of the command line takes the place of what these arms set: {', '.join(arms)}")
         planned, ahead = [composer.plan(cell) for cell in cells_of(study, given)], []
         refuse_twins(planned)
-        if not dry_run:
+        if not only_says:
             tell(planned)
+            tell_accepted(planned, request.accept_code)
             making.make(planned, planned)
-    if dry_run:
+    if request.why:
+        tell_why(planned, composer, finished)
+    if request.dry_run:
         tell_cost(planned, ahead, due, runs, at_once(config.hydra.launcher))
+    if only_says:
+        tell_accepted(planned, request.accept_code)
         return planned
     # One cell's speaks for all.
     logger = composer.compose(planned[0].cell).logger
@@ -214,6 +218,25 @@ def tell(planned: Sequence[Planned]) -> None:
     console.say(f"    {len(planned)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
 
 
+def tell_accepted(planned: Sequence[Planned], accept_code: Sequence[str]) -> None:
+    """Say which cells are runs of other code, where that is accepted."""
+    if not accept_code:
+        return
+    accepted = [item for item in planned if item.accepted]
+    modules = sorted({module for item in accepted for module in item.accepted})
+    told = f": {', '.join(modules)}" if modules else ""
+    console.say(f"    --accept-code: {len(accepted)} cells are finished runs of other code{told}")
+
+
+def tell_why(planned: Sequence[Planned], composer: Composer, finished: FinishedRuns) -> None:
+    """Say of each missing cell in what it differs from the finished run that is nearest to it."""
+    tell(planned)
+    for item in planned:
+        if status(item.folder) == "missing":
+            console.say(f"    missing  {item.run_id}  {name(item.cell)}")
+            console.say(f"        {finished.why_missing(item.identity, composer.settings(item.cell))}")
+
+
 def tell_cost(
     planned: Sequence[Planned], ahead: Sequence[Planned], due: Sequence[str], runs: Path, parallel: int
 ) -> None:
@@ -241,7 +264,8 @@ def manifest(study: DictConfig, scale: str | None, planned: Sequence[Planned], h
             {
                 "choices": item.cell.choices,
                 "run_id": item.run_id,
-                "folder": str(Path("..") / ".." / item.folder.relative_to(home.parent.parent)),
+                "folder": relpath(item.folder, home),
+                **({"accepted_code": list(item.accepted)} if item.accepted else {}),
             }
             for item in planned
         ],

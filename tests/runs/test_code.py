@@ -83,7 +83,7 @@ def test_what_a_text_names(lab: Lab) -> None:
     lab.write("mine.py", "from torch import relu\nif True:\n    rate = 1\nclass Own:\n    def f(self): ...\n")
     for text in ("mine.relu", "mine.rate", "mine.Own", "mine.Own.f"):
         assert lab.code.module_of(text) == "mine", text
-    for text in ("mine", "mine.jsonl", "other.thing", "a text. mine.Own", ""):
+    for text in ("mine", "mine.jsonl", "other.thing", "torch.nn.Linear"):
         assert lab.code.module_of(text) is None, text
 
 

@@ -101,7 +101,9 @@ def test_a_variable_that_is_seen_by_its_name_keeps_it() -> None:
 
 def test_names_are_looked_up_where_python_does() -> None:
     # In the body of a class its own names come first; in its methods they are not seen.
-    plain = "def f():\n    x = 1\n    class C:\n        y = x\n        def m(self):\n            return x\n    return C\n"
+    plain = (
+        "def f():\n    x = 1\n    class C:\n        y = x\n        def m(self):\n            return x\n    return C\n"
+    )
     assert same(plain, plain.replace("x", "renamed"))
     assert not same(plain, plain.replace("y = x", "x = x"))
     # A name that a function declares global is the module's.

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
+from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -21,11 +21,13 @@ from kto_lab.cli import config_dir
 from kto_lab.errors import LabError
 from kto_lab.hashing import content_hash
 from kto_lab.reports.report import report
+from kto_lab.runs.identity import Identity
 from kto_lab.runs.record import RECORD
 from kto_lab.runs.scores import VALIDATION, half_of
 from kto_lab.sweeps.composing import Planned
 from kto_lab.sweeps.estimates import Work
 from kto_lab.sweeps.manifest import STUDY
+from kto_lab.sweeps.request import read
 from kto_lab.sweeps.search import DEFAULTS, SWITCH, Found, asked_of, points_of, search, with_defaults
 from kto_lab.sweeps.study import Cell, Study
 from kto_lab.sweeps.sweep import sweep
@@ -34,6 +36,7 @@ from tests.reports.study_folders import fail, write_run
 RATE = "optimization.learning_rate"
 LOG = "tag(log,interval(1e-5,1e-3))"
 PROMPTS = 40
+IDENTITY = Identity("", {}, {}, {})
 
 
 def study(**changes: Any) -> Study:
@@ -67,7 +70,7 @@ class Lab:
             study,
             given,
             config=config,
-            context=HydraContext(config_loader=None, callbacks=Callbacks()),  # type: ignore[arg-type]
+            context=HydraContext(config_loader=None, callbacks=Callback()),  # type: ignore[arg-type]
             task=lambda cfg: None,
             plan=self.plan,
             make=None if dry_run else self.make,
@@ -76,7 +79,7 @@ class Lab:
 
     def plan(self, cell: Cell) -> Planned:
         identity = content_hash(cell.overrides)
-        return Planned(cell, identity, self.folder / "cells" / identity, Work(("",), 1, 1, None))
+        return Planned(cell, identity, self.folder / "cells" / identity, Work(("",), 1, 1, None), IDENTITY)
 
     def make(self, cells: Sequence[Planned], every: Sequence[Planned]) -> None:
         assert {cell.run_id for cell in cells} <= {cell.run_id for cell in every}
@@ -304,11 +307,9 @@ def test_a_search_through_the_command_is_resumed_extended_and_reported(
     # The study's number of trials is a default.
     more = "hydra.sweeper.n_trials=3"
     sweep(
-        words(tmp_path, more),
+        read([*words(tmp_path, more), "--dry-run"]),
         lambda cfg: None,
         config_dir=config_dir(),
-        dry_run=True,
-        retry_failed=False,
         log_study=lambda logger, home: None,
     )
     ahead = capsys.readouterr().out
