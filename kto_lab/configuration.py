@@ -35,11 +35,29 @@ def check_keys(cfg: DictConfig, known: Sequence[str]) -> None:
 
 
 def _check_functions(node: DictConfig, key: str) -> None:
-    """Refuse a key that a function does not take; Hydra finds that out of a constructor, but calls no function."""
+    """Refuse a key that a function does not take; Hydra finds that out of a constructor, but calls no function.
+
+    Raises:
+        LabError: there is such a key, or the function cannot be imported.
+    """
     for name, child in node.items_ex(resolve=False):
         if isinstance(child, DictConfig):
             _check_functions(child, f"{key}{name!s}.")
     if node.get("_partial_"):
-        known = inspect.signature(get_method(node._target_)).parameters
+        try:
+            function = get_method(node._target_)
+        except Exception as error:
+            raise LabError(
+                f"{key}_target_ is {node._target_!r}, which cannot be imported: {error}. Install its package, or name "
+                "another."
+            ) from error
+        try:
+            known = inspect.signature(function).parameters
+        except ValueError:
+            return  # of a function written in C nothing is known
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            return
         if unknown := sorted(str(name) for name in node if not str(name).startswith("_") and name not in known):
-            raise LabError(f"There is no key '{key}{unknown[0]}': nothing would read it. --cfg job shows all keys.")
+            # The first is what the function is called with.
+            keys = ", ".join(list(known)[1:]) or "none"
+            raise LabError(f"There is no key '{key}{unknown[0]}': {node._target_} would not read it. Its keys: {keys}.")

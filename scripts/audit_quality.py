@@ -276,6 +276,7 @@ def rewards_at(steps: Sequence[int], table: Dataset, train: Ints, score: Ints, r
             data,
             recipe.objective,
             recipe.optimization,
+            recipe.update_rule,
             recipe.hardware,
             folder=Path(folder),
             loggers=[Watch(steps, lambda step: after.update({step: logps() - before}))],

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from kto_lab import cli
 from kto_lab.runs.command import train
 from kto_lab.training.callbacks import METRICS
+from kto_lab.training.update_rule import UpdateRule
 
 # A tiny policy, batches of four, and nothing evaluated.
 SMALL = [
@@ -64,6 +65,11 @@ def configuration(folder: Path, *more: str) -> DictConfig:
 def composed(words: list[str], *, name: str = "train") -> DictConfig:
     with initialize_config_dir(str(cli.config_dir()), version_base="1.3"):
         return compose(name, words)
+
+
+def adamw() -> UpdateRule:
+    """The default optimiser and schedule."""
+    return UpdateRule.of(composed([]))
 
 
 def options(group: str) -> list[str]:

@@ -39,9 +39,11 @@ from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import fingerprint, flip_rates, of_split
 from kto_lab.files import atomic_path, write_json
 from kto_lab.losses import Objective
+from kto_lab.training.update_rule import UpdateRule
 
 KEYS = (
-    *("feedback", "corruption", "model", "adapter", "loss", "trainer", "lengths", "optimization"),
+    *("feedback", "corruption", "model", "adapter", "loss", "optimizer", "schedule", "trainer"),
+    *("lengths", "optimization"),
     *("output", "split", "signals", "folds", "near_duplicates", "top", "at_random", "exports", "decisions", "seed"),
 )
 NUMBERS, SUSPECTS, SCORES = "audit.json", "suspects.parquet", "scores.parquet"
@@ -141,6 +143,7 @@ def recipe_of(cfg: DictConfig) -> Recipe:
         adapter=instantiate(cfg.adapter),
         objective=objective,
         optimization=instantiate(cfg.optimization),
+        update_rule=UpdateRule.of(cfg),
         hardware=instantiate(cfg.trainer),
         lengths=instantiate(cfg.lengths),
         seed=cfg.seed,

@@ -32,10 +32,11 @@ from kto_lab.models.logps import find_exact_rows
 from kto_lab.models.number_format import as_read, masters
 from kto_lab.models.store_scorer import score_and_keep
 from kto_lab.models.tokens import Encoder, Lengths, Tokens
-from kto_lab.training.data import prepare
+from kto_lab.training.data import plan_steps, prepare
 from kto_lab.training.fit import fit
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.optimization import Optimization
+from kto_lab.training.update_rule import UpdateRule
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Recipe:
         adapter: what of it is trained.
         objective: what is minimised.
         optimization: how.
+        update_rule: makes the optimiser and its schedule.
         hardware: where; one process.
         lengths: how long an example may be.
         seed: of the order of the data and of adapters.
@@ -56,6 +58,7 @@ class Recipe:
     adapter: FullFineTuning | Lora
     objective: Objective
     optimization: Optimization
+    update_rule: UpdateRule
     hardware: Hardware
     lengths: Lengths
     seed: int
@@ -109,6 +112,13 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
     import lightning.pytorch as pl
 
     hardware, optimization = recipe.hardware, recipe.optimization
+    plan, _ = plan_steps(train, None, recipe.objective, optimization, seed=recipe.seed)
+    recipe.update_rule.check(
+        learning_rate=optimization.learning_rate,
+        vectors=recipe.adapter.trains_the_model,
+        steps=len(plan.steps),
+        device=hardware.device,
+    )
     loaded = recipe.load()
     check_loaded(loaded.provenance, recipe.adapter, number_format=hardware.number_format)
     as_read(loaded.model, number_format=hardware.number_format, trained=recipe.adapter.trains_the_model)
@@ -136,6 +146,7 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
             data,
             recipe.objective,
             optimization,
+            recipe.update_rule,
             hardware,
             folder=Path(folder),
             loggers=[],

@@ -58,6 +58,7 @@ from kto_lab.training.dropout import dropout_rates
 from kto_lab.training.fit import CHECKPOINTS, check_feasible, fit
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.optimization import Optimization
+from kto_lab.training.update_rule import UpdateRule
 
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache, NoStore, ReferenceStore
@@ -75,6 +76,8 @@ KEYS = (
     "feedback",
     "corruption",
     "loss",
+    "optimizer",
+    "schedule",
     "reference_store",
     "evaluation",
     "logger",
@@ -91,6 +94,7 @@ class Components:
     seed: int
     objective: Objective
     optimization: Optimization
+    update_rule: UpdateRule
     hardware: Hardware
     evaluation: Evaluation
     lengths: Lengths
@@ -130,8 +134,14 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
         corrupted = corrupt(cfg.corruption, of_split(table, "train"))
         check_measurable(components.objective, corrupted)
         # Tried on all examples, so that what cannot be planned shows before a model is loaded.
-        plan_steps(
+        planned, _ = plan_steps(
             corrupted.table, corrupted.swap_pairs, components.objective, components.optimization, seed=components.seed
+        )
+        components.update_rule.check(
+            learning_rate=components.optimization.learning_rate,
+            vectors=components.adapter.trains_the_model,
+            steps=len(planned.steps),
+            device=components.hardware.device,
         )
     with record.stage("model"):
         loaded, logp_cache, policy, encoder = load_policy(components, record, cache)
@@ -158,6 +168,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
             data,
             components.objective,
             components.optimization,
+            components.update_rule,
             components.hardware,
             folder=components.folder,
             loggers=loggers,
@@ -201,6 +212,7 @@ def assemble(cfg: DictConfig) -> Components:
         seed=cfg.seed,
         objective=instantiate(cfg.loss),
         optimization=instantiate(cfg.optimization),
+        update_rule=UpdateRule.of(cfg),
         hardware=instantiate(cfg.trainer),
         evaluation=instantiate(cfg.evaluation),
         lengths=instantiate(cfg.lengths),

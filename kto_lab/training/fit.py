@@ -31,6 +31,7 @@ from kto_lab.training.recomputing import recomputed
 from kto_lab.training.reference import ReferencePass
 from kto_lab.training.sharding import returned
 from kto_lab.training.stopping import StopWhenAsked, slurm
+from kto_lab.training.update_rule import UpdateRule
 
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
@@ -82,6 +83,7 @@ def fit(
     data: TrainingData,
     objective: Objective,
     optimization: Optimization,
+    update_rule: UpdateRule,
     hardware: Hardware,
     *,
     folder: Path,
@@ -99,6 +101,7 @@ def fit(
         data: the plan and its tokens; the reference's log-probabilities are filled in first.
         objective: what is minimised.
         optimization: how.
+        update_rule: makes the optimiser and its schedule.
         hardware: where.
         folder: the run folder; checkpoints go into it.
         loggers: Lightning's.
@@ -119,6 +122,7 @@ def fit(
         policy,
         objective,
         optimization,
+        update_rule,
         weights=class_weights(objective, data),
         steps=len(data.plan.steps),
         pad_id=data.pad_id,

@@ -29,9 +29,10 @@ from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import KeptPrompts, TokenLogps, completion_token_logps, continuation_logps
 from kto_lab.training.data import MicroBatch, Step
 from kto_lab.training.dropout import dropout_rates, mask_seed
-from kto_lab.training.optimization import Optimization, make_optimizer
+from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference_point import PolicySamples, estimate
 from kto_lab.training.sharding import shard, sharded_twin
+from kto_lab.training.update_rule import UpdateRule
 
 SATURATED = 0.05
 
@@ -61,6 +62,7 @@ class AlignmentModule(pl.LightningModule):
         policy: Policy,
         objective: Objective,
         optimization: Optimization,
+        update_rule: UpdateRule,
         *,
         weights: Weights,
         steps: int,
@@ -74,6 +76,7 @@ class AlignmentModule(pl.LightningModule):
             policy: a causal language model, or a peft model around one.
             objective: what is minimised.
             optimization: how.
+            update_rule: makes the optimiser and its schedule.
             weights: lambda_D and lambda_U for the counts that are trained on.
             steps: optimiser steps of the whole run, for the schedule.
             pad_id: any valid token id.
@@ -85,6 +88,7 @@ class AlignmentModule(pl.LightningModule):
         self.policy = policy
         self.objective = objective
         self.optimization = optimization
+        self.update_rule = update_rule
         self.weights = weights
         self.steps = steps
         self.pad_id = pad_id
@@ -102,9 +106,9 @@ class AlignmentModule(pl.LightningModule):
             shard(self, self.policy, mesh, number_format=str(self.trainer.precision))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW over what is trainable."""
+        """The optimiser over what is trainable, and its schedule."""
         trainable = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        optimizer, schedule = make_optimizer(self.optimization, trainable, steps=self.steps)
+        optimizer, schedule = self.update_rule.make(trainable, steps=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
@@ -152,7 +156,7 @@ class AlignmentModule(pl.LightningModule):
                         else ""
                     )
                 )
-        rate = optimizer.param_groups[0]["lr"]
+        rate = float(optimizer.param_groups[0]["lr"])
         optimizer.step()
         optimizer.zero_grad()
         schedule = self.lr_schedulers()

@@ -32,13 +32,14 @@ from kto_lab.models.logps import completion_logps, score
 from kto_lab.models.number_format import add_in_float32, dither, round_once
 from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.training.data import TrainingData, fill_reference, make_step, prepare, reference_sequences
-from kto_lab.training.optimization import Optimization, make_optimizer
+from kto_lab.training.optimization import Optimization
+from kto_lab.training.update_rule import UpdateRule
 
 MODELS = {
     "smollm2-135m": ["model=smollm2-135m", "model.source=registry", "feedback=instruction_checks"],
     "tiny": ["model=tiny", "feedback=arithmetic"],
 }
-STEPS = ["optimization.schedule=constant", "optimization.warmup=0", "optimization.keep_prompts_together=false"]
+STEPS = ["schedule=constant", "schedule.warmup=0", "optimization.keep_prompts_together=false"]
 BUDGET = 2048  # padded tokens of a batch that is scored; the same in all formats
 attend = F.scaled_dot_product_attention
 
@@ -195,7 +196,7 @@ def take_steps(trial: Trial, steps: int) -> dict[str, Tensor]:
     before = {name: weight.detach().clone() for name, weight in trained.items()}
     sequences = reference_sequences(data)
     fill_reference(data, dict(zip(sequences, trial.logps(policy, sequences).tolist(), strict=True)))
-    optimizer, _ = make_optimizer(optimization, trained.values(), steps=steps)
+    optimizer, _ = UpdateRule.of(trial.cfg).make(trained.values(), steps=steps)
     for number in range(steps):
         mismatched = trial.logps(policy, data.mismatched_tokens(number)) - data.reference_mismatched[number]
         z0 = mismatched.mean().clamp(min=0)

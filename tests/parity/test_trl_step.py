@@ -18,6 +18,7 @@ from kto_lab.losses.weighting import Weights
 from kto_lab.models.logps import score
 from kto_lab.training.data import AlignmentData, fill_reference, prepare, reference_sequences
 from kto_lab.training.module import AlignmentModule
+from kto_lab.training.update_rule import UpdateRule
 from tests.parity.side_by_side import PAIRS, THUMBS, Bench, assert_same_gradients, pair_rows, thumb_rows
 from tests.small_runs import composed
 
@@ -84,6 +85,7 @@ def our_step(bench: Bench, rows: list[dict[str, Any]], weights: Weights, *overri
         copy.deepcopy(bench.policy),
         objective,
         optimization,
+        UpdateRule.of(cfg),
         weights=weights,
         steps=1,
         pad_id=pad_id,

@@ -13,7 +13,7 @@ from kto_lab.runs.record import read_record
 from kto_lab.training.callbacks import METRICS
 from tests.small_runs import composed, metrics, overrides
 
-TRAINING = ("optimization.max_steps=6", "optimization.learning_rate=5e-6", "optimization.schedule=constant")
+TRAINING = ("optimization.max_steps=6", "optimization.learning_rate=5e-6", "schedule=constant")
 LORA = ("adapter=lora", "adapter.rank=4")
 
 

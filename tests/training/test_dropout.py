@@ -27,6 +27,7 @@ from kto_lab.runs.record import read_record
 from kto_lab.training.data import prepare
 from kto_lab.training.dropout import dropout_rates, mask_seed, set_dropout
 from kto_lab.training.fit import fit
+from kto_lab.training.update_rule import UpdateRule
 from tests.small_runs import composed, metrics, run, thumbs
 
 OWN = "optimization.dropout=true"
@@ -81,6 +82,7 @@ def steps(make: type, encoder: Encoder, folder: Path, *words: str) -> list[dict[
         data,
         objective,
         optimization,
+        UpdateRule.of(cfg),
         hardware,
         folder=folder,
         loggers=[],

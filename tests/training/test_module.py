@@ -23,7 +23,7 @@ from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.training.data import AlignmentData, TrainingData, fill_reference, prepare, reference_sequences
 from kto_lab.training.module import AlignmentModule, NotFiniteError
 from kto_lab.training.optimization import Optimization
-from tests.small_runs import composed
+from tests.small_runs import adamw, composed
 
 BETA = 0.3
 WEIGHTS = Weights(1.5, 0.7)
@@ -81,7 +81,15 @@ def one_step(
     set_packing(model, packed)
     spy = Spy()
     module = AlignmentModule(
-        copy.deepcopy(model), objective, optimization, weights=weights, steps=1, pad_id=2, share_prompts=share, seed=0
+        copy.deepcopy(model),
+        objective,
+        optimization,
+        adamw(),
+        weights=weights,
+        steps=1,
+        pad_id=2,
+        share_prompts=share,
+        seed=0,
     )
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -238,7 +246,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(model: LlamaForCausalLM, 
     kinked = replace(objective, losses=lambda batch: (batch.logratio - batch.logratio.detach()).sqrt())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     module = AlignmentModule(
-        model, kinked, optimization, weights=WEIGHTS, steps=1, pad_id=2, share_prompts=True, seed=0
+        model, kinked, optimization, adamw(), weights=WEIGHTS, steps=1, pad_id=2, share_prompts=True, seed=0
     )
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False

@@ -22,7 +22,7 @@ from kto_lab.training.data import TrainingData, fill_reference, make_step, prepa
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference_point import PolicySamples
-from tests.small_runs import composed
+from tests.small_runs import adamw, composed
 
 
 def table() -> Dataset:
@@ -51,7 +51,7 @@ def module_of(
 ) -> AlignmentModule:
     """The module, able to say its reference point without a fit."""
     module = AlignmentModule(
-        policy, objective, optimization, weights=Weights(1, 1), steps=1, pad_id=2, share_prompts=False, seed=0
+        policy, objective, optimization, adamw(), weights=Weights(1, 1), steps=1, pad_id=2, share_prompts=False, seed=0
     )
     module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     if samples:
