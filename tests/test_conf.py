@@ -6,7 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, get_args, get_origin
 
 import pytest
 import yaml
@@ -93,12 +93,20 @@ def assert_fits(node: DictConfig) -> None:
     target = node._target_
     function = get_method(target) if not inspect.isclass(get_object(target)) else get_object(target)
     keys = {str(key) for key in node if not str(key).startswith("_")}
-    parameters = inspect.signature(function).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        assert keys <= set(parameters), target
+    named = dict(inspect.signature(function).parameters)
+    others = {name: named.pop(name) for name, p in list(named.items()) if p.kind is p.VAR_KEYWORD}
+    # `**settings: Unpack[Settings]` names its keywords.
+    unpacked = {
+        name
+        for other in others.values()
+        if get_origin(other.annotation) is Unpack
+        for name in get_args(other.annotation)[0].__annotations__
+    }
+    if unpacked or not others:
+        assert keys <= set(named) | unpacked, target
     if not node.get("_partial_"):
-        needed = {name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
-        assert needed <= keys, target
+        needed = {name for name, p in named.items() if p.default is p.empty}
+        assert needed | unpacked <= keys, target
 
 
 def test_the_defaults_are_read_whole() -> None:

@@ -12,29 +12,32 @@ transcript of "Human:" and "Assistant:" turns with a blank line before each. Its
 the turns before are the prompt.
 """
 
-import dataclasses
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import LISTS, Asking, check_messages
 from kto_lab.feedback.checkers import read_checks
 from kto_lab.feedback.cut import Longest, cut
-from kto_lab.feedback.scale import Said, Scale, scale_of
+from kto_lab.feedback.rows import Raw, Unreadable
+from kto_lab.feedback.scale import Said, Scale, number_of, scale_of
 from kto_lab.feedback.table import check_completion, check_prompt
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import ignored
 from kto_lab.hashing import content_hash
 
-COMMON = ("prompt", "system", "input", "rater", "timestamp", "group", "split", "finished", "certainty", "checks")
 THUMB = ("completion", "label", "score")
 PAIR = ("chosen", "rejected", "chosen_wins", "score_chosen", "score_rejected")
+ASKED = ("prompt", "system", "input")
+ANSWERS = ("completion", "chosen", "rejected")
+FIELDS = (*ASKED, *THUMB, *PAIR, "rater", "timestamp", "group", "split", "finished", "certainty", "checks")
 
+FINISHED = {"true": True, "false": False, "t": True, "f": False, "yes": True, "no": False}
 _COUNTED = {
     "left out": "left out {} of {read} rows, whose label is neutral or too uncertain.",
     "missing": "{} answers are missing (an empty turn of a list) and left out.",
@@ -45,34 +48,56 @@ _COUNTED = {
 logger = logging.getLogger(__name__)
 
 
+class Settings(TypedDict):
+    """The settings that each reader of a table has, by their keys; `layout` explains them."""
+
+    columns: Mapping[str, str | None]
+    labels: Mapping[Any, bool | None] | None
+    up_from: float | None
+    down_to: float | None
+    timezone: str
+    day_first: bool | None
+    constant_prompt: str | None
+    lists: Literal["turns", "alternatives", "text"] | None
+    ignore: Sequence[str]
+    cut_at: int | None
+
+
 @dataclass(frozen=True)
 class Layout:
     """How raw rows are read; made by `layout`, which checks it.
 
     Attributes:
         columns: the raw column of each field that is read.
+        fields: all fields that can be mapped.
         scale: what a label says.
         asking: how prompts and answers are put together.
+        times: how the column of times is read.
         ignore: columns, and keys of messages, that are left out by name.
         min_certainty: rows whose `certainty` is below it are left out.
         cut_at: the tool that wrote the rows cuts texts at so many characters.
         bad_rows: stop at a malformed row, or drop it and say how many were dropped.
-        times: how the column of times is read; see `with_times`.
     """
 
     columns: dict[str, str]
+    fields: tuple[str, ...]
     scale: Scale
     asking: Asking
+    times: Times
     ignore: frozenset[str]
     min_certainty: float | None
     cut_at: int | None
     bad_rows: Literal["error", "drop"]
-    times: Times = dataclasses.field(default_factory=Times)
 
     @property
     def paired(self) -> bool:
         """Whether a raw row holds two completions."""
         return "chosen" in self.columns
+
+    @property
+    def node(self) -> str:
+        """Whose settings these are, for messages."""
+        return self.asking.node
 
 
 def layout(
@@ -81,6 +106,8 @@ def layout(
     labels: Mapping[Any, bool | None] | None = None,
     up_from: float | None = None,
     down_to: float | None = None,
+    timezone: str = "UTC",
+    day_first: bool | None = None,
     chat: Literal["given", "system", "all"] = "given",
     constant_prompt: str | None = None,
     lists: Literal["turns", "alternatives", "text"] | None = None,
@@ -88,16 +115,20 @@ def layout(
     min_certainty: float | None = None,
     cut_at: int | None = None,
     bad_rows: Literal["error", "drop"] = "error",
+    fields: tuple[str, ...] = FIELDS,
     node: str = "feedback",
 ) -> Layout:
     """Check the settings of a source and make its layout.
 
     Args:
-        columns: field name to column name; None for a field that the data lacks. The fields are COMMON, and THUMB or
-            PAIR. Where `chosen` and `rejected` are named, `completion` and `label` are not read.
-        labels: see `scale.scale_of`.
-        up_from: see `scale.Scale`.
-        down_to: see `scale.Scale`.
+        columns: field name to column name; None for a field that the data lacks. Where `chosen` and `rejected` are
+            named, `completion` and `label` are not read.
+        labels: what label values mean, where the common words do not say; None for values that leave a row out. See
+            `scale.scale_of`.
+        up_from: a label that is a number from here on is a thumbs-up; None: asked for where it has to be known.
+        down_to: a label that is a number up to here is a thumbs-down; what lies between is neutral.
+        timezone: what a time means that names no zone.
+        day_first: the order of day and month in numbers; None: as the column of times has it.
         chat: see `asked.Asking`.
         constant_prompt: what all answers answer; only where no column holds a prompt.
         lists: what a list of texts is: turns of a conversation whose last answer is judged, alternatives that share
@@ -106,13 +137,14 @@ def layout(
         min_certainty: see `Layout`.
         cut_at: see `Layout`.
         bad_rows: see `Layout`.
+        fields: those that this reader can map.
         node: whose settings these are, for messages.
 
     Raises:
         LabError: a field is unknown or missing, or two settings contradict each other.
     """
-    if unknown := sorted(set(columns) - {*COMMON, *THUMB, *PAIR}):
-        raise LabError(f"{node}.columns has no field {unknown[0]!r}. Known: {', '.join((*COMMON, *THUMB, *PAIR))}.")
+    if unknown := sorted(set(columns) - set(fields)):
+        raise LabError(f"{node}.columns has no field {unknown[0]!r}. Known: {', '.join(fields)}.")
     named = {field: column for field, column in columns.items() if column is not None}
     paired = any(field in named for field in PAIR)
     wanted = ("chosen", "rejected") if paired else ("completion", "label")
@@ -135,12 +167,14 @@ def layout(
     _check_asking(named, constant_prompt, lists, paired=paired, node=node)
     if cut_at is not None and cut_at < 1:
         raise LabError(f"{node}.cut_at is {cut_at}; it must be a number of characters, or null.")
-    read = (*COMMON, *(PAIR if paired else THUMB))
-    kept = {field: column for field, column in named.items() if field in read}
+    of_others = THUMB if paired else PAIR
+    kept = {field: column for field, column in named.items() if field not in of_others}
     return Layout(
         columns=kept,
+        fields=tuple(field for field in fields if field not in of_others),
         scale=scale_of(labels, up_from, down_to, node=node),
         asking=Asking(chat, constant_prompt, lists, node),
+        times=Times(zone_of(timezone, f"{node}.timezone"), day_first, node=node),
         ignore=ignored(ignore, kept.values(), node=node),
         min_certainty=min_certainty,
         cut_at=cut_at,
@@ -166,35 +200,7 @@ def _check_asking(
         raise LabError(f"{node}.columns.input goes behind the text of {node}.columns.prompt, which names no column.")
 
 
-def with_times(
-    how: Layout,
-    raws: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]],
-    *,
-    timezone: str,
-    day_first: bool | None,
-    node: str = "feedback",
-) -> Layout:
-    """The layout with its column of times settled: whether 01/02/2026 is in January is decided by all of its values.
-
-    Args:
-        how: the layout.
-        raws: gives the raw rows anew.
-        timezone: what a time means that names no zone.
-        day_first: the order of day and month in numbers; None: as the column has it.
-        node: of the configuration, for messages.
-
-    Raises:
-        LabError: the zone is not known, or the column does not decide.
-    """
-    column = how.columns.get("timestamp")
-    values = None if column is None else lambda: (raw.get(column) for _, raw in raws())
-    times = Times(zone_of(timezone, f"{node}.timezone"), day_first, values=values, node=node)
-    # Now: asked for with a row, it would be that row's fault.
-    times.settle()
-    return dataclasses.replace(how, times=times)
-
-
-def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, source: str) -> Iterator[dict[str, Any]]:
+def table_rows(raws: Iterable[Raw], how: Layout, *, source: str) -> Iterator[dict[str, Any]]:
     """Rows for `build_table` from raw rows, each with the place it comes from.
 
     Rows that are left out (a neutral label, too little certainty), dropped, or cut are counted, and said at the end.
@@ -216,7 +222,7 @@ def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, so
         try:
             rows = rows_of(raw, where, how)
         except LabError as error:
-            if how.bad_rows == "error":
+            if how.bad_rows == "error" or (isinstance(raw, Unreadable) and raw.last):
                 raise
             counts["dropped"] += 1
             first = first or str(error)
@@ -240,7 +246,7 @@ def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, so
     for what in ("left out", "one answer", "missing", "cut"):
         if counts[what]:
             narration.say(f"    {source}: {_COUNTED[what].format(counts[what], read=counts['read'])}")
-    if told := longest.suspicion(how.asking.node):
+    if told := longest.suspicion(how.node):
         narration.say(f"    {source}: {told}")
     if counts["dropped"]:
         logger.warning(
@@ -248,17 +254,19 @@ def table_rows(raws: Iterable[tuple[str, Mapping[str, Any]]], how: Layout, *, so
         )
 
 
-def rows_of(raw: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:
+def rows_of(raw: Mapping[str, Any] | Unreadable, where: str, how: Layout) -> list[dict[str, Any]]:
     """The table rows of one raw row: one for a thumb, two for a pair, none where it is to be left out.
 
     An answer that is missing from a list of turns is a row whose completion is None.
 
     Raises:
-        LabError: a required column is missing, or a value is malformed.
+        LabError: the row cannot be read, a required column is missing, or a value is malformed.
     """
+    if isinstance(raw, Unreadable):
+        raise raw.error(where)
     for field in ("prompt", "chosen", "rejected", "completion", "label"):
         if field in how.columns and how.columns[field] not in raw:
-            raise no_column(where, field, how.columns[field], raw, node=how.asking.node)
+            raise no_column(where, field, how.columns[field], raw, node=how.node)
     cells = {field: raw.get(column) for field, column in how.columns.items()}
     if how.min_certainty is not None and _number(cells["certainty"], where, "certainty") < how.min_certainty:
         return []
@@ -270,8 +278,21 @@ def rows_of(raw: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, A
         "split": cells.get("split"),
         "checks": read_checks(cells.get("checks"), where),
     }
-    answers = _pair(cells, where, how) if how.paired else _thumb(cells, where, how)
-    return [{**known, **answer} for answer in answers]
+    return [{**known, **answer} for answer in answers_of(cells, where, how)]
+
+
+def answers_of(cells: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:
+    """The judged answers of a row: `prompt`, `completion`, `desirable`, `score` and `finished` of each.
+
+    Args:
+        cells: the values of the row's fields, by field.
+        where: its place, for errors.
+        how: the layout, as `survey.surveyed` gives it.
+
+    Raises:
+        LabError: a value is malformed.
+    """
+    return _pair(cells, where, how) if how.paired else _thumb(cells, where, how)
 
 
 def _same_prompt(rows: list[dict[str, Any]]) -> bool:
@@ -285,7 +306,7 @@ def _pair_name(rows: list[dict[str, Any]]) -> str:
     return content_hash("pair", chosen["prompt"], chosen["completion"], rejected["completion"], chosen["rater"])
 
 
-def _thumb(cells: dict[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:
+def _thumb(cells: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:
     desirable, rating = _label(cells["label"], where, how)
     if desirable is None:
         return []
@@ -296,7 +317,7 @@ def _thumb(cells: dict[str, Any], where: str, how: Layout) -> list[dict[str, Any
     ]
 
 
-def _pair(cells: dict[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:
+def _pair(cells: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, Any]]:
     wins = _label(cells["chosen_wins"], where, how)[0] if "chosen_wins" in cells else True
     if wins is None:
         return []
@@ -311,7 +332,7 @@ def _pair(cells: dict[str, Any], where: str, how: Layout) -> list[dict[str, Any]
 
 
 def _answer(
-    cells: dict[str, Any], field: str, where: str, how: Layout, *, desirable: bool, score: Any
+    cells: Mapping[str, Any], field: str, where: str, how: Layout, *, desirable: bool, score: Any
 ) -> dict[str, Any]:
     prompt, completion = how.asking.prompt_and_answer(cells, cells[field], where)
     check_messages(prompt, where)
@@ -332,7 +353,7 @@ def _label(value: Any, where: str, how: Layout) -> tuple[bool | None, float | No
         return said is Said.UP, rating
     if said is Said.NEUTRAL:
         return None, None
-    node = how.asking.node
+    node = how.node
     if said is Said.ABSENT:
         raise LabError(f"{where}: there is no label. Remove the row, or drop such rows with {node}.bad_rows=drop.")
     raise LabError(
@@ -352,9 +373,17 @@ def _number(value: Any, where: str, what: str) -> float:
 
 
 def _finished(value: Any, where: str) -> bool:
-    if value is None or isinstance(value, bool):
-        return value is not False
-    raise LabError(f"{where}: 'finished' is {value!r}; it must be true or false.")
+    """Whether the answer ended by itself; so taken where the cell is empty.
+
+    An answer that was cut must not pass for a whole one, so that a value which says neither is an error.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return True
+    number = number_of(value)
+    said = number == 1 if number in (0, 1) else FINISHED.get(str(value).strip().lower())
+    if said is None:
+        raise LabError(f"{where}: 'finished' is {value!r:.60}; it must be true or false. Repair or remove the row.")
+    return said
 
 
 def _timestamp(value: Any, where: str, how: Layout) -> str | None:
@@ -362,7 +391,7 @@ def _timestamp(value: Any, where: str, how: Layout) -> str | None:
     if when.unread is not None:
         raise LabError(
             f"{where}: the timestamp is {when.unread}, which is no time of one reading. Write it like "
-            "2025-03-01T12:00:00Z, or leave times out with feedback.columns.timestamp=null."
+            f"2025-03-01T12:00:00Z, or leave times out with {how.node}.columns.timestamp=null."
         )
     return when.utc
 

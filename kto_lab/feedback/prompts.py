@@ -7,7 +7,6 @@ sum. Both are pure functions: the same prompts on every machine. `from_file` tak
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, read_checks
-from kto_lab.feedback.file import json_lines
+from kto_lab.feedback.rows import all_readable, existing, read_rows
 from kto_lab.feedback.table import check_prompt, prompt_id, require_same_checks
 from kto_lab.feedback.unread import Unread, ignored
 from kto_lab.models.tokens import Prompt
@@ -198,13 +197,11 @@ def from_file(path: str, ignore: Sequence[str]) -> list[CheckedPrompt]:
     Raises LabError with file and line where a line does not fit, and where something that nobody reads changes what is
     asked, such as a `system` beside the prompt.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise LabError(f"There is no file {file}. Give prompts.path the path of a JSONL file.")
+    file = existing(path, "prompts.path")
     checks: dict[str, str] = {}
     found = []
     unread = Unread("prompts", ignored(ignore, READ, node="prompts"))
-    for where, row in json_lines(file):
+    for where, row in all_readable(read_rows(file, node="prompts", otherwise="jsonl")):
         found.append(_from_row(row, where, file.stem))
         unread.look(row, READ)
         for messages in (row["prompt"], row.get("worked")):

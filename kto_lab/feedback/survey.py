@@ -13,76 +13,66 @@ from datasets import Dataset
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import is_conversation, messages_of, needs_chat, texts_of
-from kto_lab.feedback.mapping import COMMON, PAIR, THUMB, Layout, no_column, table_rows, with_times
+from kto_lab.feedback.mapping import ANSWERS, Layout, no_column, table_rows
+from kto_lab.feedback.rows import Raw, all_readable, readable
 from kto_lab.feedback.scale import Values
 from kto_lab.feedback.table import build_table
 from kto_lab.feedback.unread import Unread
 
-ANSWERS = ("completion", "chosen", "rejected")
 _SHOWN = 60
 
 
-def surveyed(
-    raws: Iterable[Mapping[str, Any]], columns: Mapping[str, str], how: Layout, *, fields: Iterable[str], source: str
-) -> tuple[Layout, list[str]]:
+def surveyed(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> tuple[Layout, list[str]]:
     """The layout with which these rows can be read, and what is to be said of them.
 
     Args:
-        raws: all rows.
-        columns: the column of each field that is read.
+        raws: gives the rows anew, each with its place. Those that cannot be read are passed over.
         how: the layout as it was set.
-        fields: all fields that can be mapped.
         source: what the rows come from, for messages.
 
     Raises:
         LabError: something has to be decided first: a column that is named is in no row, one that changes what was
             asked is neither mapped nor ignored, numbers without thresholds, lists of texts, thumbs without prompts, a
-            system prompt beside prompts that are text.
+            system prompt beside prompts that are text, dates in numbers that can have the day first or the month.
     """
-    look = _Look(columns, how, Unread(how.asking.node, how.ignore, frozenset(fields)))
-    for raw in raws:
+    look = _Look(how, Unread(how.node, how.ignore, frozenset(how.fields)))
+    for _, raw in readable(raws()):
         look.at(raw)
-    return look.settled(source)
+    settled, said = look.settled(source)
+    column = how.columns.get("timestamp")
+    if column is not None:
+        times = how.times.of(lambda: (raw.get(column) for _, raw in readable(raws())))
+        # Now: asked for with a row, it would be that row's fault.
+        times.settle()
+        settled = replace(settled, times=times)
+    return settled, said
 
 
-def table_of(
-    raws: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]],
-    how: Layout,
-    *,
-    source: str,
-    name: str,
-    timezone: str,
-    day_first: bool | None,
-    held_out: float,
-) -> Dataset:
+def table_of(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str, name: str, held_out: float) -> Dataset:
     """The table of examples of a source; what is to be said of its rows goes to the terminal.
 
     Args:
-        raws: gives its rows anew, each with its place: for the times, where they are mapped, for the first look, and
+        raws: gives its rows anew, each with its place: for the first look, for the times, where they are mapped, and
             for the table.
         how: the layout as it was set.
         source: what the rows come from, for messages.
         name: of the source, in the table.
-        timezone: see `mapping.with_times`.
-        day_first: see `mapping.with_times`.
         held_out: share of prompts in the test split, in [0, 1).
 
     Raises:
         LabError: see `surveyed`; or a row is malformed.
     """
-    timed = with_times(how, raws, timezone=timezone, day_first=day_first)
-    fields = (*COMMON, *(PAIR if how.paired else THUMB))
-    settled, said = surveyed((raw for _, raw in raws()), how.columns, timed, fields=fields, source=source)
+    given = raws if how.bad_rows == "drop" else lambda: all_readable(raws())
+    settled, said = surveyed(given, how, source=source)
     for sentence in said:
         narration.say(f"    {sentence}")
-    return build_table(table_rows(raws(), settled, source=source), source=name, held_out=held_out)
+    return build_table(table_rows(given(), settled, source=source), source=name, held_out=held_out)
 
 
 @dataclass
 class _Look:
     """What was seen of the rows so far."""
 
-    columns: Mapping[str, str]
     how: Layout
     unread: Unread
     rows: int = 0
@@ -96,6 +86,7 @@ class _Look:
 
     def __post_init__(self) -> None:
         """Look up what is asked of every row."""
+        self.columns = self.how.columns
         self.read = frozenset(self.columns.values())
         self.answering = [self.columns[name] for name in ANSWERS if name in self.columns]
         self.label = "chosen_wins" if self.how.paired else "label"
@@ -123,7 +114,7 @@ class _Look:
 
     def settled(self, source: str) -> tuple[Layout, list[str]]:
         """The layout, and what is to be said."""
-        node = self.how.asking.node
+        node = self.how.node
         absent = [(name, column) for name, column in self.columns.items() if column not in self.names]
         if self.rows and absent:
             raise no_column(source, *absent[0], self.names, node=node)
@@ -150,7 +141,7 @@ class _Look:
             self.lists[column] = (example, times + 1)
 
     def _asked_for_lists(self, source: str) -> LabError:
-        node = self.how.asking.node
+        node = self.how.node
         found = [
             f"{times} of {self.rows} rows have a list of texts in {column!r}, such as {str(example)[:_SHOWN]!r}"
             for column, (example, times) in self.lists.items()
@@ -164,7 +155,7 @@ class _Look:
     def _need_conversations(self, source: str) -> None:
         if self.conversations:
             return
-        node = self.how.asking.node
+        node = self.how.node
         raise LabError(
             f"{source}: no column holds a prompt, and no answer is a whole conversation; the first is "
             f"{str(self.example)[:_SHOWN]!r}. KTO learns from what was asked and answered: name the column with "

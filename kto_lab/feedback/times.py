@@ -124,6 +124,10 @@ class Times:
             moment = moment.replace(tzinfo=self._zone)
         return When(moment.astimezone(datetime.UTC).replace(tzinfo=None).isoformat() + "Z")
 
+    def of(self, values: Callable[[], Iterable[Any]]) -> "Times":
+        """The reader of these values, with its settings unchanged; see `values` of the constructor."""
+        return Times(self._zone, self._day_first, values=values, node=self._node, field=self._field)
+
     def settle(self) -> None:
         """Decide the order of day and month now, rather than with the first date that needs it.
 

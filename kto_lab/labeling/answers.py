@@ -1,16 +1,15 @@
 """Where the answers come from: a file without thumbs (or with some), or the table of examples of `feedback`."""
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kto_lab import console
 from kto_lab.errors import LabError
-from kto_lab.feedback.file import raw_rows
-from kto_lab.feedback.mapping import Layout, layout, rows_of, with_times
+from kto_lab.feedback.mapping import Layout, layout, rows_of
+from kto_lab.feedback.rows import Raw, Unreadable, all_readable, existing, read_rows
 from kto_lab.feedback.survey import surveyed
 from kto_lab.feedback.table import prompt_id, require_same_checks, require_share, split_of
 from kto_lab.hashing import content_hash
@@ -45,7 +44,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class File:
-    """The answers are in a JSONL, CSV or Parquet file; see `feedback/file.py` for what such a file may be.
+    """The answers are in a file of rows; see `feedback/rows.py` for what such a file may be.
 
     Attributes:
         path: the file.
@@ -63,7 +62,7 @@ class File:
     """
 
     path: str
-    format: Literal["auto", "jsonl", "csv", "parquet"]
+    format: Literal["auto", "json", "jsonl", "csv", "parquet"]
     columns: Mapping[str, str | None]
     labels: Mapping[Any, bool | None] | None
     up_from: float | None
@@ -81,8 +80,6 @@ class File:
         Raises:
             LabError: the file or a row of it cannot be read; the message names the file and the line.
         """
-        if unknown := sorted(set(self.columns) - set(COLUMNS)):
-            raise LabError(f"answers.columns has no field {unknown[0]!r}. Known: {', '.join(COLUMNS)}.")
         require_share(self.held_out, "answers.held_out")
         return list(self._answers())
 
@@ -90,29 +87,30 @@ class File:
         named = {field: column for field, column in self.columns.items() if column is not None}
         # Empty where there is none, which is no column's name.
         label = named.get("label", "")
-        answer = _layout({**named, "label": _BLANK}, self, rated=False)
+        file = existing(self.path, "answers.path")
         thumb = _layout(named, self, rated=True) if label else None
-        file = Path(self.path).expanduser()
+        answer = _layout({**named, "label": _BLANK}, self, rated=False)
 
-        def raws() -> Iterator[tuple[str, dict[str, Any]]]:
-            return raw_rows(file, self.format, thumb or answer, node="answers")
+        def raws() -> Iterator[Raw]:
+            found = read_rows(file, self.format, node="answers")
+            return found if self.bad_rows == "drop" else all_readable(found)
 
-        looked = (raw for _, raw in raws())
-        settled, said = surveyed(looked, named, thumb or answer, fields=COLUMNS, source=str(file))
+        settled, said = surveyed(raws, thumb or replace(answer, columns=named), source=str(file))
         for sentence in said:
             console.say(f"    {sentence}")
-        answer = with_times(answer, raws, timezone=self.timezone, day_first=self.day_first, node="answers")
-        thumb = dataclasses.replace(settled, times=answer.times) if label else None
+        answer = replace(answer, times=settled.times)
         dropped, first, read = 0, "", 0
         checks: dict[str, str] = {}
         for where, raw in raws():
             read += 1
             try:
+                if isinstance(raw, Unreadable):
+                    raise raw.error(where)
                 (row,) = rows_of({**raw, _BLANK: True}, where, answer)
-                given = rows_of(raw, where, thumb) if thumb is not None and raw.get(label) is not None else []
+                given = rows_of(raw, where, settled) if label and raw.get(label) is not None else []
                 require_same_checks(checks, prompt_id(row["prompt"]), row["checks"], where)
             except LabError as error:
-                if self.bad_rows == "error":
+                if self.bad_rows == "error" or (isinstance(raw, Unreadable) and raw.last):
                     raise
                 dropped, first = dropped + 1, first or str(error)
                 continue
@@ -135,7 +133,10 @@ def _layout(columns: Mapping[str, str], how: File, *, rated: bool) -> Layout:
         down_to=how.down_to if rated else None,
         chat="all" if how.as_chat else "given",
         ignore=how.ignore,
+        timezone=how.timezone,
+        day_first=how.day_first,
         bad_rows=how.bad_rows,
+        fields=COLUMNS,
         node="answers",
     )
 

@@ -182,10 +182,10 @@ def test_bad_rows_can_be_dropped_and_are_counted(tmp_path: Path, caplog: pytest.
 @pytest.mark.parametrize(
     ("second", "settings", "message"),
     [
-        ('{"prompt": "Say hi."', {}, "broken JSON: .* at column 21"),
+        ('{"prompt": "Say hi."', {}, "broken JSON: .* at character 21"),
         ("[1]", {}, "no JSON object"),
-        ("9" * 5000, {}, "broken JSON: Exceeds the limit"),
-        ("[" * 200_000, {}, "broken JSON: maximum recursion"),
+        ("9" * 5000, {}, "broken JSON: a number of too many digits"),
+        ("[" * 200_000, {}, "broken JSON: nested too deep"),
         (thumb(label=10**400), STARS, "nothing says what that means"),
         (thumb(completion="  "), {}, "the completion is empty"),
         (thumb(completion=CHAT), {}, "not of one assistant message"),
@@ -211,7 +211,7 @@ def test_bad_jsonl_rows_name_file_and_line(tmp_path: Path, second: Any, settings
     [
         ("soon", "timestamp", "timestamp is 'soon'"),
         (17, "timestamp", "timestamp is 17, .*feedback.columns.timestamp=null"),
-        ("yes", "finished", "'finished' is 'yes'"),
+        ("maybe", "finished", "'finished' is 'maybe'"),
         ("five", "score", "score is 'five'"),
         ("dev", "split", "must be 'train' or 'test'"),
     ],

@@ -120,7 +120,7 @@ def test_from_file_says_which_line_is_wrong(line: object, message: str, tmp_path
 
 
 def test_from_file_refuses_no_file_no_prompt_and_two_kinds(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="There is no file"):
+    with pytest.raises(LabError, match=r"prompts\.path: there is no file"):
         own(str(tmp_path / "none.jsonl"))
     with pytest.raises(LabError, match="no prompt in it"):
         own(write(tmp_path / "empty.jsonl", ""))

@@ -1,10 +1,12 @@
 """`feedback=file` and `export=file` read one file alike, and what one asks the other asks, too."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -272,3 +274,85 @@ def test_answers_that_a_tool_cut_are_not_finished(tmp_path: Path, capsys: pytest
     assert "feedback.cut_at=500" in said
     read("feedback", jsonl(tmp_path, *(thumb(True, "x" * 500) for _ in range(5)), thumb(True, "y" * 500)))
     assert "different answers" not in capsys.readouterr().out, "the same answer again says nothing"
+
+
+@pytest.mark.parametrize("name", ["thumbs.json", "thumbs.jsonl", "thumbs.ndjson", "thumbs.csv", "thumbs.parquet"])
+def test_every_container_is_read_alike(tmp_path: Path, name: str) -> None:
+    rows = [thumb("up"), thumb("down", 'No, "no".\nNo.'), thumb(None, "  ")]
+    lines = {
+        "thumbs.json": json.dumps(rows[:2], indent=1),
+        "thumbs.csv": 'prompt,completion,label\nSay hi.,Hi.,up\n\nSay hi.,"No, ""no"".\nNo.",down\nSay hi.,  ,\n',
+    }
+    file = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        file.write_text(lines.get(name, "\n".join(json.dumps(row) for row in rows[:2])))
+    assert both(file) == [("Say hi.", "Hi.", True, True), ("Say hi.", 'No, "no".\nNo.', False, True)]
+
+
+def test_a_file_of_an_unknown_kind_is_asked_about(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, thumb(True)).rename(tmp_path / "thumbs.log")
+    asked(file, "what kind of file", ".json, .jsonl", "KEY.format")
+    asked(file, "KEY.format is 'xml'", format="xml")
+    assert len(both(file, format="jsonl")) == 1
+    (tmp_path / "empty.csv").touch()
+    asked(tmp_path / "empty.csv", "KEY.path", "the file is empty")
+    asked(tmp_path / "none.csv", "KEY.path: there is no file")
+
+
+@pytest.mark.parametrize("name", ["thumbs.json", "thumbs.jsonl", "thumbs.csv"])
+def test_a_row_that_cannot_be_read_stops_a_table_or_is_dropped_with_its_place(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = json.dumps(thumb(True))
+    texts = {
+        "thumbs.json": (f"[{good}, {{broken}}, {good}]", "thumbs.json[1]: broken JSON"),
+        "thumbs.jsonl": (f"{good}\n{{broken}}\n{good}\n", "thumbs.jsonl:2: broken JSON"),
+        "thumbs.csv": (
+            "prompt,completion,label\nSay hi.,Hi.,up\nbroken\nSay hi.,Hi.,up\n",
+            "thumbs.csv:3: the row has",
+        ),
+    }
+    file = tmp_path / name
+    file.write_text(texts[name][0])
+    assert len(both(file)) == 2
+    assert "dropped 1 of 3 rows" in caplog.text and texts[name][1] in caplog.text
+    with pytest.raises(LabError, match=re.escape(texts[name][1])):
+        from_file(**settings("feedback", {}, {"path": str(file)}))
+
+
+def test_the_rest_of_a_file_that_breaks_off_is_never_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "thumbs.json"
+    file.write_text(json.dumps([thumb(True), thumb(False)])[:-1])
+    with pytest.raises(LabError, match=r"thumbs\.json\[2\]: the file ends before the list does"):
+        read("feedback", file)
+
+
+@pytest.mark.parametrize("cell", [True, "FALSE", 0, 0.0, "0.0", "no", None, "", "t"])
+def test_whether_an_answer_ended_is_read_alike(tmp_path: Path, cell: Any) -> None:
+    file = jsonl(tmp_path, thumb(True, end=cell))
+    ((*_, finished),) = both(file, {"finished": "end"})
+    assert finished is (cell in (True, None, "", "t"))
+
+
+def test_settings_that_contradict_are_refused_alike(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, {"prompt": "p", "a": "x", "b": "y", "label": True})
+    pair = {"chosen": "a", "rejected": "b"}
+    asked(file, "pairs have none", columns=pair, labels={"ok": True})
+    asked(file, "Use score_chosen", columns={**pair, "score": "label"})
+    asked(file, "must be one of turns", lists="both")
+    asked(file, "KEY.cut_at is 0", cut_at=0)
+
+
+def test_the_keys_of_both_readers_have_the_same_names_and_comments() -> None:
+    first, second = (explained(CONF / group / "file.yaml") for group in READERS)
+    shared = set(first) & set(second)
+    assert {"path", "format", "columns", "labels", "lists", "ignore", "cut_at", "  finished", "  prompt"} <= shared
+    assert {key: first[key] for key in shared} == {key: second[key] for key in shared}
+
+
+def explained(file: Path) -> dict[str, str]:
+    """The comment of each key."""
+    lines = [line for line in file.read_text().splitlines() if "#" in line and not line.startswith("#")]
+    return {line.partition(":")[0]: line.partition("# ")[2] for line in lines}

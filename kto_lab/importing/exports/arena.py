@@ -23,10 +23,11 @@ from typing import Any, Literal
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import texts_of, turns
+from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import number_of
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
-from kto_lab.importing.exports.reading import existing, records, rows_of
+from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.values import (
     NoThumbError,
     Seen,

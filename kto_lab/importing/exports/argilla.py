@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import Scale
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import read_labels
-from kto_lab.importing.exports.reading import existing, records, rows_of
+from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.traced import traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,

@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.rows import existing, readable
 from kto_lab.feedback.scale import Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.lookup import lookup
-from kto_lab.importing.exports.reading import existing, records, rows_of
+from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.values import (
     ROLES,
     NoThumbError,
@@ -142,8 +143,7 @@ class ChatLogExport:
         def values() -> Iterator[Any]:
             own = field == "event_columns" and self.events is None
             of_file = Path(self.path if own or field == "columns" else str(self.events)).expanduser()
-            for _, raw in records(of_file):
-                row = {} if isinstance(raw, LeftOut) else raw
+            for _, row in readable(records(of_file)):
                 inner = row.get(key) if own and key is not None else [row]
                 if isinstance(inner, list):
                     yield from (one.get(column) for one in inner if isinstance(one, dict))

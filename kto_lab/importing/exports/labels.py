@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from kto_lab.feedback.rows import Raw, readable
 from kto_lab.feedback.scale import Scale, Values, scale_of
-from kto_lab.importing.exports.reading import Raw
 from kto_lab.importing.exports.values import NoThumbError
-from kto_lab.importing.thumbs import LeftOut, Note
+from kto_lab.importing.thumbs import Note
 
 
 def read_labels(
@@ -33,9 +33,7 @@ def read_labels(
     """
     found = Values()
     scale = scale_of(labels, up_from, down_to, node="export")
-    for _, raw in raws:
-        if isinstance(raw, LeftOut):
-            continue
+    for _, raw in readable(raws):
         try:
             for value in values(raw):
                 found.add(value)

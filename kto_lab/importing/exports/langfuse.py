@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.rows import Raw, Unreadable, existing
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.lookup import Lookup, lookup
-from kto_lab.importing.exports.reading import Raw, existing, records, rows_of
+from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.traced import traced_answer, traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,
@@ -29,7 +30,7 @@ from kto_lab.importing.exports.values import (
     unread_of,
     verdict,
 )
-from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
+from kto_lab.importing.thumbs import Note, Reason, Row, Thumb
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _TYPES = ("NUMERIC", "BOOLEAN", "CATEGORICAL")
@@ -159,7 +160,7 @@ def _trace_keys(row: dict[str, Any]) -> Iterator[str]:
 
 def _renamed(raws: Iterable[Raw]) -> Iterator[Raw]:
     for where, raw in raws:
-        yield where, raw if isinstance(raw, LeftOut) else _snake(raw)
+        yield where, raw if isinstance(raw, Unreadable) else _snake(raw)
 
 
 def _snake(row: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kto_lab.errors import LabError
-from kto_lab.importing.exports.reading import Raw
+from kto_lab.feedback.rows import Raw, Unreadable
+from kto_lab.importing.exports.reading import unreadable
 from kto_lab.importing.thumbs import LeftOut, Reason, Row
 
 _BLOCK = 1000
@@ -35,8 +36,8 @@ class Lookup:
         """
         block: list[tuple[bytes, str]] = []
         for where, raw in raws:
-            if isinstance(raw, LeftOut):
-                yield Row(left_out=(raw,))
+            if isinstance(raw, Unreadable):
+                yield Row(left_out=(unreadable(where, raw),))
                 continue
             try:
                 # Escaped, so that half characters are kept like all others.

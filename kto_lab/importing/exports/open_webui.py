@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import number_of
 from kto_lab.feedback.times import Times
-from kto_lab.importing.exports.reading import existing, records, rows_of
+from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.values import (
     NoThumbError,
     Seen,

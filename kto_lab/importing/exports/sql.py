@@ -9,17 +9,16 @@ import decimal
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.mapping import no_column
-from kto_lab.importing.exports.mapped import Mapped, mapped
-from kto_lab.importing.exports.reading import Raw
-from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row
+from kto_lab.feedback.mapping import Settings, no_column
+from kto_lab.feedback.rows import Raw, Unreadable
+from kto_lab.importing.exports.mapped import mapped, mapped_rows
+from kto_lab.importing.thumbs import Note, Row
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
@@ -27,91 +26,77 @@ if TYPE_CHECKING:
 _BATCH = 500
 
 
-@dataclass(frozen=True)
 class SqlExport:
     """The rows of a query.
 
     Attributes:
-        url: the database as SQLAlchemy writes it, sqlite:///thumbs.db or postgresql://user@host/name; None to take it
-            from `url_variable`.
-        url_variable: the environment variable that holds it, or None.
-        query: the SELECT.
-        parameters: values for its `:name` places.
-        columns: which column holds what; see `mapped`.
-        labels: what label values mean, where the common words do not say; None leaves such rows out.
-        up_from: a label that is a number from here on is a thumbs-up; None: asked for where it has to be known.
-        down_to: one up to here is a thumbs-down.
-        constant_prompt: what all answers answer, where there is no column of prompts.
-        lists: what a list of texts is: turns, alternatives or text; None: asked for where there is one.
-        ignore: columns, and keys of messages, that are left out by name.
         cut_at: the tool cuts texts at so many characters; None: it does not.
-        timezone: what a time means that names no zone.
-        day_first: the order of day and month in numbers; None: as the column of times has it.
     """
 
-    url: str | None = field(repr=False)
-    url_variable: str | None
-    query: str
-    parameters: Mapping[str, Any]
-    columns: Mapping[str, str | None]
-    labels: Mapping[Any, bool | None] | None
-    up_from: float | None
-    down_to: float | None
-    constant_prompt: str | None
-    lists: Literal["turns", "alternatives", "text"] | None
-    ignore: Sequence[str]
-    cut_at: int | None
-    timezone: str
-    day_first: bool | None
+    def __init__(
+        self,
+        *,
+        url: str | None,
+        url_variable: str | None,
+        query: str,
+        parameters: Mapping[str, Any],
+        **settings: Unpack[Settings],
+    ) -> None:
+        """Say which query of which database, and what its columns hold.
+
+        Args:
+            url: the database as SQLAlchemy writes it, sqlite:///thumbs.db or postgresql://user@host/name; None to take
+                it from `url_variable`.
+            url_variable: the environment variable that holds it, or None.
+            query: the SELECT.
+            parameters: values for its `:name` places.
+            settings: see `kto_lab.feedback.mapping.layout`.
+
+        Raises:
+            LabError: two settings contradict each other.
+        """
+        self._url, self._url_variable = url, url_variable
+        self._query, self._parameters = query, parameters
+        self._how = mapped(**settings)
+        self.cut_at = settings["cut_at"]
 
     def read(self) -> Iterator[Row | Note]:
         """One row for each row that the query gives.
 
         Raises:
-            LabError: the database cannot be reached, the query is wrong or would write, or a setting is wrong.
+            LabError: the database cannot be reached, the query is wrong or would write, or see
+                `kto_lab.feedback.survey.surveyed`.
         """
-        how = mapped(
-            self.columns,
-            self.labels,
-            self.up_from,
-            self.down_to,
-            self.timezone,
-            self.day_first,
-            constant_prompt=self.constant_prompt,
-            lists=self.lists,
-            ignore=self.ignore,
-        )
-        yield from how.rows(lambda: self._raws(how), source="the query")
+        yield from mapped_rows(self._raws, self._how, source="the query")
 
-    def _raws(self, how: Mapped) -> Iterator[Raw]:
+    def _raws(self) -> Iterator[Raw]:
         from sqlalchemy import text
 
-        with _connected(self._url()) as connection:
-            result = connection.execute(text(self.query), dict(self.parameters))
+        with _connected(self._address()) as connection:
+            result = connection.execute(text(self._query), dict(self._parameters))
             if not result.returns_rows:
                 raise LabError("export.query gives no rows. Write a SELECT.")
             names = list(result.keys())
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise LabError(f"export.query gives the column {repeated[0]!r} more than once. Name each with AS.")
-            if absent := [(name, column) for name, column in how.columns.items() if column not in names]:
+            if absent := [(name, column) for name, column in self._how.columns.items() if column not in names]:
                 raise no_column("the query", *absent[0], names, node="export")
             number = 0
             for batch in result.partitions(_BATCH):
                 for row in batch:
                     number += 1
-                    where = f"query, row {number}"
-                    yield where, _readable(where, dict(zip(names, row, strict=True)))
+                    yield f"query, row {number}", _readable(dict(zip(names, row, strict=True)))
 
-    def _url(self) -> "URL":
+    def _address(self) -> "URL":
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import ArgumentError
 
-        if (self.url is None) == (self.url_variable is None):
+        if (self._url is None) == (self._url_variable is None):
             raise LabError("export.url and export.url_variable: give one of the two.")
-        url = self.url if self.url_variable is None else os.environ.get(self.url_variable)
+        url = self._url if self._url_variable is None else os.environ.get(self._url_variable)
         if not url:
             raise LabError(
-                f"The environment variable {self.url_variable} is empty. Put the URL of the database into it."
+                f"The environment variable {self._url_variable} is empty. Put the URL of the database into it."
             )
         try:
             return make_url(url)
@@ -169,7 +154,7 @@ def _opened(address: str) -> sqlite3.Connection:
     return connection
 
 
-def _readable(where: str, row: dict[str, Any]) -> dict[str, Any] | LeftOut:
+def _readable(row: dict[str, Any]) -> dict[str, Any] | Unreadable:
     """The row with numbers and texts as Python has them."""
     plain: dict[str, Any] = {}
     for name, value in row.items():
@@ -177,7 +162,7 @@ def _readable(where: str, row: dict[str, Any]) -> dict[str, Any] | LeftOut:
             try:
                 plain[name] = bytes(value).decode()
             except UnicodeDecodeError:
-                return LeftOut(where, Reason.UNREADABLE, "no UTF-8 text")
+                return Unreadable("this is no UTF-8 text")
         elif isinstance(value, decimal.Decimal):
             plain[name] = float(value)
         else:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -15,7 +16,10 @@ CONF = Path(__file__).parents[3] / "conf" / "export"
 def export_of(option: str, **changes: Any) -> Export:
     """An export: the option's defaults with changes, mappings of it changed key by key."""
     settings = OmegaConf.merge(OmegaConf.load(CONF / f"{option}.yaml"), OmegaConf.create(changes))
-    export: Export = instantiate(settings, _convert_="all")
+    try:
+        export: Export = instantiate(settings, _convert_="all")
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
     return export
 
 

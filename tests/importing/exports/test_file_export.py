@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.importing.exports import reading
+from kto_lab.feedback import rows as reader
 from kto_lab.importing.thumbs import Reason, Row
 from tests.importing.exports.export_cases import read, reasons, thumbs_of
 
@@ -130,7 +130,7 @@ def test_a_large_cell_and_deep_nesting_are_read_or_left_out(tmp_path: Path) -> N
 
 
 def test_what_has_no_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "LARGEST", 2**19)
+    monkeypatch.setattr(reader, "LARGEST", 2**19)
     path = written(tmp_path, '[{"prompt": "' + "x" * 2**21, "thumbs.json")
     (row,) = read("file", path=path)
     assert "with no end" in row.left_out[0].detail

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.importing.exports.sql import SqlExport
 from kto_lab.importing.thumbs import Reason
-from tests.importing.exports.export_cases import read, reasons, thumbs_of
+from tests.importing.exports.export_cases import export_of, read, reasons, thumbs_of
 
 COLUMNS = {"prompt": "question", "completion": "answer", "label": "thumb", "rater": "who", "timestamp": "at"}
 ROWS = [
@@ -119,9 +118,7 @@ def test_a_password_is_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixt
         assert secret not in str(said.value) and secret not in caplog.text
         chain = [said.value.__cause__, None if said.value.__suppress_context__ else said.value.__context__]
         assert not any(secret in str(error) for error in chain)
-    assert secret not in repr(
-        SqlExport(urls[0], None, SELECT, {}, COLUMNS, None, None, None, None, None, (), None, "UTC", None)
-    )
+    assert secret not in repr(export_of("sql", url=urls[0], query=SELECT, columns=COLUMNS))
 
 
 def test_what_is_wrong_with_the_whole_is_said(database: Path, tmp_path: Path) -> None:
