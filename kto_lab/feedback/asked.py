@@ -1,12 +1,12 @@
 """What was asked and what was answered, from the cells of a row: texts, messages, conversations, lists of turns."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.messages import canonical, decoded, role_of, text_of
 from kto_lab.feedback.unread import without_unread
 
 LISTS = ("turns", "alternatives", "text")
@@ -52,6 +52,7 @@ class Asking:
             prompt, completion = turns(questions, answer, where)
         else:
             prompt = messages_of(cells["prompt"], asked=True)
+            prompt = [canonical(message) for message in prompt] if isinstance(prompt, list) else prompt
             completion = _completion(messages_of(answer), where, self.node)
         prompt = _with_input(prompt, cells.get("input"), where, self.node)
         return self._with_system(prompt, cells.get("system"), where), completion
@@ -74,7 +75,7 @@ class Asking:
             return prompt
         if not isinstance(prompt, list):
             raise LabError(f"{where}: {needs_chat(self.node)}")
-        if prompt and isinstance(prompt[0], Mapping) and prompt[0].get("role") == "system":
+        if prompt and role_of(prompt[0]) == "system":
             raise LabError(
                 f"{where}: the prompt begins with a system turn, and {self.node}.columns.system has another one. "
                 f"Leave one of them out, such as {self.node}.columns.system=null."
@@ -95,7 +96,7 @@ def messages_of(cell: Any, *, asked: bool = False) -> Any:
 
     An answer may be JSON itself, so its objects must have roles; those of a prompt (`asked`) need not.
     """
-    value = _spelled(cell)
+    value = decoded(cell)
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
         return cell
     return value if asked or all("role" in item for item in value) else cell
@@ -106,7 +107,7 @@ def texts_of(cell: Any, *, missing: bool = False) -> list[str | None] | None:
 
     None where it is no such list, or one in which all are missing, unless that may be (`missing`).
     """
-    value = _spelled(cell)
+    value = decoded(cell)
     if not isinstance(value, list) or not value or not all(item is None or isinstance(item, str) for item in value):
         return None
     return value if missing or any(item is not None for item in value) else None
@@ -118,15 +119,6 @@ def is_conversation(cell: Any) -> bool:
     if isinstance(value, str):
         return bool(_transcript(value))
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
-
-
-def _spelled(cell: Any) -> Any:
-    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
-        return cell
-    try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
-        return cell
 
 
 def turns(questions: Sequence[Any], answer: Any, where: str) -> tuple[list[dict[str, str]], str | None]:
@@ -172,8 +164,10 @@ def _completion(value: Any, where: str, node: str) -> Any:
     """The text of a completion that is text, or a list with one assistant message."""
     if not isinstance(value, list):
         return value
-    if len(value) == 1 and isinstance(value[0], Mapping) and value[0].get("role") == "assistant":
-        return value[0].get("content")
+    if len(value) == 1 and role_of(value[0]) == "assistant":
+        return canonical(value[0]).get("content")
+    if (text := text_of(value)) is not None:
+        return text
     raise LabError(
         f"{where}: the completion is a list, and not of one assistant message. Where it holds the whole conversation, "
         f"set {node}.columns.prompt=null."
@@ -183,13 +177,13 @@ def _completion(value: Any, where: str, node: str) -> Any:
 def _conversation(value: Any, where: str) -> tuple[Any, Any]:
     """Prompt and last answer of chat messages or of a transcript."""
     messages = _transcript(value) if isinstance(value, str) else value
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    if not isinstance(last, Mapping) or last.get("role") != "assistant":
+    if not isinstance(messages, list) or not messages or role_of(messages[-1]) != "assistant":
         raise LabError(
             f"{where}: without a prompt column a completion is a whole conversation (chat messages, or a transcript of "
             "'Human:' and 'Assistant:' turns) that ends with the assistant's turn; this one does not."
         )
-    return messages[:-1], last.get("content")
+    *prompt, last = map(canonical, messages)
+    return prompt, last.get("content")
 
 
 def _transcript(text: str) -> list[dict[str, str]]:

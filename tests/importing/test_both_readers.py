@@ -239,6 +239,21 @@ def test_what_a_missing_answer_was_is_counted(tmp_path: Path, capsys: pytest.Cap
     assert [one.detail for one in found.left_out] == ["an answer is missing from its list"]
 
 
+def test_roles_and_parts_of_messages_are_read_as_tools_write_them(tmp_path: Path) -> None:
+    asks = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "human", "content": [{"type": "text", "text": "Say "}, {"type": "input_text", "text": "hi."}]},
+    ]
+    says = {"role": "ai", "content": [{"type": "output_text", "text": "Hi."}]}
+    wanted = [([{"role": "system", "content": "Be brief."}, USER], "Hi.", True, True)]
+    for answer in ([says], says["content"], "Hi."):
+        assert both(jsonl(tmp_path, {**thumb(True, answer), "prompt": asks})) == wanted
+    talk = jsonl(tmp_path, {"completion": json.dumps([*asks, says]), "label": True})
+    assert both(talk, {"prompt": None}) == wanted
+    picture = [{"role": "user", "content": [{"type": "image_url"}]}]
+    assert both(jsonl(tmp_path, thumb(True), {**thumb(True), "prompt": picture})) == [("Say hi.", "Hi.", True, True)]
+
+
 def test_thumbs_without_prompts_are_told_what_kto_needs(tmp_path: Path) -> None:
     rows = [{"comment": text, "label": up} for text, up in (("Nice page.", True), ("Bad search.", False))]
     file = jsonl(tmp_path, *rows)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import texts_of, turns
+from kto_lab.feedback.messages import decoded
 from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import number_of
 from kto_lab.feedback.times import Times, zone_of
@@ -32,7 +33,6 @@ from kto_lab.importing.exports.values import (
     NoThumbError,
     Seen,
     completion_of,
-    decoded,
     identity_of,
     notes_of,
     prompt_of,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.messages import decoded, role_of
 from kto_lab.feedback.rows import existing, readable
 from kto_lab.feedback.scale import Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
@@ -31,11 +32,9 @@ from kto_lab.importing.exports.labels import read_labels
 from kto_lab.importing.exports.lookup import lookup
 from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.values import (
-    ROLES,
     NoThumbError,
     Seen,
     completion_of,
-    decoded,
     identity_of,
     notes_of,
     prompt_of,
@@ -257,7 +256,7 @@ class _Told:
     def _place(self, messages: list[Any], event: dict[str, Any]) -> int:
         """Which message the event is on."""
         identity, index = self.of_event(event, "message"), self.of_event(event, "index")
-        answers = [number for number, message in enumerate(messages) if _role(message) == "assistant"]
+        answers = [number for number, message in enumerate(messages) if role_of(message) == "assistant"]
         if identity is not None:
             named = [number for number, message in enumerate(messages) if _is(message, identity)]
             what = f"message {shown(identity)}"
@@ -284,15 +283,10 @@ def _standing(messages: list[Any]) -> list[Any]:
     """The turns that stand: of answers that follow each other only the last, and before the judged answer none."""
     kept: list[Any] = []
     for message in messages:
-        if kept and _role(message) == "assistant" and _role(kept[-1]) == "assistant":
+        if kept and role_of(message) == "assistant" and role_of(kept[-1]) == "assistant":
             kept.pop()
         kept.append(message)
-    return kept[:-1] if kept and _role(kept[-1]) == "assistant" else kept
-
-
-def _role(message: Any) -> str | None:
-    role = message.get("role") if isinstance(message, dict) else None
-    return ROLES.get(role.lower()) if isinstance(role, str) else None
+    return kept[:-1] if kept and role_of(kept[-1]) == "assistant" else kept
 
 
 def _is(message: Any, identity: Any) -> bool:

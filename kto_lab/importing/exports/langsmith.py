@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.messages import decoded
 from kto_lab.feedback.rows import existing
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.importing.exports.labels import read_labels
@@ -27,7 +28,6 @@ from kto_lab.importing.exports.traced import traced_answer, traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,
     Seen,
-    decoded,
     identity_of,
     notes_of,
     shown,

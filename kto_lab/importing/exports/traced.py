@@ -8,8 +8,9 @@ plain text becomes one user message: what is traced is a chat.
 
 from typing import Any
 
+from kto_lab.feedback.messages import decoded, text_of
 from kto_lab.feedback.unread import Unread
-from kto_lab.importing.exports.values import NoThumbError, completion_of, decoded, prompt_of, shown, text_of
+from kto_lab.importing.exports.values import NoThumbError, completion_of, prompt_of, shown
 from kto_lab.importing.thumbs import Reason
 
 # Looked for in this order.

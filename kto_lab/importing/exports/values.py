@@ -8,23 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.messages import role_of, text_of
 from kto_lab.feedback.scale import Said, Scale
 from kto_lab.feedback.unread import MESSAGE_KEYS, Unread, ignored, without_unread
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Thumb
 
-# What tools call the four roles of the table.
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "ai": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-# Kinds of content parts that are text that was said; a "thinking" part has a text, too.
-_TEXT_PARTS = ("text", "input_text", "output_text")
 _LONGEST_IDENTITY = 256
 # Python spells no longer numbers in tens.
 _LARGE = 10**100
@@ -102,28 +90,6 @@ def notes_of(unread: Unread, source: str) -> list[Note]:
     return [] if sentence is None else [Note(sentence)]
 
 
-def text_of(content: Any) -> str | None:
-    """The text of a message's content: text, or a list of parts that are all text; None for all else.
-
-    Text parts are put together as they are, which is what chat templates do. A list of several plain texts is none: it
-    may as well be turns, or alternatives.
-    """
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or (len(content) > 1 and all(isinstance(part, str) for part in content)):
-        return None
-    texts = [part if isinstance(part, str) else _text_part(part) for part in content]
-    kept = [text for text in texts if text is not None]
-    return "".join(kept) if kept and len(kept) == len(texts) else None
-
-
-def _text_part(part: Any) -> str | None:
-    if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS:
-        return None
-    text = part.get("text")
-    return text if isinstance(text, str) else None
-
-
 def message_of(value: Any, which: str, unread: Unread | None = None) -> dict[str, str]:
     """A chat message as {role, content}.
 
@@ -139,10 +105,9 @@ def message_of(value: Any, which: str, unread: Unread | None = None) -> dict[str
         raise NoThumbError(Reason.NO_PROMPT, f"{which} is no message")
     if unread is not None:
         unread.look_at_messages([value])
-    named = value.get("role", value.get("type"))
-    role = ROLES.get(named.lower()) if isinstance(named, str) else None
+    role = role_of(value)
     if role is None:
-        raise NoThumbError(Reason.NO_PROMPT, f"{which} has the role {shown(named)}")
+        raise NoThumbError(Reason.NO_PROMPT, f"{which} has the role {shown(value.get('role', value.get('type')))}")
     if without_unread(value):
         raise NoThumbError(Reason.NO_PROMPT, f"{which} says nothing but what is ignored")
     text = text_of(value.get("content"))
@@ -185,16 +150,6 @@ def completion_of(content: Any) -> str:
     if not text.strip():
         raise NoThumbError(Reason.NO_COMPLETION, "the answer is empty")
     return text
-
-
-def decoded(value: Any) -> Any:
-    """What a text that spells a JSON object or list stands for; every other value as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 def verdict(scale: Scale, value: Any) -> tuple[bool, float | None]:

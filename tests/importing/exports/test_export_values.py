@@ -2,8 +2,9 @@ from typing import Any
 
 import pytest
 
+from kto_lab.feedback.messages import text_of
 from kto_lab.feedback.scale import scale_of
-from kto_lab.importing.exports.values import NoThumbError, identity_of, shown, text_of, verdict
+from kto_lab.importing.exports.values import NoThumbError, identity_of, shown, verdict
 from kto_lab.importing.thumbs import Reason
 
 
