@@ -1,9 +1,15 @@
 """The command lines that the documents show, and the places where each stands."""
 
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from kto_lab import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = "kto-lab|make|python|pip|lm-eval|wandb|sbatch|scontrol|bash|eval|pytest"
@@ -60,3 +66,13 @@ def _commands_of(text: str) -> list[str]:
             sentences.append(line)
     # In a sentence a command may go on in the next line.
     return found + [" ".join(command.split()) for command in INLINE.findall("\n".join(sentences))]
+
+
+def run_command(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run `kto-lab` with these words in this process, to its end."""
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", ["kto-lab", *words])
+    try:
+        cli.main()
+    except SystemExit as stopped:
+        assert not stopped.code, f"kto-lab {' '.join(words)} ended with {stopped.code}"

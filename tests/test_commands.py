@@ -28,7 +28,7 @@ from kto_lab.feedback.mapping import layout, table_rows
 from kto_lab.feedback.table import build_table
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.runs.train import assemble
-from tests.documented import ROOT, commands
+from tests.documented import ROOT, commands, run_command
 from tests.small_runs import write_jsonl
 
 EXPORTS = Path(__file__).parent / "importing" / "exports" / "fixtures"
@@ -37,7 +37,7 @@ OURS = [command for command in COMMANDS if command.startswith("kto-lab ")]
 
 # What is not run here, by how the command begins, and who runs it or why nobody can.
 ELSEWHERE = {
-    "PYTHONPATH=. ": "tests/test_docs.py pastes the worked example and runs its commands",
+    "PYTHONPATH=. ": "tests/test_docs.py and tests/test_contributing.py paste worked examples and run them",
     "make ": "test_make_knows_the_target",
     "python scripts/": "test_a_script_takes_the_words",
     "lm-eval run ": "test_lm_eval_by_itself_gives_the_numbers_of_the_record",
@@ -168,12 +168,7 @@ def with_stand_ins(name: str, words: list[str]) -> list[str]:
 
 def run(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command of ours in this process, to its end."""
-    GlobalHydra.instance().clear()
-    monkeypatch.setattr(sys, "argv", ["kto-lab", *name.split(), *words])
-    try:
-        cli.main()
-    except SystemExit as stopped:
-        assert not stopped.code, f"kto-lab {name} {' '.join(words)} ended with {stopped.code}"
+    run_command([*name.split(), *words], monkeypatch)
 
 
 def check(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,7 @@
 import csv
 import importlib.util
 import json
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from kto_lab.errors import LabError
 from kto_lab.losses import Feed, Needs, Thumbs, declares, kto
+from tests.pasted import paste, paste_files, shell_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -230,36 +229,14 @@ def test_the_python_of_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def pasted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files of the worked example."""
     folder = tmp_path_factory.mktemp("example")
-    files = re.findall(r"^`([\w./]+)`:\n\n```(?:python|yaml)\n(.*?)^```$", EXAMPLE, re.M | re.S)
-    for name, text in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    assert [name for name, _ in files] == ["my_losses.py", "my_conf/loss/kto_per_token.yaml", "test_my_losses.py"]
+    assert paste_files(EXAMPLE, folder) == ["my_losses.py", "my_conf/loss/kto_per_token.yaml", "test_my_losses.py"]
     return folder
 
 
 def command(words: str) -> str:
     """The one command of the worked example that has these words."""
-    found = [text for text in re.findall(r"^```sh\n(.*?)^```$", EXAMPLE, re.M | re.S) if words in text]
-    assert len(found) == 1
-    return found[0]
-
-
-def paste(line: str, folder: Path) -> str:
-    """Run a command as a person would, in the environment of these tests, and return what it prints."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["sh", "-c", line],
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    (found,) = [line for line in shell_lines(EXAMPLE) if words in line]
+    return found
 
 
 def test_the_tests_of_the_worked_example_pass(pasted: Path) -> None:
