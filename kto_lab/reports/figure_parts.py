@@ -5,31 +5,65 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.reports.specs import FigureSpec, shown
+from kto_lab.reports.frame import plain
+from kto_lab.reports.specs import FigureSpec, label, shown
+from kto_lab.reports.words import bounds, choice_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours differ in lightness, and each has its own line and marker: neither alone has to carry the meaning.
-STYLES: tuple[tuple[str, Any, str], ...] = (
-    ("#1b5e8c", "-", "o"),
-    ("#c2571a", "--", "s"),
-    ("#2f8f5b", "-.", "^"),
-    ("#6a3d8f", ":", "D"),
-    ("#1a1a1a", (0, (6, 1.5, 1, 1.5, 1, 1.5)), "v"),
-    ("#b3893a", (0, (8, 3)), "P"),
-    ("#a6234b", (0, (1, 2.5)), "X"),
-    ("#7c8a94", (0, (3, 1, 1, 1)), "*"),
-    ("#0f8a8a", (0, (5, 1, 1, 1, 1, 1)), "<"),
-    ("#d08bb5", (0, (1, 1)), ">"),
+# Colours that people who see no red, green or blue tell apart, too, each dark enough for text on white; in grey its
+# dashes and its marker say which line it is.
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#1a1a1a",
+    "#9000f0",
+    "#603000",
+    "#000090",
+    "#900060",
+    "#f00048",
+    "#9090a8",
 )
+DASHES: tuple[Any, ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (6, 1.5, 1, 1.5, 1, 1.5)),
+    (0, (8, 3)),
+    (0, (1, 2.5)),
+    (0, (3, 1, 1, 1)),
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (1, 1)),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+# Of the policy before training.
+BASE, BASE_COLOUR = "base policy", "#6b6b6b"
 FONT = 8
 # Least distance between two labels at line ends, in points.
 LINE_GAP = 10.0
 # Letters of names side by side that an axis has room for.
 LETTERS = 75
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a line is drawn.
+
+    Attributes:
+        colour: of line, marker and name.
+        dashes: as matplotlib has them.
+        marker: likewise.
+    """
+
+    colour: str
+    dashes: Any
+    marker: str
 
 
 @dataclass(frozen=True)
@@ -86,11 +120,16 @@ def axis_of(values: Sequence[Any], spec: FigureSpec, what: str) -> Axis:
     return Axis(distinct, [float(place) for place in range(len(distinct))], [shown(value) for value in distinct])
 
 
+def x_label(spec: FigureSpec) -> str:
+    """What is written at the axis of x."""
+    return spec.x_label or (label(spec.x) if spec.kind == "frontier" else choice_label(spec.x))
+
+
 def finish_x(axes: "Axes", axis: Axis, spec: FigureSpec) -> None:
     """Ticks where cells are, if they are not too close to be told apart."""
     from matplotlib.ticker import NullLocator
 
-    axes.set_xlabel(spec.x_label or spec.x, fontsize=FONT + 1)
+    axes.set_xlabel(x_label(spec), fontsize=FONT + 1)
     if spec.log_x:
         axes.set_xscale("log")
     places = np.log(axis.places) if spec.log_x else np.array(axis.places)
@@ -108,14 +147,49 @@ def name_ticks(axes: "Axes", places: Sequence[float], names: Sequence[str]) -> N
             tick.set(ha="right", rotation_mode="anchor")
 
 
-def styles(count: int, what: str) -> Sequence[tuple[str, Any, str]]:
-    """Colour, dashes and marker of so many lines; LabError where they could not be told apart."""
-    if count > len(STYLES):
+def styles(frame: pd.DataFrame, key: str) -> dict[Any, Style]:
+    """How each value of a choice is drawn: by its place in the study, so that it is the same in every figure.
+
+    Beyond the colours that there are, these come again with other dashes and markers.
+    """
+    found = {}
+    for place, value in enumerate(dict.fromkeys(map(plain, frame[key].tolist()))):
+        other = (place + place // len(COLOURS)) % len(DASHES)
+        found[value] = Style(COLOURS[place % len(COLOURS)], DASHES[other], MARKERS[other])
+    return found
+
+
+def check_lines(lines: Sequence[Any], what: str) -> None:
+    """LabError where there are more lines than can be told apart."""
+    if len(lines) > len(COLOURS):
         raise LabError(
-            f"{what} has {count} lines; more than {len(STYLES)} cannot be told apart. Choose another `line`, or draw a "
-            "heatmap."
+            f"{what} has {len(lines)} lines; more than {len(COLOURS)} cannot be told apart. Choose another `line`, or "
+            "draw a heatmap."
         )
-    return STYLES[:count]
+
+
+def end_at_bounds(axes: "Axes", metric: str, which: str = "y") -> None:
+    """Let an axis end where its metric does: no share is above 1."""
+    low, high = bounds(metric)
+    get, put = (axes.get_ylim, axes.set_ylim) if which == "y" else (axes.get_xlim, axes.set_xlim)
+    bottom, top = get()
+    put(bottom if low is None else max(bottom, low), top if high is None else min(top, high))
+    # Half of a marker at the end would be missing.
+    for drawn in [*axes.lines, *axes.collections]:
+        drawn.set_clip_on(False)
+
+
+def draw_base(axes: "Axes", frame: pd.DataFrame, metric: str) -> float | None:
+    """Draw the policy before training as a line across, where runs measured it; returns its height.
+
+    All runs have the same base policy: where they measured it on other prompts, it is the mean.
+    """
+    name = f"{metric}_base"
+    if name not in frame or frame[name].isna().all():
+        return None
+    value = float(frame[name].astype(float).mean())
+    axes.axhline(value, color=BASE_COLOUR, linewidth=1, linestyle=(0, (2, 2)), zorder=1, label=BASE)
+    return value
 
 
 def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]]) -> None:

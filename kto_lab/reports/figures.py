@@ -6,7 +6,7 @@ report's page has each as SVG, too, with what is behind a value to hover over.
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,25 @@ from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
 from kto_lab.reports.comparisons import OVER_PROMPTS
 from kto_lab.reports.figure_hover import Spot, svg
-from kto_lab.reports.figure_parts import FONT, axis_of, finish_x, label_ends, name_ticks, styles
+from kto_lab.reports.figure_parts import (
+    BASE,
+    BASE_COLOUR,
+    FONT,
+    Style,
+    axis_of,
+    check_lines,
+    draw_base,
+    end_at_bounds,
+    finish_x,
+    label_ends,
+    name_ticks,
+    styles,
+    x_label,
+)
 from kto_lab.reports.frame import DONE, SEED, Group, check_metric, choices, grouped, measured, of_metrics, plain
 from kto_lab.reports.selection import Searches, Selection, select
 from kto_lab.reports.specs import FigureSpec, higher_is_better, label, shown
+from kto_lab.reports.words import bounds, choice_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +91,9 @@ def plot(
     axes = figure.subplots()
     axes.tick_params(labelsize=FONT)
     axes.spines[["top", "right"]].set_visible(False)
-    note, spots = DRAWINGS[spec.kind](axes, selection.frame, spec, what)
+    # Of the whole study: what a figure leaves out takes its colour with it.
+    looks = styles(frame, spec.line) if spec.line in choices(frame) else {}
+    note, spots = DRAWINGS[spec.kind](axes, selection.frame, spec, what, looks)
     figure.supxlabel(
         textwrap.fill(_below(note, selection), 130), fontsize=FONT - 1, x=0.01, ha="left", color="0.35", linespacing=1.3
     )
@@ -102,14 +119,18 @@ def _below(note: str, selection: Selection) -> str:
     return " ".join(parts)
 
 
-def _draw_lines(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str) -> tuple[str, list[Spot]]:
+def _draw_lines(
+    axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
+) -> tuple[str, list[Spot]]:
     """Metric y against choice x; returns what the bands are, and the points."""
     groups = _groups(frame, spec, what)
     axis = axis_of([x for _, x in groups], spec, what)
     ends: list[tuple[float, float, str, str]] = []
     spots: list[Spot] = []
     lines = list(dict.fromkeys(line for line, _ in groups))
-    for line, (colour, dashes, marker) in zip(lines, styles(len(lines), what), strict=True):
+    check_lines(lines, what)
+    for line in lines:
+        colour, dashes, marker = astuple(looks[line])
         found = {axis.place(x): (x, group) for (name, x), group in groups.items() if name == line and group.outcomes}
         if not found:
             continue
@@ -122,12 +143,20 @@ def _draw_lines(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str) 
                 axes.plot(x, y, color=colour, marker=marker, markersize=4.5, markerfacecolor="white")
             spots.append(Spot(x, y, _words(spec, line, *found[x])))
         found_ends = [(x, mean.estimate.low, mean.estimate.high) for x, mean in zip(xs, means, strict=True)]
-        bands = [(x, low, high) for x, low, high in found_ends if low is not None and high is not None]
+        least, most = bounds(spec.y)
+        bands = [
+            (x, low if least is None else max(low, least), high if most is None else min(high, most))
+            for x, low, high in found_ends
+            if low is not None and high is not None
+        ]
         _draw_band(axes, bands, colour, faint=len(lines) > 4)
         ends.append((xs[-1], ys[-1], shown(line), colour))
     finish_x(axes, axis, spec)
     axes.set_ylabel(label(spec.y), fontsize=FONT + 1)
     axes.grid(axis="y", color="0.92")
+    base = draw_base(axes, frame, spec.y)
+    end_at_bounds(axes, spec.y)
+    ends += [] if base is None else [(max(x for x, *_ in ends), base, BASE, BASE_COLOUR)]
     label_ends(axes, ends)
     intervals = {group.mean.interval for group in groups.values() if group.outcomes}
     hollow = "; hollow: some of its seeds are lacking" if any(group.others for group in groups.values()) else ""
@@ -145,7 +174,9 @@ def _draw_band(axes: "Axes", bands: Sequence[tuple[float, float, float]], colour
             axes.plot(across, edge, color=colour, linewidth=0.4, alpha=0.35 if faint else 0.6)
 
 
-def _draw_heatmap(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str) -> tuple[str, list[Spot]]:
+def _draw_heatmap(
+    axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
+) -> tuple[str, list[Spot]]:
     """Metric y in numbers, choice x across and choice `line` down."""
     groups = _groups(frame, spec, what)
     columns = axis_of([x for _, x in groups], spec, what).values
@@ -174,21 +205,25 @@ def _draw_heatmap(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str
     axes.set_yticks(range(len(rows)), [shown(line) for line in rows])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(spec.x_label or spec.x, fontsize=FONT + 1)
-    axes.set_ylabel(spec.line, fontsize=FONT + 1)
+    axes.set_xlabel(x_label(spec), fontsize=FONT + 1)
+    axes.set_ylabel(choice_label(spec.line), fontsize=FONT + 1)
     axes.set_title(label(spec.y), loc="left", fontsize=FONT + 1)
     return _about(groups, set()), spots
 
 
-def _draw_frontier(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str) -> tuple[str, list[Spot]]:
+def _draw_frontier(
+    axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
+) -> tuple[str, list[Spot]]:
     """Metric y against metric x, a point a run, and a line along the best means over seeds."""
     check_metric(frame, spec.x, what)
-    frame = of_metrics(frame, [spec.x, spec.y])
+    whole, frame = frame, of_metrics(frame, [spec.x, spec.y])
     if spec.line not in choices(frame):
         raise LabError(f"{what}: {spec.line!r} is no choice of this study. Choices are {', '.join(choices(frame))}.")
     names = list(dict.fromkeys(plain(value) for value in frame[spec.line]))
     keys, spots, better = choices(frame), [], higher_is_better(spec.y)
-    for name, (colour, dashes, marker) in zip(names, styles(len(names), what), strict=True):
+    check_lines(names, what)
+    for name in names:
+        colour, dashes, marker = astuple(looks[name])
         cells = frame[[plain(value) == name for value in frame[spec.line].tolist()]]
         mine = cells.dropna(subset=[spec.x, spec.y])
         found = mine[[spec.x, spec.y]].astype(float)
@@ -208,13 +243,17 @@ def _draw_frontier(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: st
         if (frame[spec.x].dropna() <= 0).any():
             raise LabError(f"{what}: {label(spec.x)} is zero or less in some run, which has no place on a log axis.")
         axes.set_xscale("log")
-    axes.set_xlabel(spec.x_label or label(spec.x), fontsize=FONT + 1)
+    axes.set_xlabel(x_label(spec), fontsize=FONT + 1)
     axes.set_ylabel(label(spec.y), fontsize=FONT + 1)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
+    has_line = bool(axes.lines)
+    draw_base(axes, whole, spec.y)
+    for metric, which in ((spec.x, "x"), (spec.y, "y")):
+        end_at_bounds(axes, metric, which)
     _legend(axes)
     line = f"; a line: the best mean over seeds of a complete setting with no more {label(spec.x)}"
-    return f"A point is a run{line if axes.lines else ''}", spots
+    return f"A point is a run{line if has_line else ''}", spots
 
 
 def _along(cells: pd.DataFrame, spec: FigureSpec, *, higher_is_better: bool) -> list[tuple[float, float]]:
@@ -236,7 +275,9 @@ def frontier(xs: Sequence[float], ys: Sequence[float], *, higher_is_better: bool
     return found
 
 
-def _draw_seeds(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str) -> tuple[str, list[Spot]]:
+def _draw_seeds(
+    axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
+) -> tuple[str, list[Spot]]:
     """Metric y of every run, side by side for each value of choice x; a bar is the mean."""
     groups = _groups(frame, spec, what)
     values = axis_of([x for _, x in groups], spec, what).values
@@ -244,9 +285,11 @@ def _draw_seeds(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str) 
     # Where the lines are the columns, too, each column has the points of one, and says which.
     beside = spec.line != spec.x
     step = 0.8 / len(lines) if beside else 0.4
-    looks = styles(len(lines), what) if beside else [*styles(1, what)] * len(lines)
+    if beside:
+        check_lines(lines, what)
     spots = []
-    for place, (line, (colour, _, marker)) in enumerate(zip(lines, looks, strict=True)):
+    for place, line in enumerate(lines):
+        colour, _, marker = astuple(looks[line])
         for column, x in enumerate(values):
             group = groups.get((line, x))
             if group is None or not group.outcomes:
@@ -260,18 +303,30 @@ def _draw_seeds(axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str) 
     for column in range(1, len(values)):
         axes.axvline(column - 0.5, color="0.92", linewidth=0.8)
     name_ticks(axes, range(len(values)), [shown(x) for x in values])
-    axes.set_xlabel(spec.x_label or spec.x, fontsize=FONT + 1)
+    axes.set_xlabel(x_label(spec), fontsize=FONT + 1)
     axes.set_ylabel(label(spec.y), fontsize=FONT + 1)
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
-    if beside:
-        _legend(axes)
+    based = draw_base(axes, frame, spec.y) is not None
+    end_at_bounds(axes, spec.y)
+    if beside or based:
+        _legend(axes, [shown(line) for line in lines] * beside + [BASE] * based)
     return "A point is a run, a bar the mean over its seeds", spots
 
 
-def _legend(axes: "Axes") -> None:
-    """Names above the axes: where points scatter, a name beside one of them would say little."""
-    axes.legend(frameon=False, fontsize=FONT, ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handletextpad=0.2)
+def _legend(axes: "Axes", names: Sequence[str] | None = None) -> None:
+    """Names above the axes, all or these: where points scatter, a name beside one of them would say little."""
+    handles = [(handle, name) for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)]
+    kept = [one for one in handles if names is None or one[1] in names]
+    axes.legend(
+        *zip(*kept, strict=True),
+        frameon=False,
+        fontsize=FONT,
+        ncols=4,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        handletextpad=0.2,
+    )
 
 
 DRAWINGS = {"line": _draw_lines, "heatmap": _draw_heatmap, "frontier": _draw_frontier, "seeds": _draw_seeds}

@@ -5,14 +5,15 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from kto_lab.errors import LabError
 from kto_lab.reports import load
-from kto_lab.reports.figure_parts import STYLES
+from kto_lab.reports.figure_parts import COLOURS
 from kto_lab.reports.figures import frontier, plot
 from kto_lab.reports.specs import KINDS, FigureSpec
-from tests.reports.study_folders import by_rate, fail, grid, write_study
+from tests.reports.study_folders import by_rate, fail, grid, write_run, write_study
 
 RATES = {"kto": 0.8, "dpo": 0.5, "sft": 0.45}
 LINE = FigureSpec("noise", "line", y="pass_rate", x="corruption.rate")
@@ -65,7 +66,7 @@ def test_an_axis_says_what_it_is(kind: str, study: Path, tmp_path: Path, figures
     x = "kl" if kind == "frontier" else "corruption.rate"
     plot(load(study), FigureSpec("f", kind, y="pass_rate", x=x, x_label="how far"), tmp_path / "f")
     plot(load(study), FigureSpec("f", kind, y="pass_rate", x=x), tmp_path / "f")
-    plain = "KL, nats/answer" if kind == "frontier" else "corruption.rate"
+    plain = "KL, nats/answer" if kind == "frontier" else "corruption rate"
     assert list(dict.fromkeys(figure.axes[0].get_xlabel() for figure in figures)) == ["how far", plain]
 
 
@@ -75,7 +76,7 @@ def test_lines_hold_the_means_and_are_labelled_at_their_ends(
     frame = load(study)
     plot(frame, LINE, tmp_path / "f")
     (axes,) = figures[0].axes
-    assert [text.get_text() for text in axes.texts] == ["kto", "dpo", "sft"]
+    assert [text.get_text() for text in axes.texts] == ["kto", "dpo", "sft", "base policy"]
     thick = [line for line in axes.lines if line.get_linewidth() > 1.5 and len(line.get_xdata()) > 1]
     means = frame[frame["arm"] == "kto"].groupby("corruption.rate")["pass_rate"].mean()
     np.testing.assert_allclose(thick[0].get_xdata(), means.index)
@@ -124,7 +125,7 @@ def test_the_line_of_a_frontier_runs_along_the_best_of_what_is_left_of_it() -> N
 def test_only_the_cells_that_are_asked_for_are_drawn(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
     spec = FigureSpec("f", "line", "pass_rate", "corruption.rate", where={"arm": ["kto", "dpo"]})
     plot(load(study), spec, tmp_path / "f")
-    assert [text.get_text() for text in figures[0].axes[0].texts] == ["kto", "dpo"]
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["kto", "dpo", "base policy"]
     assert figures[0].get_supxlabel().endswith("seeds. Only runs with arm=kto, dpo.")
 
 
@@ -135,7 +136,7 @@ def test_a_setting_that_lacks_a_run_has_no_part_in_the_line(tmp_path: Path, figu
 
     frame = load(write_study(tmp_path, grid(arm=["kto"], corruption__rate=[0, 0.2, 0.4]), run))
     plot(frame, FigureSpec("f", "frontier", y="pass_rate", x="kl"), tmp_path / "f")
-    (line,) = figures[0].axes[0].lines
+    line, _ = figures[0].axes[0].lines
     # More noise is less KL here; the best of all, without noise, is not complete.
     means = frame[frame["corruption.rate"] > 0].groupby("corruption.rate")[["kl", "pass_rate"]].mean()
     assert means["pass_rate"][0.2] > means["pass_rate"][0.4] and means["kl"][0.2] > means["kl"][0.4]
@@ -160,7 +161,8 @@ def test_seeds_of_one_line_a_column_stand_over_its_name(study: Path, tmp_path: P
     (axes,) = figures[0].axes
     drawn = [np.asarray(found.get_offsets()) for found in axes.collections if len(found.get_offsets())]
     assert [set(points[:, 0]) for points in drawn if len(points) == 3] == [{0.0}, {1.0}, {2.0}]
-    assert axes.get_legend() is None
+    legend = axes.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.texts] == ["base policy"]
 
 
 def test_what_cannot_be_drawn_is_said(study: Path, tmp_path: Path) -> None:
@@ -183,9 +185,46 @@ def test_what_cannot_be_drawn_is_said(study: Path, tmp_path: Path) -> None:
 
 
 def test_more_lines_than_can_be_told_apart_are_refused(tmp_path: Path) -> None:
-    arms = [f"m{place}" for place in range(len(STYLES) + 1)]
+    arms = [f"m{place}" for place in range(len(COLOURS) + 1)]
     frame = load(write_study(tmp_path, grid([0], arm=arms), by_rate(dict.fromkeys(arms, 0.5))))
     with pytest.raises(LabError, match="11 lines; more than 10 cannot be told apart"):
         plot(frame, FigureSpec("f", "frontier", y="pass_rate", x="kl"), tmp_path / "f")
     # Columns are told apart by where they stand.
     plot(frame, FigureSpec("f", "seeds", y="pass_rate", x="arm"), tmp_path / "f")
+
+
+def test_a_method_looks_the_same_in_every_figure(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    frame = load(study)
+    for only in (["kto", "dpo", "sft"], ["sft"]):
+        plot(frame, FigureSpec("f", "line", "pass_rate", "corruption.rate", where={"arm": only}), tmp_path / "f")
+    plot(frame, FigureSpec("f", "frontier", "pass_rate", "kl", where={"arm": ["sft"]}), tmp_path / "f")
+    three, one, frontier = (figure.axes[0] for figure in dict.fromkeys(figures))
+    drawn = [next(text for text in axes.texts if text.get_text() == "sft").get_color() for axes in (three, one)]
+    assert {*drawn, to_hex(frontier.collections[0].get_facecolor()[0])} == {COLOURS[2]}
+
+
+@pytest.mark.parametrize("kind", ["line", "frontier", "seeds"])
+def test_an_axis_ends_where_its_metric_does(kind: str, tmp_path: Path, figures: list[Figure]) -> None:
+    def run(folder: Path, cell: Mapping[str, Any]) -> None:
+        passed = 60 if cell["seed"] else 52
+        write_run(folder, cell["seed"], [1.0] * passed + [0.0] * (60 - passed), kl=cell["corruption.rate"])
+
+    frame = load(write_study(tmp_path, grid(arm=["kto"], corruption__rate=[0.1, 0.4]), run))
+    x = "kl" if kind == "frontier" else "corruption.rate"
+    plot(frame, FigureSpec("f", kind, y="pass_rate", x=x), tmp_path / "f")
+    (axes,) = figures[0].axes
+    assert axes.get_ylim()[1] == 1.0
+    bands = [np.asarray(band.get_paths()[0].vertices)[:, 1].max() for band in axes.collections if kind == "line"]
+    assert all(top <= 1.0 for top in bands)
+
+
+def test_the_base_policy_is_a_line(study: Path, tmp_path: Path, figures: list[Figure]) -> None:
+    frame = load(study)
+    for kind, x in (("line", "corruption.rate"), ("frontier", "kl"), ("seeds", "corruption.rate")):
+        plot(frame, FigureSpec("f", kind, y="pass_rate", x=x), tmp_path / "f")
+    for figure in dict.fromkeys(figures):
+        (base,) = [line for line in figure.axes[0].lines if line.get_label() == "base policy"]
+        assert set(np.asarray(base.get_ydata())) == {frame["pass_rate_base"].mean()}
+    count = len(figures)
+    plot(frame, FigureSpec("f", "line", y="seconds", x="corruption.rate"), tmp_path / "f")
+    assert "base policy" not in [line.get_label() for line in figures[count].axes[0].lines]
