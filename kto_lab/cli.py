@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 from kto_lab import __version__
 from kto_lab.configuration import refuse_repeated
 from kto_lab.messages import explain
+from kto_lab.stopping import Stopped, stoppable
 from kto_lab.sweeps.request import FLAGS, read
 from kto_lab.usage import closest, list_groups_of, list_options_at_once
 
@@ -30,6 +31,7 @@ HELP = {"--help", "-h", "--hydra-help"}
 ASKING = HELP | {"--cfg", "-c", "--info", "-i"}
 # What a shell reports of a program that a broken pipe has ended.
 BROKEN_PIPE = 128 + signal.SIGPIPE
+GO_ON_SWEEPING = "The same command goes on: cells that are done stay done, and this one from what it has saved."
 # Nodes of a configuration that are made without torch; the trainer, last, asks it for the devices that there are.
 AT_ONCE = ("optimization", "lengths", "evaluation", "trainer")
 
@@ -91,7 +93,7 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point of the `kto-lab` command."""
-    with _ends_with_its_reader():
+    with stoppable(), _ends_with_its_reader():
         _run_command_line(sys.argv[1:])
 
 
@@ -201,13 +203,13 @@ def run(name: str, overrides: list[str]) -> None:
                 _check_values(cfg)
             return _load(command.function)(cfg)
 
-        return with_messages(job)
+        return with_messages(job, to_go_on=_to_go_on(name, cfg))
 
     # Hydra's own words for an error advise to add the unknown key; with this set, it leaves the words to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with_messages(lambda: refuse_repeated(overrides))
     if name == "sweep" and not ASKING.intersection(overrides):
-        with_messages(lambda: _sweep(overrides, task))
+        with_messages(lambda: _sweep(overrides, task), to_go_on=GO_ON_SWEEPING)
         return
     if HELP.intersection(overrides):
         list_options_at_once()
@@ -216,6 +218,15 @@ def run(name: str, overrides: list[str]) -> None:
             overrides = [*overrides, f'hydra.help.header="{_header(name)}"']
     sys.argv = [whole[0], *overrides]
     with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
+
+
+def _to_go_on(name: str, cfg: "DictConfig") -> str:
+    """How a command that was stopped goes on."""
+    if name == "sweep":
+        return GO_ON_SWEEPING
+    if name == "train":
+        return f"The same command with run_dir={cfg.run_dir} goes on from what is saved there."
+    return "Nothing is half written; run the command again."
 
 
 def _narrate_on_the_console() -> None:
@@ -262,12 +273,18 @@ def _words_of_job() -> list[str]:
     return ["train", *(word for word in HydraConfig.get().overrides.task if not word.startswith("study="))]
 
 
-def with_messages(function: Callable[[], object]) -> object:
-    """Call a function; an error meant for a person is printed without a traceback, and ends the program with 1."""
+def with_messages(function: Callable[[], object], *, to_go_on: str = "Run the command again.") -> object:
+    """Call a function; an error meant for a person is printed without a traceback, and ends the program with 1.
+
+    Being told to stop ends it with 143 (SIGTERM) or 130 (Ctrl-C), what was saved, and `to_go_on`: how to go on.
+    """
     try:
         # Within: of an exception Hydra would speak, to whoever is left.
         with _ends_with_its_reader():
             return function()
+    except Stopped as stopped:
+        print(" ".join(filter(None, [f"\nstopped by {stopped.by}.", stopped.saved, to_go_on])), file=sys.stderr)
+        sys.exit(stopped.code)
     except Exception as error:
         message = explain(error)
         if message is None:

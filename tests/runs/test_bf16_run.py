@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.small_runs import metrics, run
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from kto_lab.models.number_format import matrices
+from tests.small_runs import metrics, run
 
 BF16 = "trainer.precision=bf16-mixed"
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.reports.study_folders import draw, write_run
 
 from kto_lab.files import write_json
 from kto_lab.runs.scores import PUBLISHED, TEST, VALIDATION, half_of, prompt_scores, scores_in, write_scores
+from tests.reports.study_folders import draw, write_run
 
 
 def test_scores_of_single_prompts_are_those_of_the_answers(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 import yaml
 from hydra.errors import InstantiationException
 from peft import PeftModel
-from tests.small_runs import metrics, run, thumbs, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kto_lab.errors import LabError
@@ -19,6 +18,7 @@ from kto_lab.models.load import tiny
 from kto_lab.models.tiny import byte_tokenizer
 from kto_lab.runs.record import RECORD
 from kto_lab.training.checkpoints import LastCheckpoint
+from tests.small_runs import metrics, run, thumbs, write_jsonl
 
 EVALUATED = (
     "evaluation=quick",

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from safetensors.torch import load_file
 
+from kto_lab import cli
+from kto_lab.stopping import Stopped, stoppable
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.checkpoints import LastCheckpoint, last_checkpoint
 from kto_lab.training.stopping import slurm
-from tests.small_runs import metrics, run
+from tests.small_runs import metrics, overrides, run
 
 # Checkpoints of their own are rarer than the steps.
 SIX = ("optimization.max_steps=6", "optimization.checkpoint_every=100")
@@ -36,8 +39,8 @@ def requeues() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
-def ask_in_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Send the signal when the weights of a step (from 1) have changed, and nothing else of it is done."""
+def ask_in_step(monkeypatch: pytest.MonkeyPatch, step: int, signum: int = signal.SIGUSR2) -> None:
+    """Send a signal when the weights of a step (from 1) have changed, and nothing else of it is done."""
     whole = torch.optim.AdamW.step
     calls = []
 
@@ -45,7 +48,7 @@ def ask_in_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         found = whole(self, *arguments, **more)
         calls.append(1)
         if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGUSR2)
+            os.kill(os.getpid(), signum)
         return found
 
     monkeypatch.setattr(torch.optim.AdamW, "step", asking)
@@ -106,3 +109,66 @@ def test_lightning_does_not_requeue_by_itself(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SLURM_NTASKS", "1")
     (found,) = slurm()
     assert isinstance(found, SLURMEnvironment) and not found.auto_requeue
+
+
+@pytest.mark.parametrize(
+    ("signum", "status", "word"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
+)
+def test_told_to_stop_it_ends_with_the_status_that_a_shell_expects_and_goes_on(
+    signum: int,
+    status: int,
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["kto-lab", "train", *overrides(tmp_path, *SIX)])
+    usual = signal.getsignal(signum)
+    with monkeypatch.context() as patch:
+        ask_in_step(patch, 2, signum)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert ended.value.code == status and signal.getsignal(signum) is usual
+    said = capsys.readouterr().err
+    assert f"stopped by {word}. Step 2 is saved. The same command with run_dir={folder} goes on" in said
+    assert "Traceback" not in said and len(metrics(folder)) == 2
+    cli.main()
+    (tmp_path / "other").mkdir()
+    straight = run(tmp_path / "other", *SIX)
+    assert (straight / METRICS).read_bytes() == (folder / METRICS).read_bytes()
+
+
+def test_told_twice_it_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asking_twice(self: Any, *arguments: Any, **more: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with stoppable(), monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", asking_twice)
+        with pytest.raises(Stopped) as ended:
+            run(tmp_path, *SIX)
+    assert ended.value.saved == "" and ended.value.code == 143
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_outside_of_training_it_ends_with_the_same_status_and_a_sentence(
+    signum: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kto-lab", "cache"])
+    monkeypatch.setattr("kto_lab.cache.cache", lambda cfg: os.kill(os.getpid(), signum))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 128 + signum
+    assert capsys.readouterr().err.startswith("\nstopped by ")
+
+
+def test_a_handler_of_someone_else_stays(tmp_path: Path) -> None:
+    own: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: own.append(number))
+    try:
+        with stoppable():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert own == [signal.SIGTERM]
