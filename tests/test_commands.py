@@ -27,7 +27,7 @@ from kto_lab.configuration import check_keys
 from kto_lab.feedback.mapping import layout, table_rows
 from kto_lab.feedback.table import build_table
 from kto_lab.models.tiny import byte_tokenizer, random_llama
-from kto_lab.runs.train import assemble
+from kto_lab.runs.components import assemble
 from tests.documented import ROOT, commands, run_command
 from tests.small_runs import write_jsonl
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import cli
 from kto_lab.configuration import check_keys
-from kto_lab.runs.train import KEYS
+from kto_lab.runs.components import KEYS
 from kto_lab.sweeps.study import cells_of
 from kto_lab.sweeps.sweep import study_of
 from tests.small_runs import composed

@@ -14,6 +14,7 @@ from kto_lab.configuration import check_keys
 from kto_lab.runs import train as run
 from kto_lab.runs import wandb_log
 from kto_lab.runs.claim import CONFIG
+from kto_lab.runs.components import KEYS
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.job import logs
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
@@ -36,7 +37,7 @@ def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
     Raises:
         LabError: something that a person can mend; see its message.
     """
-    check_keys(cfg, run.KEYS)
+    check_keys(cfg, KEYS)
     return run.train(cfg, Display(instantiate(cfg.logger)), cache)
 
 

@@ -24,25 +24,20 @@ from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.hashing import content_hash
 from kto_lab.models.adapters import load_saved, moved, reference_model, reference_of
-from kto_lab.models.attention import packs, set_packing
+from kto_lab.models.attention import set_packing
 from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tokens import Encoder
 from kto_lab.runs.claim import CONFIG
+from kto_lab.runs.components import assemble
 from kto_lab.runs.environment import environment, peak_memory
+from kto_lab.runs.examples import evaluation_on, read_feedback
 from kto_lab.runs.identity import plain_values
-from kto_lab.runs.process_cache import NO_CACHE
+from kto_lab.runs.judges import deployed_judge, judge_of, longest_sequence
+from kto_lab.runs.loading import ModelSource
+from kto_lab.runs.process_cache import Node
 from kto_lab.runs.record import Record, read_record
 from kto_lab.runs.summary import show_examples, show_metrics, show_single
-from kto_lab.runs.train import (
-    assemble,
-    deployed_judge,
-    evaluation_on,
-    judge_of,
-    load_model,
-    open_logp_cache,
-    read_feedback,
-)
 
 KEYS = ("run", "output", "model", "feedback", "reference_store", "evaluation", "trainer")
 AGAIN = Path("evaluation") / "again.json"
@@ -92,31 +87,44 @@ def evaluate_run(cfg: DictConfig) -> Path:
         model=finished["model"],
         training=finished["training"],
     )
-    table = read_feedback(own.feedback, record, ("train", "test"))
+    table = read_feedback(components.feedback, record, ("train", "test"))
     if record.data["fingerprint"] != finished["data"]["fingerprint"]:
         raise LabError(f"The feedback is not what {folder} was trained on: it has changed since. Restore it.")
-    components.evaluation = evaluation_on(table, components.evaluation, record)
+    test = of_split(table, "test")
+    evaluation = evaluation_on(test, components.evaluation, record)
     console.stage("Policies", "The base policy, which is the reference, and the trained one.")
-    loaded = load_model(components, NO_CACHE)
+    source = ModelSource(components.model, components.adapter, components.hardware)
+    loaded = source.load()
     check_weights(loaded.provenance, finished["model"], folder)
     encoder = Encoder.of(loaded, components.lengths)
     for name, found in encoder.hashes.items():
         if finished["model"].get(name) != found:
             raise LabError(f"The base model's {name} is not what {folder} was trained with. Restore it.")
-    logp_cache = open_logp_cache(components, loaded)
+    logp_cache = source.open_logp_cache(loaded, components.store)
     base_model = loaded.model
     moved(base_model, components.hardware.device)
     number_format = components.hardware.number_format
     policy = load_saved(saved, base_model, components.adapter, lambda: base_model, number_format=number_format)
     console.say(f"    {loaded.provenance['name']}; {saved}")
-    judge = judge_of(components, base_model, encoder, of_split(table, "test"), target.with_suffix(""))
-    set_packing(policy, packs(base_model))
+    longest = longest_sequence(components.lengths, evaluation, components.objective)
+    rows = source.lay_out_rows(base_model, longest=longest)
+    judge = judge_of(
+        test,
+        encoder,
+        evaluation,
+        components.optimization,
+        components.hardware,
+        rows,
+        folder=target.with_suffix(""),
+        seed=components.seed,
+    )
+    set_packing(policy, rows.packed)
     reference_policy = partial(reference_of, base_model, components.adapter)
     with record.stage("evaluation"):
         console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
         with reference_model(policy, reference_policy) as reference:
             base = judge.measure(reference, "base", logp_cache)
-        deployed = deployed_judge(components, judge)
+        deployed = deployed_judge(judge, components.objective)
         trained = deployed.measure(policy, "trained")
         record.metrics = deployed.compare(
             policy, base, trained, beta=components.objective.reward_beta, load=reference_policy
@@ -137,8 +145,9 @@ def evaluate_model(cfg: DictConfig) -> Path:
     record = Record(
         folder=target.parent, run_id="", config=plain_values(cfg), seeds={"seed": 0}, environment=environment()
     )
-    table = read_feedback(cfg.feedback, record, ("test",))
-    settings = evaluation_on(table, settings, record)
+    table = read_feedback(Node(cfg.feedback), record, ("test",))
+    test = of_split(table, "test")
+    settings = evaluation_on(test, settings, record)
     console.stage("Policy", "The model to judge.")
     loaded = instantiate(cfg.model)
     check_merged(loaded.provenance, narrow=hardware.number_format == "bf16-mixed")
@@ -149,7 +158,7 @@ def evaluate_model(cfg: DictConfig) -> Path:
     record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"], encoder.hashes)
     console.say(f"    {loaded.provenance['name']}; {hardware.device}, {hardware.number_format}")
     judge = Judge(
-        held_out=HeldOut.of(of_split(table, "test"), encoder, examples=0),
+        held_out=HeldOut.of(test, encoder, examples=0),
         plain=encoder,
         settings=settings,
         folder=target.with_suffix(""),

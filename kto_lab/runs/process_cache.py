@@ -8,6 +8,7 @@ without it, bit for bit.
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.utils import instantiate
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
     from kto_lab.models.load import Loaded
 
 Kept = TypeVar("Kept")
+
+
+class Node:
+    """A node of the configuration that is made when its turn comes, because that takes long: a table, a model."""
+
+    def __init__(self, config: DictConfig) -> None:
+        """Nothing is read or made yet."""
+        self.config = config
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the node's values and of the local files that it names, as they are when it is first asked for."""
+        return node_key(self.config)
+
+    def make(self) -> Any:
+        """What the node names."""
+        return instantiate(self.config)
 
 
 class ProcessCache:
@@ -49,13 +67,13 @@ class ProcessCache:
             kept[key] = make()
         return kept[key]
 
-    def table(self, feedback: DictConfig) -> "Dataset":
+    def table(self, feedback: Node) -> "Dataset":
         """The table of examples of a `feedback` node."""
-        return self.get("table", node_key(feedback), lambda: instantiate(feedback))
+        return self.get("table", feedback.key, feedback.make)
 
-    def loaded(self, model: DictConfig) -> "Loaded":
+    def loaded(self, model: Node) -> "Loaded":
         """The model of a `model` node, for the caller to change; what is kept stays as it was loaded, on the CPU."""
-        loaded = self.get("model", node_key(model), lambda: instantiate(model))
+        loaded = self.get("model", model.key, model.make)
         return replace(loaded, model=copy.deepcopy(loaded.model)) if self.keeps else loaded
 
 

@@ -1,6 +1,6 @@
 """Saving the trained policy, and whether what was saved is what was judged."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from kto_lab.errors import LabError
 from kto_lab.evaluation.evaluate import Judge
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, load_saved, save_policy
-from kto_lab.models.ending import Ending
+from kto_lab.models.adapters import Policy, load_saved, save_policy
 from kto_lab.models.logps import score
-from kto_lab.models.tokens import Tokens
+from kto_lab.runs.loading import ModelSource
+from kto_lab.training.data import TrainingData
 
 # Completions that are scored again: enough to see a wrong policy, and next to nothing beside an evaluation.
 EXAMPLES = 4
@@ -25,10 +25,8 @@ def save_and_compare(
     judge: Judge,
     folder: Path,
     *,
-    adapter: FullFineTuning | Lora,
-    number_format: str,
-    examples: Sequence[Tokens],
-    ending: Ending,
+    source: ModelSource,
+    data: TrainingData,
     load: Callable[[], Policy],
 ) -> float:
     """Write the policy, read it again, and compare what both give to a few completions.
@@ -37,11 +35,9 @@ def save_and_compare(
         policy: the trained one, on its device; where its adapter is merged, it is merged here, too.
         judge: what judged it; its held-out examples are scored where it has any.
         folder: to write into.
-        adapter: what was trained.
-        number_format: Lightning's name of it.
-        examples: scored where nothing was held out.
-        ending: how its completions end.
-        load: loads the model that it was trained from, onto the device.
+        source: of the model that it was trained from.
+        data: what it was trained on; scored where nothing was held out.
+        load: loads that model, onto the device.
 
     Returns:
         The largest difference, nats.
@@ -49,7 +45,8 @@ def save_and_compare(
     Raises:
         LabError: it is more than rounding explains; or the policy cannot be written or read.
     """
-    asked = list((judge.held_out.tokens or examples)[:EXAMPLES])
+    adapter, number_format = source.adapter, source.hardware.number_format
+    asked = list((judge.held_out.tokens or data.tokens)[:EXAMPLES])
 
     def scored(model: Policy) -> Tensor:
         with judge.autocast():
@@ -62,7 +59,7 @@ def save_and_compare(
             )
 
     wanted = scored(policy)
-    save_policy(policy, judge.held_out.encoder.released, folder, merge=adapter.merge, ending=ending)
+    save_policy(policy, judge.held_out.encoder.released, folder, merge=adapter.merge, ending=data.ending)
     found = scored(load_saved(folder, policy, adapter, load, number_format=number_format))
     check_same(wanted, found, folder, number_format=number_format, merge=adapter.merge)
     return float((found - wanted).abs().max())

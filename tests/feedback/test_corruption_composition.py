@@ -17,7 +17,7 @@ from kto_lab.feedback.corruption import (
     pair_swaps,
     unchanged,
 )
-from kto_lab.runs.train import KEYS
+from kto_lab.runs.components import KEYS
 from tests.feedback.corruption_tables import assert_chain, flips, rated_table
 from tests.small_runs import composed
 

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import cli
-from kto_lab.runs.train import KEYS
+from kto_lab.runs.components import KEYS
 
 # Nodes of a run's configuration that cannot change its result.
 FREE = {"logger", "reference_store"}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from kto_lab.evaluation.evaluate import Judge
 from kto_lab.runs.command import train
-from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
+from kto_lab.runs.process_cache import NO_CACHE, Node, ProcessCache
 from kto_lab.runs.record import read_record
 from kto_lab.sweeps.cell import run_cell
 from kto_lab.training.callbacks import METRICS
@@ -65,22 +65,22 @@ def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for number, cell in enumerate([("seed=0",), ("loss=dpo",), ("corruption=label_noise", "corruption.rate=0.3")]):
         run(tmp_path, str(number), warm, *cell)
     assert measured == ["base", "trained", "trained", "trained"]
-    assert warm.table(cfg.feedback) is warm.table(cfg.feedback)
-    assert warm.loaded(cfg.model).model is not warm.loaded(cfg.model).model
+    assert warm.table(Node(cfg.feedback)) is warm.table(Node(cfg.feedback))
+    assert warm.loaded(Node(cfg.model)).model is not warm.loaded(Node(cfg.model)).model
 
 
 def test_changed_thumbs_are_read_again(tmp_path: Path) -> None:
     warm = ProcessCache(keeps=True)
     cfg = configuration(tmp_path)
-    before = warm.table(cfg.feedback)
+    before = warm.table(Node(cfg.feedback))
     write_jsonl(tmp_path / "thumbs.jsonl", thumbs(28))
-    assert len(warm.table(cfg.feedback)) == len(before) + 8
+    assert len(warm.table(Node(cfg.feedback))) == len(before) + 8
 
 
 def test_a_policy_that_was_trained_does_not_change_what_is_kept(tmp_path: Path) -> None:
     warm = ProcessCache(keeps=True)
     run(tmp_path, "one", warm)
-    node = composed(overrides(tmp_path)).model
+    node = Node(composed(overrides(tmp_path)).model)
     kept, fresh = warm.loaded(node).model.state_dict(), NO_CACHE.loaded(node).model.state_dict()
     assert all((kept[key] == fresh[key]).all() for key in fresh)
 

@@ -19,6 +19,7 @@ from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.runs import train as run
 from kto_lab.runs.command import train
 from kto_lab.runs.evaluate import evaluate
+from kto_lab.runs.loading import ModelSource
 from kto_lab.runs.record import read_record
 from tests.small_runs import composed, write_jsonl
 
@@ -157,7 +158,7 @@ def test_a_run_can_be_judged_again_and_refuses_checks_by_name(finished: Path, mo
     small = [word for word in SMALL if word.startswith("evaluation.")]
     target = evaluate(composed([f"run={finished}", "trainer=cpu", *small], name="evaluate"))
     assert read_record(target)["metrics"] == read_record(finished)["metrics"]
-    monkeypatch.setattr("kto_lab.runs.evaluate.load_model", refuse_to_load)
+    monkeypatch.setattr(ModelSource, "load", refuse_to_load)
     with pytest.raises(LabError, match="asks for kto_lab_checks"):
         evaluate(composed([f"run={finished}", "evaluation.lm_eval=[kto_lab_checks]"], name="evaluate"))
 

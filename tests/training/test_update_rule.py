@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.models import load
-from kto_lab.runs.train import KEYS
+from kto_lab.runs.components import KEYS
 from kto_lab.training.update_rule import UpdateRule
 from tests.small_runs import adamw, composed, options, run
 from tests.training.test_fit import SIX, StopError, assert_same_run, stop_at

@@ -1,0 +1,97 @@
+"""The stages of a run that measure: what judges its policies, and what the base policy does before training."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasets import Dataset
+
+from kto_lab import narration
+from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
+from kto_lab.evaluation.settings import Evaluation
+from kto_lab.losses import Objective
+from kto_lab.models.adapters import Policy, reference_at_start
+from kto_lab.models.logps import ExactRows
+from kto_lab.models.tokens import Encoder, Lengths
+from kto_lab.runs.process_cache import ProcessCache
+from kto_lab.training.hardware import Hardware
+from kto_lab.training.optimization import Optimization
+
+if TYPE_CHECKING:
+    from kto_lab.models.store import LogpCache
+
+# How many base policies a sweep remembers the measurements of: one a seed.
+BASES = 16
+
+
+def longest_sequence(lengths: Lengths, evaluation: Evaluation, objective: Objective) -> int:
+    """Tokens of the longest sequence that a run can give a model.
+
+    That is a mismatched pair, or a sampled answer: the longest prompt with the longest completion.
+    """
+    sampled = getattr(objective.reference_point, "max_new_tokens", 0)
+    return lengths.max_length + max(lengths.max_length, evaluation.max_new_tokens, sampled)
+
+
+def judge_of(
+    table_test: Dataset,
+    encoder: Encoder,
+    evaluation: Evaluation,
+    optimization: Optimization,
+    hardware: Hardware,
+    rows: ExactRows,
+    *,
+    folder: Path,
+    seed: int,
+) -> Judge:
+    """What measures policies on held-out prompts.
+
+    Args:
+        table_test: the held-out part of the table of examples.
+        encoder: of the policies' tokenizer.
+        evaluation: what is measured.
+        optimization: says how rows are cut.
+        hardware: where policies compute, and in which number format.
+        rows: how they can be laid out.
+        folder: for what is found.
+        seed: of the run.
+    """
+    return Judge(
+        held_out=HeldOut.of(table_test, encoder, evaluation.reward_examples),
+        plain=encoder,
+        settings=evaluation,
+        folder=folder,
+        token_budget=optimization.micro_batch_tokens,
+        share_prompts=optimization.keep_prompts_together and rows.shared,
+        seed=seed,
+        autocast=hardware.autocast,
+    )
+
+
+def deployed_judge(judge: Judge, objective: Objective) -> Judge:
+    """What measures the trained policy as it will be asked: with the control text of its desirable answers, if any."""
+    controls = objective.controls
+    return judge.asking(controls.desirable) if controls else judge
+
+
+def measure_base(
+    judge: Judge, policy: Policy, logp_cache: "LogpCache | None", cache: ProcessCache, key: str
+) -> Measured:
+    """What the policy does before training; kept in the run folder, so that a resumed run need not ask again.
+
+    Args:
+        judge: of the run.
+        policy: with its first weights.
+        logp_cache: what is known of it as the reference.
+        cache: of this process.
+        key: a hash of all that the measurements can depend on.
+    """
+    kept = judge.folder / "base.json"
+    if kept.exists():
+        return Measured.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+    narration.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
+    with reference_at_start(policy) as reference:
+        base = cache.get("base", key, lambda: judge.measure(reference, "base", logp_cache), most=BASES)
+    if not kept.exists():
+        judge.keep("base", base)
+    return base

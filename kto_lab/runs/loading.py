@@ -1,0 +1,139 @@
+"""The stage of a run that loads its model: as the policy to train, and again as what it is compared with."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+
+from kto_lab import narration
+from kto_lab.hashing import content_hash
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, check_loaded, has_bare_reference, moved
+from kto_lab.models.attention import set_packing
+from kto_lab.models.load import Loaded
+from kto_lab.models.logps import ExactRows, find_exact_rows
+from kto_lab.models.number_format import as_read, formats
+from kto_lab.models.store_scorer import scorer_of
+from kto_lab.models.tokens import Encoder, Lengths
+from kto_lab.runs.process_cache import NO_CACHE, Node, ProcessCache
+from kto_lab.runs.record import Record
+from kto_lab.training.hardware import Hardware
+
+if TYPE_CHECKING:
+    from kto_lab.models.store import LogpCache, NoStore, ReferenceStore
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a run has its model from, as often as it needs one.
+
+    Attributes:
+        node: `model` of the configuration.
+        adapter: what is trained.
+        hardware: where the model computes, and in which number format.
+        cache: of this process.
+    """
+
+    node: Node
+    adapter: FullFineTuning | Lora
+    hardware: Hardware
+    cache: ProcessCache = NO_CACHE
+
+    def load(self) -> Loaded:
+        """The model; its weights in the formats that the run computes with."""
+        number_format = self.hardware.number_format
+        loaded = self.cache.loaded(self.node)
+        check_loaded(loaded.provenance, self.adapter, number_format=number_format)
+        provenance = {**loaded.provenance, "dtype": str(loaded.model.dtype).removeprefix("torch.")}
+        as_read(loaded.model, number_format=number_format, trained=self.adapter.trains_the_model)
+        return replace(loaded, provenance=provenance)
+
+    def load_reference(self, *, packed: bool) -> Policy:
+        """The model as it was before training, on the device to compute on, its rows laid out as the policy's are."""
+        model = self.load().model
+        moved(model, self.hardware.device)
+        set_packing(model, packed)
+        return model
+
+    def open_logp_cache(self, loaded: Loaded, store: "ReferenceStore | NoStore") -> "LogpCache | None":
+        """The reference's log-probabilities that are known, where the reference is a model as it was loaded."""
+        # Without its adapter the reference is another model than the one that was loaded.
+        if store.keeps is False or has_bare_reference(loaded.model, self.adapter):
+            return None
+        device, name = self.hardware.device, loaded.provenance["name"]
+        number_format = self.hardware.number_format + (", compiled" if self.hardware.compile else "")
+        if number_format.startswith("bf16") and isinstance(self.adapter, Lora):
+            number_format += ", adapters added in float32"
+        scorer = self.cache.get(
+            "scorer",
+            content_hash(self.node.key, self.adapter.trains_the_model, number_format, str(device)),
+            lambda: scorer_of(loaded.model, name=name, number_format=number_format, device=device),
+        )
+        return self.cache.get(
+            "logp_cache",
+            content_hash(scorer.key, str(store.folder), store.max_bytes),
+            lambda: store.logp_cache(scorer),
+        )
+
+    def lay_out_rows(self, model: Policy, *, longest: int) -> ExactRows:
+        """Have a policy's rows packed where that changes none of its log-probabilities.
+
+        Args:
+            model: the policy, without an adapter around it.
+            longest: tokens of the longest sequence that it will be given.
+
+        Returns:
+            How rows can be laid out.
+        """
+        made_of = content_hash((self.node.key, self.adapter.trains_the_model), self.hardware.number_format, longest)
+        with self.hardware.autocast():
+            exact = self.cache.get("rows", made_of, lambda: find_exact_rows(model, longest=longest))
+        set_packing(model, exact.packed)
+        return exact
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        model: as it was loaded; with an adapter it is what the policy wraps.
+        policy: to train, on the device to compute on.
+        encoder: of its tokenizer.
+        logp_cache: what is known of the model as the reference.
+    """
+
+    model: Policy
+    policy: Policy
+    encoder: Encoder
+    logp_cache: "LogpCache | None"
+
+
+def load_policy(
+    source: ModelSource, store: "ReferenceStore | NoStore", lengths: Lengths, record: Record, *, seed: int
+) -> Start:
+    """The model, with the adapter that is trained."""
+    narration.stage("Policy", "The model to align. Before its first step it is its own reference.")
+    loaded = source.load()
+    # While the model is as it was loaded: what is done to it for this run is not the reference's.
+    logp_cache = source.open_logp_cache(loaded, store)
+    pl.seed_everything(seed, verbose=False)
+    hardware = source.hardware
+    policy = attached(loaded.model, source.adapter, number_format=hardware.number_format)
+    moved(policy, hardware.device)
+    trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in policy.parameters())
+    kept = formats(policy)
+    record.model = {**loaded.provenance, **kept, "parameters": everything, "trainable": trainable}
+    narration.say(f"    {loaded.provenance['name']}")
+    narration.say(
+        f"    {everything / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained; {hardware.device}, "
+        f"{hardware.number_format}"
+    )
+    narration.say(
+        f"    weights loaded as {loaded.provenance['dtype']}, trained as {kept['trained_dtype']}"
+        + (f", frozen as {kept['frozen_dtype']}" if kept["frozen_dtype"] else "")
+    )
+    made_of = content_hash(source.node.key, asdict(lengths))
+    encoder = source.cache.get("encoder", made_of, lambda: Encoder.of(loaded, lengths))
+    record.model |= encoder.hashes
+    return Start(loaded.model, policy, encoder, logp_cache)
