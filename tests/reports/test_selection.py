@@ -1,3 +1,4 @@
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,15 @@ import pandas as pd
 import pytest
 
 from kto_lab.errors import LabError
+from kto_lab.files import write_json
 from kto_lab.reports import load
+from kto_lab.reports.page import page
 from kto_lab.reports.selection import Search, matching, search, select
 from kto_lab.reports.specs import Choose, FigureSpec, TableSpec
 from kto_lab.reports.tables import build, build_search, text
 from kto_lab.runs.prompt_scores import PromptScores
 from kto_lab.runs.scores import TEST, VALIDATION, half_of
+from kto_lab.sweeps.manifest import STUDY, read_study
 from tests.reports.study_folders import draw, fail, grid, write_run, write_study
 
 PROMPTS = 120
@@ -54,6 +58,20 @@ def test_where_keeps_the_cells_that_are_named(tmp_path: Path) -> None:
         matching(frame, {"lambda": 1}, "x")
     with pytest.raises(LabError, match=r"x: where leaves no cell at arm=ppo. Its values are dpo, sft."):
         matching(frame, {"arm": "ppo"}, "x")
+
+
+def test_runs_of_other_code_that_were_accepted_are_named_in_captions_and_on_the_page(tmp_path: Path) -> None:
+    home = study(tmp_path)
+    content = json.loads((home / STUDY).read_text())
+    content["cells"][0]["accepted_code"] = ["my_losses", "kto_lab.training.fit"]
+    write_json(home / STUDY, content)
+    frame, sentence = load(home), "1 run was made by another version of the code, in kto_lab.training.fit, my_losses"
+    spec = TableSpec("rates", ["arm", RATE, BETA], ["kl"])
+    assert sentence in build(frame, spec, home).caption
+    assert sentence in page(read_study(home), frame, [], {})
+    # Of what a table does not show it says nothing.
+    others = TableSpec("rates", ["arm", RATE, BETA], ["kl"], where={"arm": "sft"})
+    assert "version of the code" not in build(frame, others, home).caption
 
 
 def test_the_best_setting_on_validation_is_shown_on_test(tmp_path: Path) -> None:

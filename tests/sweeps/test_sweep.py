@@ -36,6 +36,7 @@ class Sweep:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runs = folder / "runs"
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         (folder / "own" / "study").mkdir(parents=True)
         (folder / "own" / "study" / "small.yaml").write_text(STUDY)
         file = write_jsonl(folder / "thumbs.jsonl", thumbs())
@@ -49,10 +50,9 @@ class Sweep:
     def start(self, *more: str, limit: int | None = None) -> subprocess.Popen[str]:
         """Start the command; `limit`: bytes that a file may have."""
         command = [sys.executable, "-m", "kto_lab.cli", "sweep", *self.words, *more]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             command,
-            env=environment,
+            env=self.environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -206,3 +206,30 @@ def test_a_damaged_record_is_seen_and_made_again_when_asked(undisturbed: Sweep, 
     assert "1 unreadable" in sweep.run(*words, expect=1)
     sweep.run(*words, "--retry-failed")
     same(broken, undisturbed.folders()[0])
+
+
+@pytest.mark.slow
+def test_a_cell_is_run_again_when_its_loss_changes_and_is_not_when_that_is_accepted(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    losses, own = tmp_path / "my_losses.py", tmp_path / "own"
+    losses.write_text(
+        "from kto_lab.losses import Feed, Needs, declares\n\n\n@declares(Needs(Feed.DESIRABLE))\ndef mine(batch):\n"
+        "    return -batch.policy\n"
+    )
+    (own / "loss").mkdir()
+    (own / "loss" / "mine.yaml").write_text("defaults: [sft, _self_]\nfunction: my_losses.mine\n")
+    (own / "study" / "small.yaml").write_text(
+        "name: small\nquestion: Is it run again?\narms: {mine: [loss=mine]}\ngrid: {}\nseeds: [0]\n"
+    )
+    sweep.environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    sweep.run()
+    (first,) = sweep.folders()
+    losses.write_text(losses.read_text().replace("return -", "return "))
+    why = sweep.run("--why")
+    assert "1 cells: 1 missing" in why and "code: my_losses (than in" in why
+    accepted = sweep.run("--accept-code", "my_losses")
+    assert "1 cells: 1 done" in accepted and "1 cells are finished runs of other code: my_losses" in accepted
+    assert sweep.folders() == [first] and sweep.cells()[0]["accepted_code"] == ["my_losses"]
+    sweep.run()
+    assert sweep.folders() != [first] and "accepted_code" not in sweep.cells()[0]
+    assert metrics(first)[-1]["loss"] != metrics(sweep.folders()[0])[-1]["loss"]
