@@ -13,11 +13,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from kto_lab import __version__
-from kto_lab.configuration import refuse_repeated
+from kto_lab.configuration import config_dir, refuse_repeated
 from kto_lab.messages import explain
 from kto_lab.stopping import Stopped, stoppable
 from kto_lab.sweeps.request import FLAGS, read
@@ -172,13 +171,6 @@ def usage(names: Sequence[str]) -> str:
             "--help lists its groups, --cfg job prints its configuration, --config-dir adds your own.",
         ]
     )
-
-
-def config_dir() -> Path:
-    """conf/: inside an installed package, or beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def run(name: str, overrides: list[str]) -> None:

@@ -2,11 +2,19 @@
 
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab.errors import LabError
+
+
+def config_dir() -> Path:
+    """conf/: inside an installed package, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def refuse_repeated(words: Sequence[str], where: str = "the command line") -> None:

@@ -6,11 +6,12 @@ A page holds its style and its script, and fetches nothing. What templates are g
 
 import base64
 import hashlib
+import re
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 BASE = "base.html"
 
@@ -52,10 +53,7 @@ def _environment() -> Environment:
 
 def breakable(words: str) -> Markup:
     """Text that may be broken within the name of a key: a column is then no wider than its numbers."""
-    escaped = str(Markup.escape(words))
-    for letter in "._":
-        escaped = escaped.replace(letter, f"{letter}<wbr>")
-    return Markup(escaped)
+    return Markup(re.sub(r"([._])(?=[a-z])", r"\1<wbr>", str(escape(words))))
 
 
 def _source(name: str) -> str:

@@ -38,5 +38,5 @@ def test_no_page_fetches_anything() -> None:
         assert not re.search(r"""(src|href)=["']?(https?:|//)|@import|url\(""", file.read_text(encoding="utf-8")), file
 
 
-def test_a_key_breaks_after_its_dots_and_is_escaped() -> None:
-    assert breakable("a.b_c<d") == "a.<wbr>b_<wbr>c&lt;d"
+def test_a_key_breaks_after_its_dots_and_a_number_does_not() -> None:
+    assert breakable("a.b_c<d 0.5") == "a.<wbr>b_<wbr>c&lt;d 0.5"

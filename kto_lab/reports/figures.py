@@ -156,7 +156,7 @@ def _draw_lines(
     axes.grid(axis="y", color="0.92")
     base = draw_base(axes, frame, spec.y)
     end_at_bounds(axes, spec.y)
-    ends += [] if base is None else [(max(x for x, *_ in ends), base, BASE, BASE_COLOUR)]
+    ends += [] if base is None else [(axes.get_xlim()[1], base, BASE, BASE_COLOUR)]
     label_ends(axes, ends)
     intervals = {group.mean.interval for group in groups.values() if group.outcomes}
     hollow = "; hollow: some of its seeds are lacking" if any(group.others for group in groups.values()) else ""

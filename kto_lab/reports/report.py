@@ -7,16 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
-from kto_lab.configuration import check_keys
+from kto_lab.configuration import check_keys, config_dir
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, write_json, write_text
+from kto_lab.reports.answers import SideBySide, side_by_side
+from kto_lab.reports.figure_parts import styles
 from kto_lab.reports.figures import plot
-from kto_lab.reports.frame import DONE, load
-from kto_lab.reports.page import page
-from kto_lab.reports.selection import Searches
+from kto_lab.reports.frame import DONE, choices, load
+from kto_lab.reports.page import UNFOLDED, PageTable, method_of, page
+from kto_lab.reports.selection import Searches, select
+from kto_lab.reports.settings import read_options
 from kto_lab.reports.specs import FigureSpec, TableSpec, parse
 from kto_lab.reports.table_formats import comma_separated, html_table, latex, markdown
 from kto_lab.reports.tables import Table, build, build_search
@@ -28,13 +32,9 @@ from kto_lab.sweeps.study import shown_at
 
 KEYS = ("study", "runs_dir", "folder", "publish")
 REPORT = "report.html"
-# Suffix to what writes it.
-TABLE_FORMATS: dict[str, Callable[[Table], str]] = {
-    "md": markdown,
-    "tex": latex,
-    "csv": comma_separated,
-    "html": html_table,
-}
+# Suffix to what writes it; HTML goes into the page, too.
+TABLE_FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "tex": latex, "csv": comma_separated}
+HTML = "html"
 
 
 def report_study(cfg: DictConfig) -> Path:
@@ -146,13 +146,38 @@ def report(
     drawable = of_figures if (frame["status"] == DONE).any() else []
     places = {spec.name: folder / "figures" / spec.name for spec in drawable}
     drawn = {spec.name: plot(frame, spec, places[spec.name], folder, searches) for spec in drawable}
+    looks = {key: styles(frame, key) for key in choices(frame)}
+    of_page = []
     for table in built:
+        name, found = table.spec.name, html_table(table, looks)
         for suffix, written in TABLE_FORMATS.items():
-            write_text(folder / "tables" / f"{table.spec.name}.{suffix}", written(table))
+            write_text(folder / "tables" / f"{name}.{suffix}", written(table))
+        write_text(folder / "tables" / f"{name}.{HTML}", found)
+        of_page.append(PageTable(found, f"Table {name}, {len(table.rows)} rows", len(table.rows) > UNFOLDED))
     target = folder / REPORT
-    pictures = {name: figure.svg for name, figure in drawn.items()}
-    write_text(target, page(study, frame, [html_table(table) for table in built], pictures))
+    method = method_of(frame)
+    text = page(
+        study,
+        frame,
+        of_page,
+        {name: figure.svg for name, figure in drawn.items()},
+        answers=_answers(frame, [*of_tables, *of_figures], folder, searches),
+        looks=looks.get(method, {}),
+        options=read_options(config_dir()),
+    )
+    write_text(target, text)
     return target
+
+
+def _answers(
+    frame: pd.DataFrame, specs: Sequence[TableSpec | FigureSpec], folder: Path, searches: Searches
+) -> SideBySide | None:
+    """The answers of the policies that the first table or figure shows; None where nothing is shown."""
+    for spec in specs[:1]:
+        cells = select(frame, spec, folder, searches).frame
+        metric = spec.metrics[0] if isinstance(spec, TableSpec) else spec.y
+        return side_by_side(cells, method_of(frame), spec.choose.over if spec.choose else (), metric, folder)
+    return None
 
 
 def _searches(specs: Sequence[TableSpec | FigureSpec]) -> list[TableSpec | FigureSpec]:

@@ -1,14 +1,18 @@
-"""A table as Markdown, LaTeX (booktabs), CSV (full precision, all comparisons) and HTML."""
+"""A table as Markdown, LaTeX (booktabs), CSV (full precision, all comparisons) and HTML (all comparisons)."""
 
 import csv
-import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from markupsafe import Markup
+
+from kto_lab.reports.figure_parts import Style
+from kto_lab.reports.html_tables import Cell, html, words
 from kto_lab.reports.specs import label, shown
-from kto_lab.reports.tables import Key, Table, Text, baseline_of, heading, text
+from kto_lab.reports.tables import Entry, Key, Table, Text, baseline_of, heading, text
+from kto_lab.reports.words import choice_label
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -129,29 +133,52 @@ def comma_separated(table: Table) -> str:
     return file.getvalue()
 
 
-def html_table(table: Table) -> str:
-    """The table as HTML without styles. Cells carry `data-value` to sort by, and all they know as hover text."""
-    spec, escape = table.spec, html.escape
+def html_table(table: Table, looks: Mapping[str, Mapping[Any, Style]] | None = None) -> Markup:
+    """The table as HTML without styles: cells carry `data-value` to sort by, and small lines with all comparisons.
+
+    Args:
+        table: to write.
+        looks: choice to value to how it is drawn; its colour is the cell's left edge.
+    """
+    spec, looks = table.spec, looks or {}
     places = [(column, metric) for metric in spec.metrics for column in table.columns]
-    heads = [*spec.rows, *(heading(table, column, metric) for column, metric in places)]
-    lines = [f'<table id="table-{escape(spec.name)}" data-keys="{len(spec.rows)}">']
-    lines.append(f"<caption>{escape(table.caption)}</caption>")
-    lines.append("<thead><tr>" + "".join(f"<th>{breakable(head)}</th>" for head in heads) + "</tr></thead><tbody>")
+    heads = [*map(choice_label, spec.rows), *(heading(table, column, metric) for column, metric in places)]
+    rows = []
     for row in table.rows:
-        cells = [f'<th data-value="{escape(shown(value))}">{escape(shown(value))}</th>' for value in row]
-        for column, metric in places:
-            found = table.entries[row, column, metric].group
-            value = "" if found is None or found.mean.estimate.value is None else found.mean.estimate.value
-            words = _joined(text(table, row, column, metric), escape, "<b>{}</b>", between="<br>")
-            hover = escape(_hover(table, row, column, metric))
-            cells.append(f'<td data-value="{value}" title="{hover}">{words}</td>')
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</tbody></table>"]) + "\n"
+        cells = []
+        for key, value in zip(spec.rows, row, strict=True):
+            style = looks.get(key, {}).get(value)
+            cells.append(words(shown(value), style.colour if style else ""))
+        rows.append([*cells, *(_cell(table, row, column, metric) for column, metric in places)])
+    return html(f"table-{spec.name}", heads, rows, len(spec.rows), table.caption)
 
 
-def breakable(words: str) -> str:
-    """A heading as HTML that may be broken within the name of a key: its column is no wider than its numbers."""
-    return re.sub(r"([._])(?=[a-z])", r"\1<wbr>", html.escape(words))
+def _cell(table: Table, row: Key, column: Any, metric: str) -> Cell:
+    """An entry with its interval, its difference to the baseline, and what is lacking; its seeds on hovering."""
+    entry, said = table.entries[row, column, metric], text(table, row, column, metric)
+    value = entry.group.mean.estimate.value if entry.group else None
+    lines = [said.interval, _compared(table, row, column, metric), f"({said.note})" if said.value else ""]
+    return Cell(
+        lines=[said.value or said.note, *filter(None, (line.removeprefix("()") for line in lines))],
+        value="" if value is None else value,
+        bold=said.bold,
+        hover=_seeds(entry, table.decimals[metric] + 1),
+    )
+
+
+def _compared(table: Table, row: Key, column: Any, metric: str) -> str:
+    """The difference to the baseline with its p value; "" where there is none."""
+    entry, digits = table.entries[row, column, metric], table.decimals[metric]
+    change = entry.difference
+    if change is None or change.estimate.value is None:
+        return ""
+    p = "" if entry.p_holm is None else f", {p_value(entry.p_holm)}"
+    return f"{change.estimate.value:+.{digits}f}{p}".replace("-", "\N{MINUS SIGN}", 1)
+
+
+def p_value(p: float) -> str:
+    """A p value in words."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 def escape_latex(words: str) -> str:
@@ -212,21 +239,10 @@ def _place(table: Table, row: Key, column: Any) -> str:
     return " ".join(f"{key}={shown(value)}" for key, value in values.items())
 
 
-def _hover(table: Table, row: Key, column: Any, metric: str) -> str:
-    """All that is known of an entry, a line each."""
-    entry, digits = table.entries[row, column, metric], table.decimals[metric] + 1
-    lines = [f"{label(metric)}: {_place(table, row, column)}"]
-    if entry.group:
-        lines += [f"seed {seed}: {one.value:.{digits}f}" for seed, one in sorted(entry.group.outcomes.items())]
-        lines += [f"interval over {entry.group.mean.interval}"] if entry.group.mean.interval else []
-        lines += [f"{count} {status}" for status, count in entry.group.others.items()]
-    change = entry.difference
-    if change and change.estimate.value is not None:
-        ends = change.estimate.low, change.estimate.high
-        interval = (
-            "" if None in ends else " [" + ", ".join(f"{end:+.{digits}f}" for end in ends if end is not None) + "]"
-        )
-        lines.append(f"difference to the baseline {change.estimate.value:+.{digits}f}{interval}")
-        if entry.p_holm is not None:
-            lines.append(f"p {change.p:.2g}, after Holm {entry.p_holm:.2g}; paired by {change.paired_by}")
-    return "\n".join(lines)
+def _seeds(entry: Entry, digits: int) -> str:
+    """The value of each seed, a line each, and what became of the others."""
+    if entry.group is None:
+        return ""
+    lines = [f"seed {seed}: {one.value:.{digits}f}" for seed, one in sorted(entry.group.outcomes.items())]
+    lines += [f"interval over {entry.group.mean.interval}"] if entry.group.mean.interval else []
+    return "\n".join([*lines, *(f"{count} {status}" for status, count in entry.group.others.items())])

@@ -19,6 +19,7 @@ from kto_lab.reports.comparisons import OVER_PROMPTS, OVER_SEEDS, Difference, di
 from kto_lab.reports.frame import Group, check_metric, grouped, measured, of_metrics, plain
 from kto_lab.reports.selection import Searches, search_spec, select
 from kto_lab.reports.specs import FigureSpec, TableSpec, higher_is_better, label, shown
+from kto_lab.reports.words import choice_label
 from kto_lab.statistics import LEVEL
 
 Key = tuple[Any, ...]
@@ -153,7 +154,9 @@ def text(table: Table, row: Key, column: Any, metric: str) -> Text:
 
 def heading(table: Table, column: Any, metric: str) -> str:
     """What stands above a column of numbers."""
-    return label(metric) if table.spec.columns is None else f"{label(metric)}, {table.spec.columns}={shown(column)}"
+    if table.spec.columns is None:
+        return label(metric)
+    return f"{label(metric)}, {choice_label(table.spec.columns)} {shown(column)}"
 
 
 def baseline_of(spec: TableSpec, row: Key, column: Any) -> tuple[Key, Any] | None:

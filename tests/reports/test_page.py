@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kto_lab.reports.page import UNFOLDED
 from kto_lab.reports.report import report
 from tests.reports.study_folders import by_rate, fail, grid, write_study
 
@@ -38,7 +39,7 @@ def test_the_page_stands_alone(page: Path) -> None:
     assert not re.search(r"""(src|href)=["']?(https?:|//)""", text)
     identities = re.findall(r'\bid="([^"]+)"', text)
     assert len(identities) == len(set(identities))
-    assert "No space &lt;left&gt; on &quot;it&quot;." in text
+    assert "No space &lt;left&gt; on &#34;it&#34;." in text
 
 
 def test_links_lead_to_the_runs(page: Path) -> None:
@@ -48,11 +49,34 @@ def test_links_lead_to_the_runs(page: Path) -> None:
 
 
 def test_what_differs_between_configurations_is_listed_and_no_more(page: Path) -> None:
-    part = page.read_text().partition("What differs between configurations</h2>")[2].partition("<h2>")[0]
-    assert sorted(set(re.findall(r'<tr><th class="text" data-value="([^"]+)">', part))) == ["loss.function"]
-    assert all(f">{arm}<" in part for arm in RATES)
+    part = page.read_text().partition("Settings that differ</h2>")[2].partition("<h2>")[0]
+    assert re.findall(r'<tr><th data-value="([^"]+)">', part) == ["loss.function"]
+    assert "kto (3), dpo (3), sft (2)" in part
     environment = page.read_text().partition("Environment</h2>")[2]
     assert "packages.torch" in environment and "2.13.0+cpu" in environment
+
+
+def test_figures_come_before_tables_and_long_tables_are_folded(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+    assert text.index("<figure") < text.index("<table") and 'id="table-rates"' in text
+    assert unfolded(text, "table-rates") and unfolded(text, "runs") and not unfolded(text, "environment")
+    arms = {f"arm{place:02}": 0.5 for place in range(UNFOLDED + 1)}
+    home = write_study(tmp_path, grid([0], arm=list(arms)), by_rate(arms), tables=[TABLE | {"baseline": None}])
+    long = report(home).read_text()
+    assert not unfolded(long, "table-rates") and not unfolded(long, "runs")
+
+
+def unfolded(text: str, table: str) -> bool:
+    before = text.partition(f'id="{table}"')[0]
+    return before.count("<details>") == before.count("</details>")
+
+
+def test_a_script_of_somebody_else_does_not_run(tmp_path: Path) -> None:
+    hostile = "</title><script>document.title='owned'</script>"
+    home = write_study(tmp_path, grid([0], arm=[hostile]), lambda folder, cell: fail(folder, hostile))
+    text = report(home).read_text()
+    assert hostile not in text and text.count("<script>") == 1
+    assert "default-src 'none'" in text and "script-src 'sha256-" in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
@@ -109,7 +133,9 @@ def in_browser(page: Path, script: str) -> Any:
     """What `found` is after a script has run in the page."""
     there = page.with_name("there.html")
     end = f"<script>{script}; document.title = JSON.stringify(found);</script></body>"
-    there.write_text(page.read_text().replace("</body>", end))
+    # Without the policy, which would refuse that script.
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
+    there.write_text(text.replace("</body>", end))
     assert CHROMIUM is not None
     words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'browser'}"]
     done = subprocess.run([*words, "--dump-dom", there.as_uri()], capture_output=True, text=True, timeout=120)

@@ -8,7 +8,7 @@ import pytest
 from kto_lab.cli import config_dir
 from kto_lab.errors import LabError
 from kto_lab.reports import load
-from kto_lab.reports.report import TABLE_FORMATS, publish, report, report_study
+from kto_lab.reports.report import HTML, TABLE_FORMATS, publish, report, report_study
 from kto_lab.sweeps.study import cells_of
 from kto_lab.sweeps.sweep import study_of
 from tests.reports.study_folders import by_rate, draw, fail, grid, write_run, write_study
@@ -26,7 +26,7 @@ def files(folder: Path) -> list[str]:
 def test_a_report_is_tables_figures_and_a_page(tmp_path: Path) -> None:
     home = write_study(tmp_path, grid(arm=list(RATES)), by_rate(RATES), tables=[TABLE], figures=[FIGURE])
     page = report(home)
-    tables = [f"tables/rates.{suffix}" for suffix in TABLE_FORMATS]
+    tables = [f"tables/rates.{suffix}" for suffix in (*TABLE_FORMATS, HTML)]
     figures = ["figures/frontier.png", "figures/frontier.pdf"]
     assert files(home) == sorted([*tables, *figures, "report.html", "study.json"])
     assert (home / "tables" / "rates.html").read_text() in page.read_text()
@@ -113,7 +113,7 @@ def test_a_published_study_says_the_same_and_stands_alone(tmp_path: Path) -> Non
     report(home)
     page = publish(home, tmp_path / "published")
     copy = page.parent
-    for name in [f"tables/rates.{suffix}" for suffix in TABLE_FORMATS] + ["figures/frontier.png"]:
+    for name in [f"tables/rates.{suffix}" for suffix in (*TABLE_FORMATS, HTML)] + ["figures/frontier.png"]:
         assert (copy / name).read_bytes() == (home / name).read_bytes(), name
     (tmp_path / "runs").rename(tmp_path / "gone")
     before, now = load(tmp_path / "gone" / "studies" / "noise"), load(copy)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from kto_lab.reports import load
+from kto_lab.reports.figure_parts import Style
 from kto_lab.reports.specs import TableSpec
-from kto_lab.reports.table_formats import NUMBERS, comma_separated, escape_latex, html_table, latex, markdown
+from kto_lab.reports.table_formats import NUMBERS, comma_separated, escape_latex, html_table, latex, markdown, p_value
 from kto_lab.reports.tables import Table, build
 from tests.reports.study_folders import by_rate, draw, fail, grid, write_run, write_study
 
@@ -41,7 +42,7 @@ def test_markdown_has_a_cell_for_each_heading(table: Table) -> None:
     lines = markdown(table).splitlines()
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[:4]]
     assert {len(line) for line in cells} == {5}
-    assert cells[0][1].strip() == "pass rate, corruption.rate=0"
+    assert cells[0][1].strip() == "pass rate, corruption rate 0"
     assert cells[2][0].strip() == r"dpo\_a"
     assert re.fullmatch(r"\*\*0\.\d+\*\* \[0\.\d+, \d\.\d+\]", cells[3][1].strip())
     assert "(3 of 4 seeds: 1 failed)" in cells[2][2]
@@ -153,13 +154,30 @@ def test_html_carries_values_to_sort_by_and_to_hover_over(table: Table) -> None:
     parser.feed(html_table(table))
     caption, *heads = parser.found
     assert "".join(caption[2]).startswith("Does 40 % noise hurt A&B <most>?")
-    assert ["".join(words).strip() for _, _, words in heads[:2]] == ["arm", "pass rate, corruption.rate=0"]
+    assert ["".join(words).strip() for _, _, words in heads[:2]] == ["arm", "pass rate, corruption rate 0"]
     numbers = [attributes for tag, attributes, _ in parser.found if tag == "td"]
     assert len(numbers) == 8
     kto = numbers[4]
     entry = table.entries[("kto",), 0.0, "pass_rate"]
     assert entry.group is not None
     assert kto["data-value"] == str(entry.group.mean.estimate.value)
-    hover = kto["title"] or ""
-    assert "seed 3: " in hover and "difference to the baseline +" in hover and "after Holm" in hover
+    assert "seed 3: " in (kto["title"] or "")
     assert "1 failed" in (numbers[1]["title"] or "")
+
+
+def test_html_says_every_comparison_where_no_mouse_is(table: Table) -> None:
+    parser = Cells()
+    parser.feed(html_table(table))
+    cells = [said for tag, _, said in parser.found if tag == "td"]
+    entry = table.entries[("kto",), 0.0, "pass_rate"]
+    assert entry.difference is not None and entry.difference.estimate.value is not None
+    assert cells[4][-1].startswith(f"+{entry.difference.estimate.value:.3f}"[:5]) and ", p " in cells[4][-1]
+    assert not any(", p " in line for line in cells[0]), "the baseline is compared with nothing"
+    assert p_value(0.0312) == "p = 0.031" and p_value(1e-7) == "p < 0.0001"
+
+
+def test_html_has_the_colour_of_a_method(table: Table) -> None:
+    parser = Cells()
+    parser.feed(html_table(table, {"arm": {"kto": Style("#123456", "-", "o")}}))
+    heads = {"".join(said).strip(): attributes for tag, attributes, said in parser.found if tag == "th"}
+    assert "#123456" in (heads["kto"]["style"] or "") and "style" not in heads["dpo_a"]

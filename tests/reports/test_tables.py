@@ -42,7 +42,7 @@ def test_means_over_seeds_in_the_order_of_the_sweep(study: Path) -> None:
     assert group.mean.estimate.value == pytest.approx(values.mean())
     low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
     assert text(table, ("sft",), 0.2, "pass_rate").interval == f"[{low:.3f}, {high:.3f}]"
-    assert heading(table, 0.2, "pass_rate") == "pass rate, corruption.rate=0.2"
+    assert heading(table, 0.2, "pass_rate") == "pass rate, corruption rate 0.2"
 
 
 def test_the_best_is_bold_where_it_beats_the_baseline_of_its_column(study: Path) -> None:
