@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -37,6 +37,8 @@ LATEX = {
     "≤": r"\ensuremath{\leq}",
     "≥": r"\ensuremath{\geq}",
 }
+# Lines of entries that a page of LaTeX has room for, beside heading and caption.
+PAGE_LINES = 34
 # Columns of the CSV after the choices.
 NUMBERS = (
     "metric",
@@ -76,47 +78,89 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as a LaTeX float, no wider than the text; it needs the packages booktabs and graphicx."""
-    spec, metrics, wide = table.spec, table.spec.metrics, len(table.columns)
-    places = [(column, metric) for metric in metrics for column in table.columns]
+    """The table in LaTeX, which needs the packages booktabs and graphicx; where it is longer than a page, longtable.
+
+    A float is no wider than the text. What goes over pages cannot be shrunk to that: its headings are stacked.
+    """
+    spec, metrics = table.spec, table.spec.metrics
+    texts = [[text(table, row, column, metric) for metric in metrics for column in table.columns] for row in table.rows]
     rows = [
-        [*(escape_latex(shown(value)) for value in row)]
-        + [_stacked(text(table, row, column, metric)) for column, metric in places]
-        for row in table.rows
+        [*(escape_latex(shown(value)) for value in row), *map(_stacked, cells)]
+        for row, cells in zip(table.rows, texts, strict=True)
     ]
-    heads = [[*map(escape_latex, spec.rows), *(escape_latex(label(metric)) for metric in metrics)]]
-    rules = []
-    if spec.columns:
-        above = [escape_latex(f"{label(metric)}, by {spec.columns}") for metric in metrics]
-        spans = [rf"\multicolumn{{{wide}}}{{c}}{{{words}}}" for words in above]
-        first = len(spec.rows) + 1
-        starts = [first + wide * place for place in range(len(metrics))]
-        rules = [" ".join(rf"\cmidrule(lr){{{start}-{start + wide - 1}}}" for start in starts)]
-        values = [escape_latex(shown(column)) for column, _ in places]
-        heads = [[*("" for _ in spec.rows), *spans], [*map(escape_latex, spec.rows), *values]]
     for cells in rows:
         # After a line's end a bracket would be read as the end's own argument.
         cells[0] = "{}" + cells[0] if cells[0].startswith("[") else cells[0]
+    kinds = "l" * len(spec.rows) + "c" * (len(metrics) * len(table.columns))
+    caption = rf"\caption{{{escape_latex(table.caption)}}}"
+    name = rf"\label{{tab:{re.sub(r'[^A-Za-z0-9:-]', '-', spec.name)}}}"
+    body = "\n\\addlinespace[2pt]\n".join(_latex_line(row) for row in rows).splitlines()
+    if sum(max(_lines(one) for one in cells) for cells in texts) > PAGE_LINES:
+        head = [r"\toprule", *_latex_heads(table, stacked=True), r"\midrule"]
+        lines = [
+            r"{\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\begin{{longtable}}{{{kinds}}}",
+            rf"  {caption} {name} \\",
+            *(f"  {line}" for line in [*head, r"\endfirsthead", *head, r"\endhead", r"\bottomrule", r"\endlastfoot"]),
+            *(f"  {line}" for line in body),
+            r"\end{longtable}}",
+        ]
+        return "\n".join(lines) + "\n"
     lines = [
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{escape_latex(table.caption)}}}",
-        rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9:-]', '-', spec.name)}}}",
+        f"  {caption}",
+        f"  {name}",
         r"  \medskip",
         # A table that fits keeps its size.
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"  \begin{{tabular}}{{{'l' * len(spec.rows)}{'c' * len(places)}}}",
-        r"    \toprule",
-        f"    {' & '.join(heads[0])} \\\\",
-        *(f"    {rule}" for rule in rules),
-        *(f"    {' & '.join(head)} \\\\" for head in heads[1:]),
-        r"    \midrule",
-        *"\n    \\addlinespace[2pt]\n".join(f"    {' & '.join(row)} \\\\" for row in rows).splitlines(),
+        rf"  \begin{{tabular}}{{{kinds}}}",
+        *(f"    {line}" for line in [r"\toprule", *_latex_heads(table, stacked=False), r"\midrule", *body]),
         r"    \bottomrule",
         r"  \end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _latex_heads(table: Table, *, stacked: bool) -> list[str]:
+    """The lines above the rules of a table: metrics, and below them the values of the column choice.
+
+    Args:
+        table: of which.
+        stacked: whether each word of a heading has a line of its own.
+    """
+    spec, metrics, wide = table.spec, table.spec.metrics, len(table.columns)
+
+    def head(said: str) -> str:
+        parts = [escape_latex(part) for part in said.split()]
+        return _latex_stack(parts, "b") if stacked and len(parts) > 1 else " ".join(parts)
+
+    keys = [head(choice_label(key)) for key in spec.rows]
+    if not spec.columns:
+        return [_latex_line([*keys, *(head(label(metric)) for metric in metrics)])]
+    above = [escape_latex(f"{label(metric)}, by {choice_label(spec.columns)}") for metric in metrics]
+    spans = [rf"\multicolumn{{{wide}}}{{c}}{{{said}}}" for said in above]
+    starts = [len(spec.rows) + 1 + wide * place for place in range(len(metrics))]
+    return [
+        _latex_line([*("" for _ in spec.rows), *spans]),
+        " ".join(rf"\cmidrule(lr){{{start}-{start + wide - 1}}}" for start in starts),
+        _latex_line([*keys, *(escape_latex(shown(column)) for _ in metrics for column in table.columns)]),
+    ]
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return rf"{' & '.join(cells)} \\"
+
+
+def _latex_stack(lines: Sequence[str], place: str) -> str:
+    """Lines below one another in a cell, whose first (t) or last (b) is on the row's own."""
+    return rf"\begin{{tabular}}[{place}]{{@{{}}c@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
+
+
+def _lines(entry: Text) -> int:
+    """How many lines an entry has in LaTeX."""
+    return max(1, sum(bool(part) for part in (entry.value, entry.interval, entry.note)))
 
 
 def comma_separated(table: Table) -> str:
@@ -212,7 +256,7 @@ def _stacked(entry: Text) -> str:
     present = [line for line in lines if line]
     if len(present) == 1:
         return present[0]
-    return r"\begin{tabular}[t]{@{}c@{}}" + r" \\ ".join(present) + r"\end{tabular}"
+    return _latex_stack(present, "t")
 
 
 def _numbers(table: Table, row: Key, column: Any, metric: str) -> dict[str, Any]:

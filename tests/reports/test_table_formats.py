@@ -62,7 +62,7 @@ def test_latex_is_balanced_and_every_line_has_its_columns(table: Table) -> None:
     places = [found.index(rule) for rule in rules]
     assert places == sorted(places)
     assert r"\begin{tabular}{lcccc}" in found
-    assert r" & \multicolumn{2}{c}{pass rate, by corruption.rate} & " in found
+    assert r" & \multicolumn{2}{c}{pass rate, by corruption rate} & " in found
     assert r"arm & 0 & 0.4 & 0 & 0.4 \\" in found
     for line in found.splitlines():
         if line.endswith(r"\\"):
@@ -100,16 +100,35 @@ def wide(tmp_path: Path) -> Table:
     return build(load(home), TableSpec("wide", ["arm"], metrics), home)
 
 
+@pytest.fixture
+def long(tmp_path: Path) -> Table:
+    """Longer than a page, with as many columns as a search has."""
+    arms = [f"arm_{place}" for place in range(6)]
+    made = by_rate(dict.fromkeys(arms, 0.6))
+    home = write_study(tmp_path / "long", grid(arm=arms, corruption__rate=[0, 0.1, 0.2], loss__beta=[0.1, 0.3]), made)
+    rows = ["arm", "corruption.rate", "loss.beta"]
+    return build(load(home), TableSpec("long", rows, ["pass_rate", "kl"]), home)
+
+
+def test_latex_of_more_than_a_page_goes_over_pages_with_its_heading(table: Table, long: Table) -> None:
+    assert "longtable" not in latex(table)
+    found = latex(long)
+    assert r"\begin{longtable}{lllcc}" in found and "resizebox" not in found and r"\begin{table}" not in found
+    first, again = found.partition(r"\endfirsthead")[::2]
+    assert first.count(r"corruption \\ rate") == again.partition(r"\endhead")[0].count(r"corruption \\ rate") == 1
+    assert found.count(r"\caption") == 1 and len(re.findall(r"^  arm\\_\d & ", found, re.MULTILINE)) == 36
+
+
 @pytest.mark.skipif(PDFLATEX is None, reason="needs pdflatex with booktabs")
-def test_latex_compiles_no_wider_than_the_text(table: Table, wide: Table, tmp_path: Path) -> None:
+def test_latex_compiles_no_wider_than_the_text(table: Table, wide: Table, long: Table, tmp_path: Path) -> None:
     paper = tmp_path / "paper.tex"
-    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
-    paper.write_text("\n".join([head, latex(table), latex(wide), r"\end{document}"]))
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx,longtable}\begin{document}"
+    paper.write_text("\n".join([head, latex(table), latex(wide), latex(long), r"\end{document}"]))
     assert PDFLATEX is not None
     words = [PDFLATEX, "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}", str(paper)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+    assert "Overfull" not in done.stdout and "Float too large" not in done.stdout
     assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
 
 
