@@ -155,9 +155,10 @@ def _defaults(file: Path) -> list[tuple[str, str, str]]:
     text = file.read_text(encoding="utf-8")
     if "defaults:" not in text:
         return []
+    content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     found = []
-    for entry in OmegaConf.create(text).get("defaults", []):
-        for word, option in entry.items() if OmegaConf.is_dict(entry) else []:
+    for entry in content.get("defaults", []):
+        for word, option in entry.items() if isinstance(entry, dict) else []:
             name, _, package = str(word).lstrip("/").partition("@")
             if not name.startswith("override "):
                 found.append((name, package or name.replace("/", "."), str(option)))
