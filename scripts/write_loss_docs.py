@@ -50,14 +50,14 @@ PREAMBLE = """\
 <!-- Written by scripts/write_loss_docs.py from docstrings and conf/. Do not edit: change those, then `make docs`. -->
 
 Every loss is one option of `kto-lab train`: `loss=kto`, `loss=dpo`. This page is written from the docstrings of
-[kto_lab/losses](../kto_lab/losses) and the options in [conf/loss](../conf/loss). How to add one of your own is told in
-[Adding a loss](adding_a_loss.md).
+[kto_lab/losses](../kto_lab/losses) and the options in [conf/loss](../conf/loss). [Adding a loss](adding_a_loss.md)
+adds one of your own.
 
 - **r** = log pi(y|x) - log pi_ref(y|x), the log-ratio of a completion y of a prompt x, in nats, summed over its tokens.
   The implicit reward is beta r. r_chosen and r_rejected are those of a pair.
 - **z0** is the reference point, in nats of log-ratio; it gets no gradient. See [Reference points](#reference-points).
-- **lambda_D**, **lambda_U** weigh desirable and undesirable completions; `weight` is the one of the two that the thumb
-  asks for. See [Weightings](#weightings).
+- **lambda_D**, **lambda_U** weigh desirable and undesirable completions; `weight` is the one that goes
+  with the thumb. See [Weightings](#weightings).
 - **v** is a value function. See [Value functions](#value-functions).
 - `log` is the natural logarithm, and sigmoid(u) = 1 / (1 + exp(-u)).
 
@@ -80,12 +80,12 @@ GROUPS = (
     Group(
         "value",
         "Value functions",
-        "How a gain or a loss is felt. u = beta (r - z0) for a desirable completion and beta (z0 - r) for an "
+        "The utility of a gain or a loss. u = beta (r - z0) for a desirable completion and beta (z0 - r) for an "
         "undesirable one, so that u > 0 is a gain and u < 0 a loss.",
         "v(u) =",
     ),
-    Group("reference_point", "Reference points", "What outcomes are gains or losses relative to.", "z0"),
-    Group("weighting", "Weightings", "How much a desirable and an undesirable completion weigh.", "lambda_D"),
+    Group("reference_point", "Reference points", "What gains and losses are measured from.", "z0"),
+    Group("weighting", "Weightings", "The weights of desirable and undesirable completions.", "lambda_D"),
 )
 
 
@@ -292,7 +292,7 @@ def group_section(group: Group, losses: list[Option]) -> str:
 
 
 def _overview(names: Iterable[str], options: dict[str, Option], functions: dict[str, Callable[..., Any]]) -> str:
-    """One line a loss."""
+    """One line per loss."""
     rows = [["loss", "what it is", "unit", "reference", "z0", "lambdas", "mean over"], ["---"] * 7]
     for name in names:
         needs = _needs(functions[name])

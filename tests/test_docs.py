@@ -263,4 +263,4 @@ def test_the_worked_example_is_documented_as_the_lab_asks(writer: ModuleType, pa
     spec.loader.exec_module(module)
     option = writer.read_option(pasted / "my_conf" / "loss" / "kto_per_token.yaml")
     section = writer.loss_section(option, module.kto_per_token)
-    assert "- **At the start:** weight / 2\n" in section and "| `loss.beta` | `5.0` | inverse nats a token;" in section
+    assert "- **At the start:** weight / 2\n" in section and "| `loss.beta` | `5.0` | inverse temperature," in section

@@ -156,12 +156,12 @@ class Pairs:
 
     @property
     def mean_logp_chosen(self) -> Tensor:
-        """(N,) log pi(y|x) of the chosen completions a token, nats."""
+        """(N,) log pi(y|x) of the chosen completions per token, nats."""
         return self.policy_chosen / self.lengths_chosen
 
     @property
     def mean_logp_rejected(self) -> Tensor:
-        """(N,) log pi(y|x) of the rejected completions a token, nats."""
+        """(N,) log pi(y|x) of the rejected completions per token, nats."""
         return self.policy_rejected / self.lengths_rejected
 
 

@@ -1,4 +1,4 @@
-"""Losses of the likelihood itself: supervised fine-tuning and its relatives. One value for each completion.
+"""Likelihood losses: supervised fine-tuning and its relatives. One value per completion.
 
 Each is a sum over the completion's tokens, and the step's loss is the mean over all completion tokens of the step, so
 it does not depend on how the batch is cut. None of them uses the reference.
@@ -34,7 +34,7 @@ def csft(batch: Thumbs) -> Tensor:
 
         -log pi(y | x, c)    with c = controls.desirable or controls.undesirable, by the thumb
 
-    The control ends the prompt and is not learned itself. The trained policy is judged, and its chat template saved,
+    The control ends the prompt and is not itself trained. The trained policy is judged, and its chat template saved,
     with the desirable control. Source: Korbak et al. 2023, "Pretraining Language Models with Human Preferences", arXiv
     2302.08582, section 2; a baseline of Ethayarajh et al. 2024, arXiv 2402.01306.
 
@@ -49,7 +49,7 @@ def csft(batch: Thumbs) -> Tensor:
 
 @declares(Needs(Feed.THUMBS, reference=False, weighting=True, mean_over=MeanOver.TOKENS))
 def unlikelihood(batch: Thumbs) -> Tensor:
-    """Likelihood of desirable completions, and unlikelihood of the tokens of undesirable ones.
+    """Likelihood of desirable completions and unlikelihood of the tokens of undesirable ones.
 
         -lambda_D sum_t log pi(y_t | x, y_<t)          when y is desirable
         -lambda_U sum_t log(1 - pi(y_t | x, y_<t))     when it is not

@@ -1,14 +1,14 @@
-"""What label noise does to a loss of single thumbs, in expectation, and what a loss can do about it.
+"""The expected effect of label noise on a loss of single thumbs, and the correction for it.
 
 Flips are described by rho_D = P(thumb down | truly desirable) and rho_U = P(thumb up | truly undesirable). With a
-symmetric value function (v(u) + v(-u) constant: the logistic, the identity), an undesirable example's gradient in r is
-lambda_U times what a desirable one's is with lambda_D, turned around. So at a fixed reference point the expected
-gradient under flips is that of the true labels with other weights:
+symmetric value function (v(u) + v(-u) constant: the logistic, the identity), the gradient in r of an undesirable
+example is that of a desirable one with the opposite sign and lambda_U instead of lambda_D. So at a fixed reference
+point the expected gradient under flips is that of the true labels with other weights:
 
     lambda_D' = (1 - rho_D) lambda_D - rho_D lambda_U
     lambda_U' = (1 - rho_U) lambda_U - rho_U lambda_D
 
-At equal weights and rates that is (1 - 2 rho) times the clean gradient, and nothing else. A class whose weight turns
+At equal weights and rates that is exactly (1 - 2 rho) times the clean gradient. A class whose weight turns
 negative is pushed the wrong way: beyond rho = lambda_own / (lambda_D + lambda_U), which is low for the class that
 weighs less. Derived here from equation 9 of Ethayarajh et al. 2024, arXiv 2402.01306.
 """
@@ -21,7 +21,7 @@ from kto_lab.losses.weighting import Weights
 
 @dataclass(frozen=True)
 class FlipRates:
-    """How often a thumb is the wrong one.
+    """How often a thumb is wrong.
 
     Attributes:
         desirable: rho_D, the chance that a truly desirable completion has a thumb down.
@@ -32,7 +32,7 @@ class FlipRates:
     undesirable: float
 
     def __post_init__(self) -> None:
-        """Refuse what is no pair of rates."""
+        """Refuse invalid rates."""
         rates = (self.desirable, self.undesirable)
         if not all(0 <= rate < 1 for rate in rates) or not sum(rates) < 1:
             raise LabError(
@@ -57,11 +57,11 @@ def inversion_rates(weights: Weights) -> tuple[float, float]:
 
 
 def inversion_warnings(seen: Weights, rates: FlipRates) -> list[str]:
-    """What to tell a person whose label noise turns a class's gradient around; empty where it does not.
+    """Warnings for label noise that inverts the gradient of a class; empty if it inverts none.
 
     Args:
-        seen: the weights of the thumbs that are seen (for `kto_robust`: `robust_weights`).
-        rates: the label noise that there is.
+        seen: the weights of the observed thumbs (for `kto_robust`: `robust_weights`).
+        rates: the actual label noise.
     """
     effective = effective_weights(seen, rates)
     return [
@@ -80,10 +80,10 @@ def inversion_warnings(seen: Weights, rates: FlipRates) -> list[str]:
 
 
 def robust_weights(weights: Weights, rates: FlipRates) -> Weights:
-    """The weights of seen thumbs with which KTO's logistic loss has the gradient of `kto_robust`.
+    """The weights of observed thumbs with which KTO's logistic loss has the gradient of `kto_robust`.
 
-    lambda_D = ((1 - rho_U) lambda_D + rho_D lambda_U) / (1 - rho_D - rho_U), and likewise for lambda_U. They are what
-    `effective_weights` takes back to the true weights.
+    lambda_D = ((1 - rho_U) lambda_D + rho_D lambda_U) / (1 - rho_D - rho_U), and likewise for lambda_U.
+    `effective_weights` is the inverse.
     """
     up, down = weights.desirable, weights.undesirable
     left = 1 - rates.desirable - rates.undesirable
@@ -94,10 +94,10 @@ def robust_weights(weights: Weights, rates: FlipRates) -> Weights:
 
 
 def clean_counts(n_desirable: int, n_undesirable: int, rates: FlipRates) -> tuple[float, float]:
-    """How many truly desirable and undesirable examples are behind the counts that are seen, in expectation.
+    """The expected numbers of truly desirable and undesirable examples behind the observed counts.
 
     Raises:
-        LabError: the rates cannot be, since they alone would make more thumbs of a class than there are.
+        LabError: the rates are impossible: flips alone would make more thumbs of a class than there are.
     """
     total = n_desirable + n_undesirable
     desirable = (n_desirable - rates.undesirable * total) / (1 - rates.desirable - rates.undesirable)

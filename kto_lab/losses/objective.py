@@ -39,7 +39,7 @@ class Sampling(Estimator, Protocol):
 
     @property
     def samples(self) -> int:
-        """Completions a step."""
+        """Completions per step."""
 
     @property
     def max_new_tokens(self) -> int:
@@ -61,12 +61,12 @@ class Objective:
         name: the loss function's name.
         losses: maps `Thumbs` or `Pairs` to (N,) losses.
         needs: what the loss declares.
-        reward_beta: scales the implicit rewards that are reported, so that curves of all losses compare.
+        reward_beta: scale of the implicit rewards in reports, so that curves of all losses compare.
         reference_point: estimates z0, where the loss needs it.
         weighting: sets lambda_D and lambda_U, where the loss needs them.
         flip_rates: the label noise that the loss corrects for, where it does.
         controls: the texts that end the prompts, where the loss needs them.
-        measured: `losses` waits for the share of swapped pairs; see `told`.
+        measured: `losses` still lacks the share of swapped pairs; see `told`.
     """
 
     name: str
@@ -80,10 +80,10 @@ class Objective:
     measured: bool = False
 
     def told(self, swap_share: float) -> "Objective":
-        """The objective with the share of swapped pairs that was measured as its `flip_rate`.
+        """The objective with the measured share of swapped pairs as its `flip_rate`.
 
         Raises:
-            LabError: the share is out of the loss's range.
+            LabError: the share is outside the loss's range.
         """
         bound: Callable[..., Tensor] = self.losses
         losses = functools.partial(bound, flip_rate=swap_share)
@@ -111,14 +111,14 @@ def build(
 
     Args:
         function: dotted name of a loss function that `declares` its needs.
-        beta: the function's own, positive; None for a function that takes none.
-        reward_beta: scales the implicit rewards that are reported, inverse nats, positive; None for `beta`.
+        beta: the function's inverse temperature, positive; None for a function that takes none.
+        reward_beta: scale of the implicit rewards in reports, per nat, positive; None for `beta`.
         reference_point: for losses that need one.
         weighting: for losses that need lambda_D and lambda_U.
         flip_rates: for losses that correct for label noise.
         controls: for losses that need control texts.
-        parameters: the function's own parameters. `flip_rate` may be "measured": then it is not known yet, and
-            `Objective.told` is to say it.
+        parameters: the function's own parameters. `flip_rate` may be "measured": it is then unknown until
+            `Objective.told` supplies it.
 
     Raises:
         LabError: the function is missing or declares nothing, what it is given is not what it needs, or the parameters

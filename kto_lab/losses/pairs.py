@@ -10,7 +10,7 @@ from kto_lab.losses.inputs import Feed, Needs, Pairs, declares
 
 @declares(Needs(Feed.PAIRS))
 def dpo(batch: Pairs, *, beta: float) -> Tensor:
-    """Direct preference optimisation: the margin of implicit rewards, felt through a logistic.
+    """Direct preference optimisation: logistic loss on the margin of implicit rewards.
 
         -log sigmoid(beta (r_chosen - r_rejected))
 
@@ -18,7 +18,7 @@ def dpo(batch: Pairs, *, beta: float) -> Tensor:
 
     Args:
         batch: N pairs.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
 
     Returns:
         (N,) losses. At policy = reference: log 2.
@@ -28,17 +28,17 @@ def dpo(batch: Pairs, *, beta: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def ipo(batch: Pairs, *, beta: float) -> Tensor:
-    """Identity preference optimisation: the margin of log-ratios is drawn to a fixed size.
+    """Identity preference optimisation: squared distance of the margin of log-ratios from a target.
 
         (r_chosen - r_rejected - 1 / (2 beta))^2
 
     Log-ratios are sums over tokens, as in the paper and in the DPO reference code; TRL and HALOs take means over
-    tokens, which is another loss. Source: Azar et al. 2023, "A General Theoretical Paradigm to Understand Learning from
-    Human Preferences", arXiv 2310.12036, equation 17, with their tau as beta.
+    tokens, which is a different loss. Source: Azar et al. 2023, "A General Theoretical Paradigm to Understand Learning
+    from Human Preferences", arXiv 2310.12036, equation 17, with their tau as beta.
 
     Args:
         batch: N pairs.
-        beta: inverse nats; the margin that is aimed at is 1 / (2 beta).
+        beta: inverse temperature, per nat; the target margin is 1 / (2 beta).
 
     Returns:
         (N,) losses. At policy = reference: 1 / (4 beta^2).
@@ -56,7 +56,7 @@ def cdpo(batch: Pairs, *, beta: float, flip_rate: float) -> Tensor:
 
     Args:
         batch: N pairs.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
         flip_rate: e, the share of pairs whose order is wrong, in [0, 1/2).
 
     Returns:
@@ -71,18 +71,18 @@ def cdpo(batch: Pairs, *, beta: float, flip_rate: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def rdpo(batch: Pairs, *, beta: float, flip_rate: float) -> Tensor:
-    """Robust DPO: unbiased where a known share of the pairs is swapped.
+    """Robust DPO: unbiased when a known share of the pairs is swapped.
 
     With l = -log sigmoid, D = beta (r_chosen - r_rejected) and e = `flip_rate`:
 
         L(D) = ((1 - e) l(D) - e l(-D)) / (1 - 2 e)
 
-    Unbiased, since over the swaps its mean (1 - e) L(D) + e L(-D) is ((1 - e)^2 - e^2) l(D) / (1 - 2 e) = l(D). A
+    It is unbiased: over the swaps its mean (1 - e) L(D) + e L(-D) is ((1 - e)^2 - e^2) l(D) / (1 - 2 e) = l(D). A
     single loss may be negative. Source: Chowdhury et al. 2024, "Provably Robust DPO", arXiv 2403.00409.
 
     Args:
         batch: N pairs.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
         flip_rate: e, in [0, 1/2).
 
     Returns:
@@ -97,16 +97,16 @@ def rdpo(batch: Pairs, *, beta: float, flip_rate: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def hinge(batch: Pairs, *, beta: float) -> Tensor:
-    """Hinge on the margin of implicit rewards: pairs that win by 1 or more are let be.
+    """Hinge on the margin of implicit rewards: pairs with a margin of 1 or more have no gradient.
 
         max(0, 1 - beta (r_chosen - r_rejected))
 
-    Source: Zhao et al. 2023, "SLiC-HF", arXiv 2305.10425, in the form with a reference of Liu et al. 2023, "Statistical
+    Source: Zhao et al. 2023, "SLiC-HF", arXiv 2305.10425, in its form with a reference by Liu et al. 2023, "Statistical
     Rejection Sampling Improves Preference Optimization", arXiv 2309.06657.
 
     Args:
         batch: N pairs.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
 
     Returns:
         (N,) losses. At policy = reference: 1.
@@ -116,7 +116,7 @@ def hinge(batch: Pairs, *, beta: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def apo_zero(batch: Pairs, *, beta: float) -> Tensor:
-    """Anchored preference optimisation, zero: the chosen up and the rejected down, each against the reference.
+    """Anchored preference optimisation, zero: raises the chosen and lowers the rejected, each against the reference.
 
         (1 - sigmoid(beta r_chosen)) + sigmoid(beta r_rejected)
 
@@ -124,7 +124,7 @@ def apo_zero(batch: Pairs, *, beta: float) -> Tensor:
 
     Args:
         batch: N pairs.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
 
     Returns:
         (N,) losses. At policy = reference: 1.
@@ -134,16 +134,16 @@ def apo_zero(batch: Pairs, *, beta: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def apo_down(batch: Pairs, *, beta: float) -> Tensor:
-    """Anchored preference optimisation, down: both completions down, the rejected one more.
+    """Anchored preference optimisation, down: lowers both completions, the rejected one more.
 
         sigmoid(beta r_chosen) + (1 - sigmoid(beta (r_chosen - r_rejected)))
 
-    For policies that are better than the chosen completions. Source: D'Oosterlinck et al. 2024, "Anchored Preference
-    Optimization", arXiv 2408.06266.
+    For policies that are already better than the chosen completions. Source: D'Oosterlinck et al. 2024, "Anchored
+    Preference Optimization", arXiv 2408.06266.
 
     Args:
         batch: N pairs.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
 
     Returns:
         (N,) losses. At policy = reference: 1.
@@ -153,7 +153,7 @@ def apo_down(batch: Pairs, *, beta: float) -> Tensor:
 
 @declares(Needs(Feed.PAIRS))
 def holder_dpo(batch: Pairs, *, beta: float, gamma: float) -> Tensor:
-    """Hoelder DPO: the density power divergence in the place of DPO's likelihood, so that outliers lose their pull.
+    """Hoelder DPO: a density power divergence instead of DPO's likelihood, so that outliers lose influence.
 
     With s = sigmoid(beta (r_chosen - r_rejected)):
 
@@ -161,13 +161,13 @@ def holder_dpo(batch: Pairs, *, beta: float, gamma: float) -> Tensor:
 
     Its slope in the margin is -gamma (1 + gamma) s^gamma (1 - s)^2, which goes to 0 for pairs that the policy ranks far
     the other way (it redescends); DPO's goes to -1 there. Source: Fujisawa et al. 2025, "Scalable Valuation of Human
-    Feedback through Provably Robust Model Alignment", arXiv 2505.17859, with phi(h) = gamma - (1 + gamma) h; the loss a
-    pair and its slope were derived here from the Hoelder divergence phi(<p, q^gamma> / <q^(1 + gamma)>) <q^(1 + gamma)>
-    of Kanamori and Fujisawa 2014, which that choice of phi makes a sum over pairs.
+    Feedback through Provably Robust Model Alignment", arXiv 2505.17859, with phi(h) = gamma - (1 + gamma) h; the loss
+    per pair and its slope were derived here from the Hoelder divergence phi(<p, q^gamma> / <q^(1 + gamma)>) <q^(1 +
+    gamma)> of Kanamori and Fujisawa 2014, which that choice of phi makes a sum over pairs.
 
     Args:
         batch: N pairs.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
         gamma: robustness, positive; 0 would be no loss at all.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Losses of pairs that need no reference: they compare log-probabilities a token. One value for each pair."""
+"""Losses of pairs that need no reference: they compare log-probabilities per token. One value per pair."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +10,7 @@ from kto_lab.losses.stable import log_complement
 
 @declares(Needs(Feed.PAIRS, reference=False))
 def simpo(batch: Pairs, *, beta: float, gamma: float) -> Tensor:
-    """Simple preference optimisation. With m = log pi(y|x) / |y|, the log-probability a token:
+    """Simple preference optimisation. With m = log pi(y|x) / |y|, the mean log-probability per token:
 
         -log sigmoid(beta (m_chosen - m_rejected) - gamma)
 
@@ -19,11 +19,11 @@ def simpo(batch: Pairs, *, beta: float, gamma: float) -> Tensor:
 
     Args:
         batch: N pairs, with lengths.
-        beta: inverse nats a token; ten times and more that of `dpo`, since it meets means, not sums.
-        gamma: margin that the chosen completion must win by.
+        beta: inverse temperature; ten or more times that of `dpo`, since it scales means per token rather than sums.
+        gamma: target margin of the chosen completion.
 
     Returns:
-        (N,) losses. Where both completions are equally likely a token: -log sigmoid(-gamma).
+        (N,) losses. Where both completions are equally likely per token: -log sigmoid(-gamma).
 
     Raises:
         LabError: `gamma` is negative.
@@ -39,16 +39,16 @@ def orpo(batch: Pairs, *, odds_weight: float) -> Tensor:
 
         -m_chosen - odds_weight log sigmoid(log odds_chosen - log odds_rejected)
 
-    The first term is the likelihood of the chosen completion, a mean over its own tokens (TRL's takes the prompt in,
+    The first term is the likelihood of the chosen completion, a mean over its own tokens (TRL's includes the prompt,
     and pools the batch); `odds_weight` is the paper's lambda. Source: Hong et al. 2024, "ORPO: Monolithic Preference
     Optimization without Reference Model", arXiv 2403.07691, equations 4, 6 and 7.
 
     Args:
         batch: N pairs, with lengths.
-        odds_weight: of the odds ratio.
+        odds_weight: weight of the odds ratio.
 
     Returns:
-        (N,) losses. Where both completions are equally likely a token: -m_chosen + odds_weight log 2.
+        (N,) losses. Where both completions are equally likely per token: -m_chosen + odds_weight log 2.
 
     Raises:
         LabError: `odds_weight` is negative.

@@ -1,4 +1,4 @@
-"""Reference points z0: what outcomes are gains or losses relative to.
+"""Reference points z0: what gains and losses are measured from.
 
 A reference point is made before the step's backward pass, from log-ratios r = log pi - log pi_ref of all of the step's
 examples over all processes, and gets no gradient. What differs is which completions r is taken of, over how many of
@@ -91,9 +91,9 @@ class Batch(_OneForTheStep):
 class Microbatch:
     """z0 of each group of `size` units = max(0, mean of r over the group's mismatched pairs).
 
-    What TRL and HALOs compute, with `size` their micro-batch times the number of processes, since both average over
-    processes. Pairs are drawn within the group. The noise of z0 is that of `size` log-ratios, and clamping each group
-    makes the average z0 larger than the clamped average (Jensen).
+    What TRL and HALOs compute, with `size` equal to their micro-batch times the number of processes, since both average
+    over processes. Pairs are drawn within the group. The noise of z0 is that of `size` log-ratios, and clamping each
+    group makes the average z0 larger than the clamped average (Jensen).
 
     Attributes:
         size: units that share a reference point; divides the batch size.
@@ -122,8 +122,8 @@ class Microbatch:
 class Legacy:
     """z0 of each group of `size` units = max(0, mean of r over the group's mismatched pairs) / `world_size`.
 
-    What the published code computed from January to August 2024: the all-reduced sum was thrown away, and the mean of
-    one process divided by their number. Its models were trained on 8 processes of micro-batches of 4.
+    What the published code computed from January to August 2024: the all-reduced sum was discarded, and the mean of
+    one process was divided by the number of processes. Its models were trained on 8 processes of micro-batches of 4.
 
     Attributes:
         size: units of a micro-batch on one process; divides the batch size.
@@ -156,8 +156,9 @@ class Legacy:
 class Matched(_OneForTheStep):
     """z0 = mean of r over the step's own completions (x, y).
 
-    Gains and losses are relative to what the batch is like, and mismatched pairs are not needed. No estimate of a KL
-    divergence, since y is not the policy's own, so it may well be negative and is not clamped unless asked.
+    Gains and losses are relative to the average of the batch, and mismatched pairs are not needed. It is not an
+    estimate of a KL divergence, since y is not sampled from the policy; it may be negative and is not clamped by
+    default.
 
     Attributes:
         clamp: at 0.
@@ -172,12 +173,11 @@ class RunningMean:
     """z0 = running mean of r over the completions of this step and of those before.
 
     The reward shift of BCO, in nats (delta = beta z0): Jung et al. 2024, arXiv 2404.04656, as TRL computes it (the mean
-    over both classes, of all examples so far). Not clamped unless asked. Its state is in every checkpoint.
+    over both classes, of all examples so far). Not clamped by default. Its state is in every checkpoint.
 
     Attributes:
-        decay: what the weight of everything before is multiplied by at each step; 1 remembers all of it alike.
-        by_class: the mean of the two classes' means rather than of all examples: the same where the classes are of one
-            size, and else independent of their sizes.
+        decay: factor on the weight of all earlier steps, per step; 1 weighs all steps alike.
+        by_class: average the two classes' means rather than all examples, so that class sizes do not matter.
         clamp: at 0.
     """
 
@@ -225,14 +225,14 @@ class RunningMean:
 
 @dataclass(frozen=True)
 class Sampled(_OneForTheStep):
-    """z0 = max(0, mean of r over completions that the policy samples now, at temperature 1).
+    """z0 = max(0, mean of r over completions sampled from the current policy at temperature 1).
 
     The definition itself, KL(pi(.|x) || pi_ref(.|x)) over the step's prompts, by Monte Carlo. Sampling costs far more
     than scoring and the reference stays in memory: for small models. An answer is cut at `max_new_tokens`, which makes
-    it the KL divergence of the first so many tokens, at most that of whole answers (chain rule).
+    it the KL divergence over that many first tokens, at most that of whole answers (chain rule).
 
     Attributes:
-        samples: completions a step, for as many prompts of the step (prompts repeat where it has fewer).
+        samples: completions per step, one for each prompt of the step (prompts repeat where it has fewer).
         max_new_tokens: where an answer is cut.
         clamp: at 0.
     """
@@ -250,7 +250,7 @@ class Sampled(_OneForTheStep):
 
 @dataclass(frozen=True)
 class Zero:
-    """z0 = 0: no second forward pass; right where the reference was fine-tuned on the same desirable data."""
+    """z0 = 0: no second forward pass; suits a reference that was fine-tuned on the same desirable data."""
 
     completions = Completions.NONE
     group = None

@@ -22,7 +22,7 @@ def kto(batch: Thumbs, *, beta: float, value: Callable[[Tensor], Tensor]) -> Ten
 
     Args:
         batch: N completions.
-        beta: inverse nats; how much a nat of log-ratio is felt.
+        beta: inverse temperature, per nat of log-ratio; smaller allows more drift from the reference.
         value: the value function v.
 
     Returns:
@@ -34,7 +34,7 @@ def kto(batch: Thumbs, *, beta: float, value: Callable[[Tensor], Tensor]) -> Ten
 
 @declares(Needs(Feed.THUMBS, reference_point=True, weighting=True))
 def kto_robust(batch: Thumbs, *, beta: float, value: Callable[[Tensor], Tensor], flip_rates: FlipRates) -> Tensor:
-    """KTO that is unbiased where thumbs of each class were flipped at known rates.
+    """KTO corrected for known flip rates: unbiased in expectation over the flips.
 
     With l_D = lambda_D (1 - v(u)), l_U = lambda_U (1 - v(-u)), u = beta (r - z0), and rho_D, rho_U the chance that a
     truly desirable (undesirable) completion has the other thumb:
@@ -43,12 +43,12 @@ def kto_robust(batch: Thumbs, *, beta: float, value: Callable[[Tensor], Tensor],
         ((1 - rho_D) l_U - rho_U l_D) / (1 - rho_D - rho_U)   when it is down
 
     Over the flips its mean is KTO's loss on the true thumbs, for every value function. With the logistic one it is KTO
-    with other weights, and a constant (see `noise.robust_weights`). A single loss may be negative. Source: the unbiased
+    with other weights plus a constant (see `noise.robust_weights`). A single loss may be negative. Source: the unbiased
     estimator of Natarajan et al. 2013, "Learning with Noisy Labels", NeurIPS, lemma 1, applied to KTO's loss here.
 
     Args:
         batch: N completions; the weights are those of the true classes.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
         value: the value function v.
         flip_rates: rho_D and rho_U, which sum to less than 1.
 
@@ -71,25 +71,25 @@ def kto_reference_free(batch: Thumbs, *, beta: float, value: Callable[[Tensor], 
         lambda_D (1 - v(beta (l - z0)))   when y is desirable
         lambda_U (1 - v(beta (z0 - l)))   when it is not
 
-    KTO with a reference that finds all completions equally likely: what it gives them cancels between r and z0. So z0
-    is of log-probabilities here, is far below zero, and must not be clamped. Source: the paper's memory-efficient
+    It is KTO with a reference that finds all completions equally likely, whose term cancels between r and z0. Here z0
+    is a mean of log-probabilities, far below zero, and must not be clamped. Source: the paper's memory-efficient
     variant, Ethayarajh et al. 2024, arXiv 2402.01306, section 4 of its later version, with lambda_D = 1.75.
 
     Args:
         batch: N completions; z0 is in nats of log-probability.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
         value: the value function v.
 
     Returns:
         (N,) losses, at most the weight with the logistic value function. At policy = reference: weight (1 - v(u)), and
-        u = beta (l - z0) is not 0 there: likelier completions are gains from the start.
+        u = beta (l - z0) is not 0 there: more likely completions are gains from the start.
     """
     return batch.weight * (1 - value(batch.sign * beta * (batch.policy - batch.z0)))
 
 
 @declares(Needs(Feed.THUMBS, weighting=True))
 def apo_zero_unpaired(batch: Thumbs, *, beta: float) -> Tensor:
-    """Anchored preference optimisation, zero, on single thumbs: KTO's logistic loss with z0 = 0, and no second pass.
+    """Anchored preference optimisation, zero, on single thumbs: KTO's logistic loss with z0 = 0.
 
         lambda_D (1 - sigmoid(beta r))   when y is desirable
         lambda_U sigmoid(beta r)         when it is not
@@ -98,7 +98,7 @@ def apo_zero_unpaired(batch: Thumbs, *, beta: float) -> Tensor:
 
     Args:
         batch: N completions.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
 
     Returns:
         (N,) losses, at most the weight. At policy = reference: weight / 2.
@@ -114,13 +114,13 @@ def bco(batch: Thumbs, *, beta: float) -> Tensor:
         -lambda_U log sigmoid(-(beta r - delta))   when it is not
 
     delta = beta z0 is the reward shift, a running mean of rewards (`running_mean`). The formula is that of KTO with the
-    concave value function. Without the paper's weighting of undesirable examples by an estimated density
-    ratio of prompts, which is for prompts that differ between the classes. Source: Jung et al. 2024, "Binary Classifier
+    concave value function. The paper's weighting of undesirable examples by an estimated density
+    ratio, meant for prompts that differ between the classes, is left out. Source: Jung et al. 2024, "Binary Classifier
     Optimization for Large Language Model Alignment", arXiv 2404.04656.
 
     Args:
         batch: N completions.
-        beta: inverse nats.
+        beta: inverse temperature, per nat.
 
     Returns:
         (N,) losses. At policy = reference with z0 = 0: weight log 2.

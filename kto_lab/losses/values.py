@@ -1,9 +1,9 @@
-"""Value functions v: how good an outcome feels, as a function of u = beta (r - z0) in the direction of the thumb.
+"""Value functions v: the utility of an outcome, as a function of u = beta (r - z0) in the direction of the thumb.
 
 u > 0 is a gain and u < 0 a loss, relative to the reference point: for a desirable completion u = beta (r - z0), for an
 undesirable one u = beta (z0 - r). `loss_aversion` makes losses loom larger than gains by the sign of u, which is
-Kahneman and Tversky's lambda; the other loss aversion of this lab, lambda_D and lambda_U, goes by the label. To go by
-the sign is what Ethayarajh et al. 2024 (arXiv 2402.01306) name as future work. With it v has a kink at u = 0, where the
+Kahneman and Tversky's lambda; the other loss aversion of this lab, lambda_D and lambda_U, goes by the label. The sign
+of u is what Ethayarajh et al. 2024 (arXiv 2402.01306) name as future work. With it v has a kink at u = 0, where the
 slope is that of gains.
 """
 
@@ -24,10 +24,10 @@ def logistic(u: Tensor, *, loss_aversion: float = 1.0) -> Tensor:
 
 
 def concave(u: Tensor, *, loss_aversion: float = 1.0) -> Tensor:
-    """v(u) = 1 + log sigmoid(u): concave in losses, too, so that they never saturate.
+    """v(u) = 1 + log sigmoid(u): concave in losses as well, so that they never saturate.
 
     KTO's loss with it is -log sigmoid(u) (the ablation "concave" of Ethayarajh et al. 2024, arXiv 2402.01306); the
-    constant only makes that so. Any shape; values below 1.
+    constant is there for that. Any shape; values below 1.
     """
     at_zero = 1 + F.logsigmoid(torch.zeros_like(u))
     return _averse(1 + F.logsigmoid(u), u, at_zero, loss_aversion)
@@ -46,13 +46,14 @@ def power(u: Tensor, *, alpha: float = 0.88, loss_aversion: float = 2.25, smooth
 
     Source: Tversky and Kahneman 1992, "Advances in Prospect Theory", equation 5, with their median alpha = 0.88 and
     lambda = 2.25; equation 4 of arXiv 2402.01306. For alpha < 1 its slope at 0 is infinite, and at policy = reference
-    every u is 0; so u is moved on by s = `smoothing`, and the slope there is alpha s^(alpha - 1), 1.53 with the
-    defaults. Not bounded: unlike the logistic it never lets an outlier go.
+    every u is 0; so u is shifted by s = `smoothing`, and the slope there is alpha s^(alpha - 1), 1.53 with the
+    defaults. It is unbounded: unlike with the logistic, an outlier
+    keeps its gradient.
 
     Args:
         u: any shape.
         alpha: diminishing sensitivity, positive.
-        loss_aversion: lambda, how much larger a loss looms.
+        loss_aversion: lambda, how many times larger a loss looms.
         smoothing: s, in the units of u, positive.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How much a desirable and an undesirable example weigh: lambda_D and lambda_U.
+"""The weights of desirable and undesirable examples: lambda_D and lambda_U.
 
 A weighting is a function of the class counts that are trained on.
 """
@@ -18,11 +18,11 @@ class Weights:
     undesirable: float
 
     def scale(self, n_desirable: int, n_undesirable: int) -> float:
-        """The root mean square of a step's weights, which is what they multiply the size of its gradient with.
+        """The root mean square of a step's weights, which is the factor by which they scale its gradient.
 
         Gradients of single examples hardly point the same way, so the norm of their weighted mean grows with the root
         of the sum of the squared weights. A step is clipped at `optimization.clip_norm` times this: an outlier is
-        cut, and a rare example of a large weight keeps it. docs/studies.md has the measurement.
+        clipped, and a rare example with a large weight keeps it. docs/studies.md has the measurement.
         """
         squares = self.desirable**2 * n_desirable + self.undesirable**2 * n_undesirable
         return math.sqrt(squares / (n_desirable + n_undesirable))
@@ -52,13 +52,13 @@ class Fixed:
 class Balanced:
     """Weights that bring lambda_D n_D / (lambda_U n_U) to a target, for the counts actually trained on.
 
-    The class that has to gain weight gets it, and the other weighs 1. What counts is the ratio: AdamW's steps do not
-    depend on the scale of the weights, and clipping follows it (`Weights.scale`), so weights whose mean is 1 would give
+    One class is weighted up and the other keeps weight 1. Only the ratio matters: AdamW's steps do not depend on the
+    scale of the weights, and clipping adapts to it (`Weights.scale`), so weights whose mean is 1 would give
     the same run. Source: Ethayarajh et al. 2024, arXiv 2402.01306,
     equation 8, which advises 1 to 4/3 (in the later version to 3/2) with one of the weights fixed at 1.
 
     Attributes:
-        target: lambda_D n_D / (lambda_U n_U); 1 weighs the classes as if they were of one size.
+        target: lambda_D n_D / (lambda_U n_U); 1 weighs the classes as if they had equal size.
     """
 
     target: float
@@ -76,11 +76,11 @@ class Balanced:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Importance weights that make the training data stand for what deployment will see.
+    """Importance weights that give the training data the class ratio of deployment.
 
     lambda_D = q / p and lambda_U = (1 - q) / (1 - p), with p the share of thumbs up that is trained on and q the share
     in deployment, so that the weighted mean of the loss is its expectation in deployment (Elkan 2001, "The Foundations
-    of Cost-Sensitive Learning"; what shifts between the two is assumed to be the class ratio alone). The weights
+    of Cost-Sensitive Learning"; only the class ratio is assumed to shift). The weights
     average to 1 over the training data.
 
     Attributes:
@@ -102,9 +102,9 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Prospect:
-    """Probability weighting: each class counts as often as people feel that it comes, not as often as it does.
+    """Probability weighting: each class counts by its perceived frequency instead of its true one.
 
-    With p the share of thumbs up and c the curvature, people make too much of the rarer class:
+    With p the share of thumbs up and c the curvature, people overweight the rarer class:
 
         lambda_D = w(p) / p    and    lambda_U = w(1 - p) / (1 - p)
         w(p) = p^c / (p^c + (1 - p)^c)^(1/c)    form "tversky_kahneman" (1992, equation 6)
@@ -113,7 +113,7 @@ class Prospect:
     Applied to the class frequencies, because there it is well defined: a thumb that is up with probability
     p and else down is the two-outcome mixed prospect that w was measured on, whose value is w+(p) v(gain) + w-(1 - p)
     v(loss) (Tversky and Kahneman 1992, "Advances in Prospect Theory", equations 1 and 2). It is not applied to single
-    examples, which are no outcomes of one prospect, nor to the policy's probabilities, which no rater has seen.
+    examples, which are not outcomes of one prospect, nor to the policy's probabilities, which no rater has seen.
 
     Attributes:
         form: of w, "tversky_kahneman" or "prelec".
