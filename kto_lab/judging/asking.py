@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from kto_lab.errors import LabError
-from kto_lab.models.kv_cache import make_cache
+from kto_lab.models.kv_cache import make_cache, next_token_logits
 from kto_lab.models.logps import evaluating
 from kto_lab.models.tokenizer import added, dated
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from kto_lab.models.load import Loaded
 
@@ -138,29 +138,13 @@ def _reply_logps(
     cache = make_cache(model.config)
     ids, mask = _left_padded(heads, pad_id, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    _last_logits(model, ids, mask, positions, cache)
+    next_token_logits(model, ids, mask, positions, cache)
     cache.batch_repeat_interleave(len(tails))
     more, more_mask = (part.repeat(len(heads), 1) for part in _left_padded(tails, pad_id, model.device))
     starts = mask.sum(1, keepdim=True).repeat_interleave(len(tails), 0)
     positions = (starts + more_mask.cumsum(1) - 1).clamp(min=0)
     mask = torch.cat([mask.repeat_interleave(len(tails), 0), more_mask], 1)
-    return _last_logits(model, more, mask, positions, cache).log_softmax(-1).cpu()
-
-
-def _last_logits(
-    model: "PreTrainedModel | PeftModel", ids: Tensor, mask: Tensor, positions: Tensor, cache: "DynamicCache"
-) -> Tensor:
-    """(rows, vocabulary) float32 logits after the last token; the cache grows by what was fed."""
-    out = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits: Tensor = out.logits[:, -1].float()
-    return logits
+    return next_token_logits(model, more, mask, positions, cache).log_softmax(-1).cpu()
 
 
 def _left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

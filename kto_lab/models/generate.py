@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
-from kto_lab.models.kv_cache import make_cache
+from kto_lab.models.kv_cache import make_cache, next_token_logits
 from kto_lab.models.logps import evaluating
 from kto_lab.models.tokens import Encoder, Prompt
 
@@ -126,7 +125,7 @@ def sample_tokens(
     input_ids, mask = input_ids.to(model.device), mask.to(model.device)
     cache = make_cache(model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = _last_logits(model, input_ids, mask, positions, cache)
+    logits = next_token_logits(model, input_ids, mask, positions, cache)
     if samples > 1:
         cache.batch_repeat_interleave(samples)
         logits, mask, positions = (part.repeat_interleave(samples, 0) for part in (logits, mask, positions))
@@ -148,21 +147,8 @@ def sample_tokens(
             open_rows = [open_rows[place] for place in going_on]
         position = position + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        logits = _last_logits(model, token[:, None], mask, position, cache)
+        logits = next_token_logits(model, token[:, None], mask, position, cache)
     return found
-
-
-def _last_logits(model: Policy, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """(rows, vocabulary) float32 logits after the last token; the cache grows by what was fed."""
-    out = model(
-        input_ids=input_ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return out.logits[:, -1].float()
 
 
 def _draw(logits: Tensor, temperature: float) -> Tensor:

@@ -7,8 +7,9 @@ before it again and again. With room at their end a token is written in place; t
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import DynamicCache, PretrainedConfig
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 # Tokens of room. A cache is copied once in so many, and each time an answer leaves, room and all.
@@ -59,6 +60,30 @@ def make_cache(config: PretrainedConfig) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def next_token_logits(
+    model: PreTrainedModel | PeftModel, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
+) -> Tensor:
+    """(rows, vocabulary) float32 logits of the token that follows the last one; the cache grows by what is fed.
+
+    Args:
+        model: a causal language model, in eval mode.
+        input_ids: (rows, new tokens) token ids, padded on the left.
+        mask: (rows, all tokens) 1 where a token is, those in the cache included.
+        positions: (rows, new tokens).
+        cache: keys and values of what was fed before.
+    """
+    out = model(
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: Tensor = out.logits
+    return logits[:, -1].float()
 
 
 def _with_room(old: Tensor | None, new: Tensor, before: int) -> Tensor:
