@@ -291,7 +291,7 @@ def table(found: dict[str, Any]) -> list[str]:
         f"Emulated products: {check['different']} of {check['entries']} entries are not torch's own.",
         f"float32: z0 {exact['z0']:.3f} (standard error {exact['stderr']:.3f}), signal {exact['signal']:.3g} nats.",
         "",
-        "| format | slope | z0 | error a sequence, nats | largest log-ratio at the start |",
+        "| format | slope | z0 | error per sequence, nats | largest log-ratio at the start |",
         "|---|---|---|---|---|",
     ]
     for row in found["formats"]:
