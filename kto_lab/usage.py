@@ -1,4 +1,7 @@
-"""What `--help` lists: commands, and the configuration groups that one command uses."""
+"""What `--help` lists: commands, and the configuration groups that one command uses.
+
+Hydra's public interface has no way to choose what its `--help` lists, so its own methods are replaced here.
+"""
 
 import copy
 import difflib

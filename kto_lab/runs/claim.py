@@ -54,15 +54,15 @@ def claim(folder: Path, cfg: DictConfig, identity: Identity, fingerprint: str, t
         LabError: an unfinished run in the folder had other data, another tokenizer, another chat template, another
             version of kto-lab, or other code.
     """
-    mine = {"fingerprint": fingerprint, "version": __version__, **tokenizer, "code": dict(identity.code)}
+    mine = {"fingerprint": fingerprint, "version": __version__, **tokenizer}
     kept = folder / CLAIM
     if not kept.exists():
         write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-        write_json(kept, mine)
+        write_json(kept, {**mine, "code": identity.code})
         return
     theirs = json.loads(kept.read_text(encoding="utf-8"))
     changed = [what for key, what in _CHANGED.items() if theirs.get(key) != mine[key]]
-    if modules := differing(theirs.get("code", {}), mine["code"]):
+    if modules := differing(theirs.get("code", {}), identity.code):
         changed.append(f"other code ({', '.join(modules)})")
     if changed:
         raise LabError(

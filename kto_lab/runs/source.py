@@ -14,8 +14,6 @@ SEES_NAMES = {"locals", "vars", "dir", "eval", "exec"}
 OF_WRITING = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 def canonical(tree: ast.Module) -> str:
@@ -34,6 +32,11 @@ def for_types_only(node: ast.AST) -> bool:
     return name == "TYPE_CHECKING"
 
 
+def _does_nothing(node: ast.stmt) -> bool:
+    """Whether a statement has no effect: `pass`, a docstring, `...`."""
+    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+
+
 class _Scope:
     """The names that a function, a comprehension or a class binds.
 
@@ -43,6 +46,7 @@ class _Scope:
         variables: names that may be called anything.
         others: names that it binds and that can be seen from elsewhere: parameters, functions, classes, imports.
         of_module: names that are declared global.
+        of_outer: names that are declared nonlocal.
         aliases: variable to what it is called in the text.
     """
 
@@ -101,9 +105,7 @@ class _Writer:
                 self.statements(node.orelse, scope)
             elif isinstance(node, ast.AnnAssign) and scope is not None and not scope.is_class:
                 self._annotated(node, scope)
-            elif not (
-                isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-            ):
+            elif not _does_nothing(node):
                 self.node(node, scope)
         self.written.append("]")
 
@@ -160,7 +162,7 @@ class _Writer:
                 continue
             self.written.append(f" {field}=")
             if field in names:
-                self.written.append(self.called(value, scope))
+                self.written.append(self.called(str(value), scope))
             else:
                 self._value(value, scope)
         self.written.append(")")

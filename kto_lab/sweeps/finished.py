@@ -83,8 +83,8 @@ class FinishedRuns:
         Returns:
             The run, and the modules and files that differ; None where there is none.
         """
-        alike = (run for run in self._by_inputs.get(_inputs(identity), ()) if run.identity is not None)
-        found = [(run, differing(run.identity.code, identity.code)) for run in alike]
+        alike = self._by_inputs.get(_inputs(identity), ())
+        found = [(run, differing(run.identity.code, identity.code)) for run in alike if run.identity is not None]
         accepted = [one for one in found if all(_is_of(name, parts) for name in one[1])]
         return min(accepted, key=lambda one: len(one[1]), default=None)
 
