@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab import cli
 from kto_lab.configuration import check_keys
 from kto_lab.reports.specs import FigureSpec, TableSpec, parse
-from kto_lab.runs.train import KEYS
+from kto_lab.runs.components import KEYS
 from kto_lab.sweeps.request import OF_SWEEP
 from kto_lab.sweeps.study import ARM, Cell, Study, cells_of
 from kto_lab.sweeps.sweep import study_of
