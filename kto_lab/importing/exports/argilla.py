@@ -12,33 +12,32 @@ several thumbs. The export holds neither their times nor their status, so drafts
 filter by status when you export. Argilla 1 wrote `responses` as a list and is not read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import Scale
 from kto_lab.feedback.unread import Unread
-from kto_lab.importing.exports.labels import read_labels
-from kto_lab.importing.exports.reading import records, rows_of
+from kto_lab.importing.exports.labels import LabeledExport
+from kto_lab.importing.exports.reading import records
 from kto_lab.importing.exports.traced import traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,
-    Seen,
     completion_of,
     identity_of,
-    notes_of,
     prompt_of,
     shown,
-    unread_of,
     verdict,
 )
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
 
-@dataclass(frozen=True)
-class ArgillaExport:
+@dataclass(frozen=True, kw_only=True)
+class ArgillaExport(LabeledExport):
     """Records of Argilla with one question that is the thumb.
+
+    See `LabeledExport` for the settings that are not named here.
 
     Attributes:
         path: the JSON file.
@@ -46,26 +45,16 @@ class ArgillaExport:
             the answer.
         completion_field: the field of the answer.
         question: the question that is the thumb.
-        labels: what label values mean; None for nothing.
-        up_from: a rating from here on is a thumbs-up; None: asked for where it has to be known.
-        down_to: one up to here is a thumbs-down.
         suggestions: take suggestions where there is no response, as the signal "suggestion".
         model_key: the key of the metadata that names what answered, or None.
-        ignore: keys that are left out by name, of inputs and of messages.
-        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     path: str
     prompt_field: str | None
     completion_field: str
     question: str
-    labels: Mapping[Any, bool | None] | None
-    up_from: float | None
-    down_to: float | None
     suggestions: bool
     model_key: str | None
-    ignore: Sequence[str]
-    cut_at: int | None
 
     def read(self) -> Iterator[Row | Note]:
         """One row for each record.
@@ -74,24 +63,7 @@ class ArgillaExport:
             LabError: the file cannot be read, or a setting is wrong.
         """
         file = existing(self.path, "export.path")
-        scale, notes = read_labels(
-            records(file, "json"),
-            self._values,
-            labels=self.labels,
-            up_from=self.up_from,
-            down_to=self.down_to,
-            source=file.name,
-        )
-        yield from notes
-        unread, seen = unread_of(self.ignore), Seen()
-
-        def make(where: str, raw: dict[str, Any]) -> Row:
-            row = self._row(where, raw, scale, unread)
-            seen.refuse_again(raw.get("id"), row.thumbs)
-            return row
-
-        yield from rows_of(records(file, "json"), make)
-        yield from notes_of(unread, file.name)
+        yield from self.labeled(lambda: records(file, "json"), self._values, self._row, file.name)
 
     def _values(self, raw: dict[str, Any]) -> list[Any]:
         """The labels of a record, as they are."""

@@ -17,7 +17,7 @@ The thumb belongs to one of the assistant's turns, and the prompt is every turn 
 other with no turn between them, the first was replaced by the second, and is no part of a later prompt.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from kto_lab.feedback.rows import existing, readable
 from kto_lab.feedback.scale import Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
-from kto_lab.importing.exports.labels import read_labels
+from kto_lab.importing.exports.labels import LabeledExport
 from kto_lab.importing.exports.lookup import lookup
 from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.values import (
@@ -49,37 +49,29 @@ COLUMNS = ("conversation", "messages", "model", "user", "timestamp", "events", "
 EVENT_COLUMNS = ("id", "conversation", "message", "index", "type", "value", "completion", "user", "timestamp")
 
 
-@dataclass(frozen=True)
-class ChatLogExport:
+@dataclass(frozen=True, kw_only=True)
+class ChatLogExport(LabeledExport):
     """Conversations and events.
+
+    See `LabeledExport` for the settings that are not named here.
 
     Attributes:
         path: the file of conversations.
         events: the file of events; None: each conversation holds its own.
         columns: the key of each field of a conversation; the fields are `COLUMNS`.
         event_columns: the key of each field of an event; the fields are `EVENT_COLUMNS`.
-        labels: what the values of thumbs mean, where the common words do not say; None for nothing.
-        up_from: a thumb that is a number from here on is up; None: asked for where it has to be known.
-        down_to: one up to here is down.
         signals: what implicit signals mean; None for nothing. Any name may be added to the table.
         timezone: what a time means that names no zone.
         day_first: the order of day and month in numbers; None: as the other times of a file have it.
-        ignore: keys of conversations and of messages that are left out by name.
-        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     path: str
     events: str | None
     columns: Mapping[str, str | None]
     event_columns: Mapping[str, str | None]
-    labels: Mapping[Any, bool | None] | None
-    up_from: float | None
-    down_to: float | None
     signals: Mapping[str, bool | None]
     timezone: str
     day_first: bool | None
-    ignore: Sequence[str]
-    cut_at: int | None
 
     def read(self) -> Iterator[Row | Note]:
         """One row for each event of the second file, or, without one, for each conversation.
@@ -99,17 +91,10 @@ class ChatLogExport:
             self._times("event_columns"),
             unread_of(self.ignore, "id", "model"),
         )
-        path = existing(self.path, "export.path")
         events = None if self.events is None else existing(self.events, "export.events")
         judged = path if events is None else events
-        scale, notes = read_labels(
-            records(judged),
-            told.labels_of_conversation if events is None else told.labels_of_event,
-            labels=self.labels,
-            up_from=self.up_from,
-            down_to=self.down_to,
-            source=judged.name,
-        )
+        values = told.labels_of_conversation if events is None else told.labels_of_event
+        scale, notes = self.scale(records(judged), values, judged.name)
         yield from notes
         told = replace(told, thumbs=scale)
         if events is None:

@@ -12,7 +12,8 @@ A task with several annotations gives several thumbs; skipped ones (`was_cancell
 read. The short form JSON_MIN has no annotations and is not known.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,25 +21,24 @@ from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import Scale
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
-from kto_lab.importing.exports.labels import read_labels
-from kto_lab.importing.exports.reading import records, rows_of
+from kto_lab.importing.exports.labels import LabeledExport
+from kto_lab.importing.exports.reading import records
 from kto_lab.importing.exports.traced import traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,
-    Seen,
     completion_of,
     identity_of,
-    notes_of,
     shown,
-    unread_of,
     verdict,
 )
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
 
-@dataclass(frozen=True)
-class LabelStudioExport:
+@dataclass(frozen=True, kw_only=True)
+class LabelStudioExport(LabeledExport):
     """Tasks of Label Studio with one control that is the thumb.
+
+    See `LabeledExport` for the settings that are not named here.
 
     Attributes:
         path: the JSON file.
@@ -46,12 +46,7 @@ class LabelStudioExport:
         completion_key: the key that holds the answer.
         model_key: the key that names what answered, or None.
         control: the name of the Choices or Rating tag that is the thumb.
-        labels: what choices mean; None for nothing.
-        up_from: a rating from here on is a thumbs-up; None: asked for where it has to be known.
-        down_to: one up to here is a thumbs-down.
         timezone: what a time means that names no zone; Label Studio writes UTC.
-        ignore: keys that are left out by name, of inputs and of messages.
-        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     path: str
@@ -59,12 +54,7 @@ class LabelStudioExport:
     completion_key: str
     model_key: str | None
     control: str
-    labels: Mapping[Any, bool | None] | None
-    up_from: float | None
-    down_to: float | None
     timezone: str
-    ignore: Sequence[str]
-    cut_at: int | None
 
     def read(self) -> Iterator[Row | Note]:
         """One row for each task.
@@ -74,24 +64,8 @@ class LabelStudioExport:
         """
         times = Times(zone_of(self.timezone, "export.timezone"))
         file = existing(self.path, "export.path")
-        scale, notes = read_labels(
-            records(file, "json"),
-            self._values,
-            labels=self.labels,
-            up_from=self.up_from,
-            down_to=self.down_to,
-            source=file.name,
-        )
-        yield from notes
-        unread, seen = unread_of(self.ignore), Seen()
-
-        def make(where: str, raw: dict[str, Any]) -> Row:
-            row = self._row(where, raw, scale, times, unread)
-            seen.refuse_again(raw.get("id"), row.thumbs)
-            return row
-
-        yield from rows_of(records(file, "json"), make)
-        yield from notes_of(unread, file.name)
+        make = functools.partial(self._row, times)
+        yield from self.labeled(lambda: records(file, "json"), self._values, make, file.name)
 
     def _values(self, raw: dict[str, Any]) -> Iterator[Any]:
         """The labels of a task, as they are."""
@@ -102,7 +76,7 @@ class LabelStudioExport:
             except NoThumbError:
                 continue
 
-    def _row(self, where: str, raw: dict[str, Any], scale: Scale, times: Times, unread: Unread) -> Row:
+    def _row(self, times: Times, where: str, raw: dict[str, Any], scale: Scale, unread: Unread) -> Row:
         data, annotations = raw.get("data"), raw.get("annotations")
         if not isinstance(data, dict) or not isinstance(annotations, list):
             raise NoThumbError(

@@ -1,44 +1,92 @@
-"""The labels of an export, looked at before its rows are read; what `langfuse` and the other tools' readers share."""
+"""Exports with labels, which are looked at before the rows are read; what readers such as `langfuse` share."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kto_lab.feedback.rows import Raw, readable
 from kto_lab.feedback.scale import Scale, Values, scale_of
-from kto_lab.importing.exports.values import NoThumbError
-from kto_lab.importing.thumbs import Note
+from kto_lab.feedback.unread import Unread
+from kto_lab.importing.exports.reading import rows_of
+from kto_lab.importing.exports.values import NoThumbError, Seen, notes_of, unread_of
+from kto_lab.importing.thumbs import Note, Row
 
 
-def read_labels(
-    raws: Iterable[Raw],
-    values: Callable[[dict[str, Any]], Iterable[Any]],
-    *,
-    labels: Mapping[Any, bool | None] | None,
-    up_from: float | None,
-    down_to: float | None,
-    source: str,
-) -> tuple[Scale, list[Note]]:
-    """The scale that reads an export's labels, and how it reads them.
+@dataclass(frozen=True, kw_only=True)
+class LabeledExport:
+    """The settings that exports with labels share.
 
-    Args:
-        raws: the rows that hold labels.
-        values: the labels of a row; NoThumbError where it has none.
-        labels: see `kto_lab.feedback.scale.scale_of`.
-        up_from: see `kto_lab.feedback.scale.Scale`.
-        down_to: see `kto_lab.feedback.scale.Scale`.
-        source: what the rows come from, for messages.
-
-    Raises:
-        LabError: settings contradict each other, or the thresholds of a scale have to be given.
+    Attributes:
+        labels: what label values mean, where the common words do not say; None for nothing.
+        up_from: a label that is a number from here on is a thumbs-up; None: asked for where it has to be known.
+        down_to: a label that is a number up to here is a thumbs-down.
+        ignore: keys that are left out by name, of inputs and of messages.
+        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
-    found = Values()
-    scale = scale_of(labels, up_from, down_to, node="export")
-    for _, raw in readable(raws):
-        try:
-            for value in values(raw):
-                found.add(value)
-        except NoThumbError:
-            continue
-    scale = scale.decided(found, source)
-    told = scale.told(found)
-    return scale, [Note(f"{source}: label: {told}.")] if told else []
+
+    labels: Mapping[Any, bool | None] | None
+    up_from: float | None
+    down_to: float | None
+    ignore: Sequence[str]
+    cut_at: int | None
+
+    def scale(
+        self, raws: Iterable[Raw], values: Callable[[dict[str, Any]], Iterable[Any]], source: str
+    ) -> tuple[Scale, list[Note]]:
+        """The scale that reads the labels, and how it reads them.
+
+        Args:
+            raws: the rows that hold labels.
+            values: the labels of a row; NoThumbError where it has none.
+            source: what the rows come from, for messages.
+
+        Raises:
+            LabError: settings contradict each other, or the thresholds of a scale have to be given.
+        """
+        found = Values()
+        scale = scale_of(self.labels, self.up_from, self.down_to, node="export")
+        for _, raw in readable(raws):
+            try:
+                for value in values(raw):
+                    found.add(value)
+            except NoThumbError:
+                continue
+        scale = scale.decided(found, source)
+        told = scale.told(found)
+        return scale, [Note(f"{source}: label: {told}.")] if told else []
+
+    def labeled(
+        self,
+        raws: Callable[[], Iterable[Raw]],
+        values: Callable[[dict[str, Any]], Iterable[Any]],
+        make: Callable[[str, dict[str, Any], Scale, Unread], Row],
+        source: str,
+        *,
+        first: Iterable[Row] = (),
+    ) -> Iterator[Row | Note]:
+        """How the labels are read, one row for each raw row, and what was not read.
+
+        Args:
+            raws: gives the rows that hold labels, from the beginning each time. Their `id` tells a label that was
+                exported twice.
+            values: see `scale`.
+            make: the row of a raw row at its place, with the scale, and a count of what is not read; NoThumbError where
+                it gives none.
+            source: see `scale`.
+            first: rows that come before.
+
+        Raises:
+            LabError: see `scale`.
+        """
+        scale, notes = self.scale(raws(), values, source)
+        yield from notes
+        yield from first
+        unread, seen = unread_of(self.ignore), Seen()
+
+        def new(where: str, raw: dict[str, Any]) -> Row:
+            row = make(where, raw, scale, unread)
+            seen.refuse_again(raw.get("id"), row.thumbs)
+            return row
+
+        yield from rows_of(raws(), new)
+        yield from notes_of(unread, source)

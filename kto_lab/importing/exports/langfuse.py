@@ -11,23 +11,22 @@ or on a trace: then the trace's own input and output are taken, or those of its 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from kto_lab.feedback.rows import Raw, Unreadable, existing
+from kto_lab.feedback.scale import Scale
 from kto_lab.feedback.times import Times, zone_of
-from kto_lab.importing.exports.labels import read_labels
+from kto_lab.feedback.unread import Unread
+from kto_lab.importing.exports.labels import LabeledExport
 from kto_lab.importing.exports.lookup import Lookup, lookup
-from kto_lab.importing.exports.reading import records, rows_of
+from kto_lab.importing.exports.reading import records
 from kto_lab.importing.exports.traced import traced_answer, traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,
-    Seen,
     identity_of,
-    notes_of,
     shown,
-    unread_of,
     verdict,
 )
 from kto_lab.importing.thumbs import Note, Reason, Row, Thumb
@@ -36,37 +35,29 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _TYPES = ("NUMERIC", "BOOLEAN", "CATEGORICAL")
 
 
-@dataclass(frozen=True)
-class LangfuseExport:
+@dataclass(frozen=True, kw_only=True)
+class LangfuseExport(LabeledExport):
     """Scores of one name with what they are on.
+
+    See `LabeledExport` for the settings that are not named here.
 
     Attributes:
         scores: the file of scores.
         observations: the file of observations, or None.
         traces: the file of traces, or None.
         name: the score that is the thumb; rows of others are left out.
-        labels: what categories mean; None for nothing.
-        up_from: a number from here on is a thumbs-up; None: asked for where it has to be known.
-        down_to: one up to here is a thumbs-down.
         input_key: the key of the input that holds the prompt; None to look for it.
         output_key: the key of the output that holds the answer; None to look for it.
         timezone: what a time means that names no zone; Langfuse writes UTC.
-        ignore: keys that are left out by name, of inputs and of messages.
-        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     scores: str
     observations: str | None
     traces: str | None
     name: str
-    labels: Mapping[Any, bool | None] | None
-    up_from: float | None
-    down_to: float | None
     input_key: str | None
     output_key: str | None
     timezone: str
-    ignore: Sequence[str]
-    cut_at: int | None
 
     def read(self) -> Iterator[Row | Note]:
         """One row for each score, after those of the other files that cannot be read.
@@ -76,25 +67,16 @@ class LangfuseExport:
         """
         times = Times(zone_of(self.timezone, "export.timezone"))
         scores = existing(self.scores, "export.scores")
-        scale, notes = read_labels(
-            _renamed(records(scores)),
-            lambda raw: [self._value(raw)],
-            labels=self.labels,
-            up_from=self.up_from,
-            down_to=self.down_to,
-            source=scores.name,
-        )
-        yield from notes
-        unread = unread_of(self.ignore)
         # Traces come last: what a trace says of itself is preferred to its root observation.
         parts = [("observations", self.observations, _observation_keys), ("traces", self.traces, _trace_keys)]
-        seen = Seen()
         with lookup() as found:
-            for part, path, keys in parts:
-                if path is not None:
-                    yield from found.fill(_renamed(records(existing(path, f"export.{part}"))), keys)
 
-            def make(where: str, raw: dict[str, Any]) -> Row:
+            def filled() -> Iterator[Row]:
+                for part, path, keys in parts:
+                    if path is not None:
+                        yield from found.fill(_renamed(records(existing(path, f"export.{part}"))), keys)
+
+            def make(where: str, raw: dict[str, Any], scale: Scale, unread: Unread) -> Row:
                 desirable, rating = verdict(scale, self._value(raw))
                 on, when = _subject(raw, found), times.read(raw.get("timestamp"))
                 thumb = Thumb(
@@ -110,11 +92,11 @@ class LangfuseExport:
                     score=rating,
                     identity=identity_of(raw.get("id")),
                 )
-                seen.refuse_again(raw.get("id"), (thumb,))
                 return Row((thumb,))
 
-            yield from rows_of(_renamed(records(scores)), make)
-        yield from notes_of(unread, scores.name)
+            yield from self.labeled(
+                lambda: _renamed(records(scores)), lambda raw: [self._value(raw)], make, scores.name, first=filled()
+            )
 
     def _value(self, score: dict[str, Any]) -> Any:
         """What a score says, as it says it."""

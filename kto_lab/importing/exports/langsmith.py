@@ -14,24 +14,23 @@ Runs are what `Client.list_runs` gives, or a bulk export in Parquet, where `inpu
 Feedback without a run is on its trace's root run, which has the trace's identity.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from kto_lab.feedback.messages import decoded
 from kto_lab.feedback.rows import existing
+from kto_lab.feedback.scale import Scale
 from kto_lab.feedback.times import Times, zone_of
-from kto_lab.importing.exports.labels import read_labels
+from kto_lab.feedback.unread import Unread
+from kto_lab.importing.exports.labels import LabeledExport
 from kto_lab.importing.exports.lookup import Lookup, lookup
-from kto_lab.importing.exports.reading import records, rows_of
+from kto_lab.importing.exports.reading import records
 from kto_lab.importing.exports.traced import traced_answer, traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,
-    Seen,
     identity_of,
-    notes_of,
     shown,
-    unread_of,
     verdict,
 )
 from kto_lab.importing.thumbs import Note, Reason, Row, Thumb
@@ -40,35 +39,27 @@ _MODEL_KEYS = ("ls_model_name", "model_name", "model")
 _USER_KEYS = ("user_id", "user")
 
 
-@dataclass(frozen=True)
-class LangSmithExport:
+@dataclass(frozen=True, kw_only=True)
+class LangSmithExport(LabeledExport):
     """Feedback of one key with its runs.
+
+    See `LabeledExport` for the settings that are not named here.
 
     Attributes:
         feedback: the file of feedback.
         runs: the file of runs.
         key: the feedback key that is the thumb; rows of others are left out.
-        labels: what values in words mean; None for nothing.
-        up_from: a score from here on is a thumbs-up; None: asked for where it has to be known.
-        down_to: one up to here is a thumbs-down.
         input_key: the key of the inputs that holds the prompt; None to look for it.
         output_key: the key of the outputs that holds the answer; None to look for it.
         timezone: what a time means that names no zone; LangSmith writes UTC.
-        ignore: keys that are left out by name, of inputs and of messages.
-        cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
     feedback: str
     runs: str
     key: str
-    labels: Mapping[Any, bool | None] | None
-    up_from: float | None
-    down_to: float | None
     input_key: str | None
     output_key: str | None
     timezone: str
-    ignore: Sequence[str]
-    cut_at: int | None
 
     def read(self) -> Iterator[Row | Note]:
         """One row for each feedback, after those of the runs that cannot be read.
@@ -78,20 +69,9 @@ class LangSmithExport:
         """
         times = Times(zone_of(self.timezone, "export.timezone"))
         feedback, runs = existing(self.feedback, "export.feedback"), existing(self.runs, "export.runs")
-        scale, notes = read_labels(
-            records(feedback),
-            lambda raw: [self._value(raw)],
-            labels=self.labels,
-            up_from=self.up_from,
-            down_to=self.down_to,
-            source=feedback.name,
-        )
-        yield from notes
-        unread, seen = unread_of(self.ignore), Seen()
         with lookup() as found:
-            yield from found.fill(records(runs), _keys)
 
-            def make(where: str, raw: dict[str, Any]) -> Row:
+            def make(where: str, raw: dict[str, Any], scale: Scale, unread: Unread) -> Row:
                 desirable, rating = verdict(scale, self._value(raw))
                 run = _run(raw, found)
                 when = times.first(raw.get("modified_at"), raw.get("created_at"))
@@ -112,11 +92,15 @@ class LangSmithExport:
                     score=rating,
                     identity=identity_of(raw.get("id")),
                 )
-                seen.refuse_again(raw.get("id"), (thumb,))
                 return Row((thumb,))
 
-            yield from rows_of(records(feedback), make)
-        yield from notes_of(unread, feedback.name)
+            yield from self.labeled(
+                lambda: records(feedback),
+                lambda raw: [self._value(raw)],
+                make,
+                feedback.name,
+                first=found.fill(records(runs), _keys),
+            )
 
     def _value(self, raw: dict[str, Any]) -> Any:
         """What feedback says, as it says it."""
