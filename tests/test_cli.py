@@ -86,7 +86,7 @@ def rows_with(**changes: Any) -> list[dict[str, Any]]:
     ("rows", "message"),
     [
         (rows_with(completion=""), "thumbs.jsonl:3: the completion is empty"),
-        (rows_with(label="maybe"), "thumbs.jsonl:3: the label is 'maybe', and nothing says what that means"),
+        (rows_with(label="maybe"), "thumbs.jsonl:3: the label is 'maybe', whose meaning is not known"),
         (rows_with(label=None), "thumbs.jsonl:3"),
         ([row | {"label": True} for row in thumbs()], "All 36 examples are desirable (thumbs-up)"),
         ([row | {"label": False} for row in thumbs()], "All 36 examples are undesirable (thumbs-down)"),

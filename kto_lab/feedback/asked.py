@@ -1,4 +1,4 @@
-"""What was asked and what was answered, from the cells of a row: texts, messages, conversations, lists of turns."""
+"""The prompt and the answer in the cells of a row: texts, chat messages, conversations, lists of turns."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ class Asking:
     """How prompts and answers are put together.
 
     Attributes:
-        chat: what becomes of a prompt that is text: it stays so ("given", with no place for a system turn), becomes a
-            user message where the row has a system turn ("system"), or always does ("all").
-        constant_prompt: what all answers answer, where no column holds a prompt.
+        chat: whether a text prompt becomes a user message: never ("given"; a system turn then has no place), where the
+            row has a system prompt ("system"), or always ("all").
+        constant_prompt: the prompt that all answers answer, where no column holds one.
         lists: what a list of texts is; see `layout`.
         node: whose settings these are, for messages.
     """
@@ -33,15 +33,15 @@ class Asking:
     node: str
 
     def prompt_and_answer(self, cells: Mapping[str, Any], answer: Any, where: str) -> tuple[Any, Any]:
-        """What was asked, and what was answered; None for an answer that is missing from a list of turns.
+        """The prompt and the answer; the answer is None where it is missing from a list of turns.
 
         Args:
             cells: `prompt`, `system` and `input`, where there are such columns.
-            answer: the answer's own cell.
+            answer: the cell of the answer.
             where: the row's place, for errors.
 
         Raises:
-            LabError: they do not fit each other.
+            LabError: prompt and answer do not fit each other.
         """
         prompt: Any
         if self.constant_prompt is not None:
@@ -58,7 +58,7 @@ class Asking:
         return self._with_system(prompt, cells.get("system"), where), completion
 
     def alternatives(self, answer: Any) -> list[Any]:
-        """The answers of a cell: several where it is a list of alternatives, None for those that are missing."""
+        """The answers in a cell: several where it is a list of alternatives, with None for those that are missing."""
         if self.lists == "alternatives" and isinstance(answer, list):
             texts: list[Any] | None = texts_of(answer, missing=True)
             return texts or [answer]
@@ -67,7 +67,9 @@ class Asking:
     def _with_system(self, prompt: Any, system: Any, where: str) -> Any:
         told = isinstance(system, str) and bool(system.strip())
         if system is not None and not isinstance(system, str):
-            raise LabError(f"{where}: the system prompt is {system!r:.60}, which is no text. Repair or remove the row.")
+            raise LabError(
+                f"{where}: the system prompt is {system!r:.60}, which is not text. Repair or remove the row."
+            )
         chat = self.chat == "all" or (told and self.chat == "system")
         if chat and isinstance(prompt, str) and prompt.strip():
             prompt = [{"role": "user", "content": prompt}]
@@ -86,15 +88,15 @@ class Asking:
 def needs_chat(node: str) -> str:
     """What to do about a system prompt beside a prompt that is text."""
     return (
-        f"the prompt is text, which has no place for the turn of {node}.columns.system. Set {node}.as_chat=true, so "
-        "that prompts become chat messages."
+        f"the prompt is text, and {node}.columns.system needs chat messages to put its turn before. Set "
+        f"{node}.as_chat=true to turn prompts into chat messages."
     )
 
 
 def messages_of(cell: Any, *, asked: bool = False) -> Any:
-    """Chat messages where the cell is a text that spells them as JSON, else the cell.
+    """The chat messages that a cell holds or spells as JSON; every other cell as it is.
 
-    An answer may be JSON itself, so its objects must have roles; those of a prompt (`asked`) need not.
+    An answer may itself be JSON, so its objects count as messages only with roles; those of a prompt (`asked`) always.
     """
     value = decoded(cell)
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
@@ -103,9 +105,9 @@ def messages_of(cell: Any, *, asked: bool = False) -> Any:
 
 
 def texts_of(cell: Any, *, missing: bool = False) -> list[str | None] | None:
-    """The texts of a list of texts, or of a text that spells one as JSON, with None for those that are missing.
+    """The texts of a list of texts, also one spelled as JSON, with None for those that are missing.
 
-    None where it is no such list, or one in which all are missing, unless that may be (`missing`).
+    None where the cell is not such a list, or where all of its texts are missing and `missing` is not set.
     """
     value = decoded(cell)
     if not isinstance(value, list) or not value or not all(item is None or isinstance(item, str) for item in value):
@@ -122,18 +124,18 @@ def is_conversation(cell: Any) -> bool:
 
 
 def turns(questions: Sequence[Any], answer: Any, where: str) -> tuple[list[dict[str, str]], str | None]:
-    """A conversation from its questions and its answers: the last answer is judged, after all that was said before.
+    """A conversation from its questions and answers: the last answer is judged, and the turns before it are its prompt.
 
     Args:
         questions: the turns of the prompt.
-        answer: a list of as many answers, or a text where there is one turn.
+        answer: a list of as many answers, or a text where there is a single turn.
         where: the row's place, for errors.
 
     Returns:
         The messages before the last answer, and the last answer; None where one of the answers is missing.
 
     Raises:
-        LabError: a question is missing, or there are more or fewer answers.
+        LabError: a question is missing, or there are not as many answers as questions.
     """
     answers: Sequence[Any] = texts_of(answer, missing=True) or [answer]
     if len(answers) != len(questions):
@@ -149,19 +151,19 @@ def turns(questions: Sequence[Any], answer: Any, where: str) -> tuple[list[dict[
 
 
 def _with_input(prompt: Any, given: Any, where: str, node: str) -> Any:
-    """An instruction, a blank line and its input; the instruction alone where the input is empty."""
+    """An instruction, a blank line and its input; just the instruction where the input is empty."""
     if given is None or (isinstance(given, str) and not given.strip()):
         return prompt
     if isinstance(prompt, str) and isinstance(given, str):
         return f"{prompt}\n\n{given}"
     raise LabError(
-        f"{where}: {node}.columns.input is put behind a prompt that is text, and one of the two is no text. Write the "
-        "input into the messages, or repair the row."
+        f"{where}: {node}.columns.input is appended to a text prompt, and one of the two is not text. Write the input "
+        "into the messages, or repair the row."
     )
 
 
 def _completion(value: Any, where: str, node: str) -> Any:
-    """The text of a completion that is text, or a list with one assistant message."""
+    """The text of a completion: text, parts of text, or a list of one assistant message."""
     if not isinstance(value, list):
         return value
     if len(value) == 1 and role_of(value[0]) == "assistant":
@@ -169,25 +171,25 @@ def _completion(value: Any, where: str, node: str) -> Any:
     if (text := text_of(value)) is not None:
         return text
     raise LabError(
-        f"{where}: the completion is a list, and not of one assistant message. Where it holds the whole conversation, "
-        f"set {node}.columns.prompt=null."
+        f"{where}: the completion is a list, but not of one assistant message. If it holds the whole conversation, set "
+        f"{node}.columns.prompt=null."
     )
 
 
 def _conversation(value: Any, where: str) -> tuple[Any, Any]:
-    """Prompt and last answer of chat messages or of a transcript."""
+    """The prompt and the last answer of chat messages or of a transcript."""
     messages = _transcript(value) if isinstance(value, str) else value
     if not isinstance(messages, list) or not messages or role_of(messages[-1]) != "assistant":
         raise LabError(
-            f"{where}: without a prompt column a completion is a whole conversation (chat messages, or a transcript of "
-            "'Human:' and 'Assistant:' turns) that ends with the assistant's turn; this one does not."
+            f"{where}: without a prompt column, a completion must be a whole conversation (chat messages, or a "
+            "transcript of 'Human:' and 'Assistant:' turns) that ends with the assistant's turn; this one is not."
         )
     *prompt, last = map(canonical, messages)
     return prompt, last.get("content")
 
 
 def _transcript(text: str) -> list[dict[str, str]]:
-    """The messages of a transcript; none where the text does not start with a turn."""
+    """The messages of a transcript; an empty list where the text does not start with a turn."""
     before, *parts = _TURN.split("\n\n" + text.lstrip())
     if before.strip():
         return []
@@ -195,7 +197,7 @@ def _transcript(text: str) -> list[dict[str, str]]:
 
 
 def check_messages(messages: Any, where: str) -> None:
-    """LabError where a turn is empty but for what the table cannot hold, such as the call of a tool."""
+    """LabError where a turn has nothing but what the table cannot hold, such as a tool call."""
     for number, message in enumerate(messages if isinstance(messages, list) else (), start=1):
         if isinstance(message, Mapping) and without_unread(message):
-            raise LabError(f"{where}: turn {number} says nothing but what is ignored. Repair or remove the row.")
+            raise LabError(f"{where}: turn {number} has no text, only what is ignored. Repair or remove the row.")

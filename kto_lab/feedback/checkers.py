@@ -1,11 +1,11 @@
-"""Judging an answer by program: the checks that a row of the table carries.
+"""Judging answers by program: the checks that a row of the table carries.
 
 A row's `checks` is JSON. Three kinds:
 
 - `{"checker": "ifeval", "instructions": [{"id": "detectable_format:title", "kwargs": {}}]}`: lm-eval's IFEval checkers
   (Zhou et al. 2023, arXiv 2311.07911), strict: the answer passes when it follows every instruction.
-- `{"checker": "arithmetic", "answer": "42"}`: the answer is exactly this, but for surrounding white space.
-- `{"checker": "sentiment"}`: the compound score of VADER (Hutto & Gilbert 2014), from -1 to 1. It is no pass or fail.
+- `{"checker": "arithmetic", "answer": "42"}`: the answer is exactly this, except for surrounding white space.
+- `{"checker": "sentiment"}`: the compound score of VADER (Hutto & Gilbert 2014), from -1 to 1; no pass or fail.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def metric_name(checks: str) -> str:
 def score_answer(checks: str, answer: str) -> float:
     """The score of an answer: 1 or 0 for pass and fail, VADER's compound score for sentiment.
 
-    Raises LabError when `checks` names no checker or instruction that is known, or does not fit it.
+    Raises LabError when `checks` names an unknown checker or instruction, or does not fit it.
     """
     parsed = _parse(checks)
     if parsed["checker"] == "ifeval":
@@ -51,7 +51,7 @@ def score_answer(checks: str, answer: str) -> float:
 
 
 def read_checks(value: Any, where: str) -> str:
-    """Checks from a user's data, as a row of the table carries them: "" where there are none.
+    """Checks from a user's data in the table's form: JSON text, "" where there are none.
 
     Args:
         value: the JSON as text or as an object, or None.
@@ -75,7 +75,7 @@ def read_checks(value: Any, where: str) -> str:
 # Many rows have the same.
 @functools.lru_cache(maxsize=4096)
 def _try(checks: str) -> None:
-    """LabError where checks cannot be run, whatever the answer is."""
+    """LabError where the checks cannot be run on any answer."""
     for item in _parse(checks).get("instructions") or []:
         _instruction(item["id"], item["kwargs"])
 

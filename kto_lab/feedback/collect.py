@@ -1,8 +1,8 @@
 """`kto-lab feedback collect`: thumbs from a model's own answers and a checker.
 
-Answers are sampled prompt by prompt in blocks; each finished block is one shard on disk, written atomically. Started
-again with the same settings, collection goes on from the first missing shard and gives the same table, because every
-block is seeded by its own number.
+Answers are sampled in blocks of prompts; each finished block is one shard on disk, written atomically. Run again with
+the same settings, a stopped collection resumes at the first missing shard and gives the same table, because every block
+is seeded by its own number.
 """
 
 import json
@@ -26,16 +26,16 @@ SAMPLED, WORKED = "sampled", "sampled with a worked example"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn.
+    """How answers are sampled.
 
     Attributes:
-        samples: answers a prompt.
-        worked_samples: further answers drawn with the prompt's worked example shown, where it has one. The example is
-            not part of the row: only the prompt and the answer are. Such rows say so in `origin`.
+        samples: answers per prompt.
+        worked_samples: further answers per prompt, sampled with the prompt's worked example shown, where it has one.
+            The row holds the prompt and the answer without the example, and says so in `origin`.
         temperature: of the sampling.
         max_new_tokens: where an answer is cut.
-        batch_size: answers in flight at once.
-        block: prompts a shard.
+        batch_size: answers generated at once.
+        block: prompts per shard.
         seed: of the sampling.
         threshold: a sentiment score above it is a thumbs-up (checks that pass or fail ignore it).
     """
@@ -74,14 +74,14 @@ def collect(
     Args:
         model: the policy that answers.
         encoder: its tokenizer's encoder.
-        prompts: what to ask, and how to check.
-        sampling: how to draw.
-        folder: where the shards lie. It may hold shards of an earlier, interrupted call with the same arguments.
+        prompts: what to ask, and how to check the answers.
+        sampling: how to sample.
+        folder: where the shards are written. It may hold shards of an interrupted call with the same arguments.
         provenance: where the model's weights came from.
-        advance: called with the number of prompts each time some are done.
+        advance: called with the number of prompts whenever some are done.
 
     Raises:
-        LabError: the folder holds shards of a collection with another model or other settings.
+        LabError: the folder holds shards of a collection with a different model or different settings.
     """
     asked = [[item.prompt, item.checks, item.group, list(item.worked)] for item in prompts]
     _claim(folder, content_hash(vars(sampling), dict(provenance), encoder.hashes, asked))
@@ -97,7 +97,7 @@ def collect(
 
 
 def _claim(folder: Path, identity: str) -> None:
-    """Mark the folder as this collection's, or refuse one that is another's."""
+    """Mark the folder as this collection's; LabError where it belongs to another."""
     marker = folder / "collection.json"
     if marker.exists():
         if json.loads(marker.read_text(encoding="utf-8"))["identity"] != identity:

@@ -15,7 +15,7 @@ SHIPPED = ("instruction_checks", "arithmetic")
 
 
 def from_collected(path: str, train_prompts: int | None) -> Dataset:
-    """A table of examples, as it is.
+    """A table of examples as it was written.
 
     Args:
         path: a Parquet file that a command of `kto-lab feedback` wrote, or the name of a shipped one.
@@ -23,7 +23,7 @@ def from_collected(path: str, train_prompts: int | None) -> Dataset:
             selections within larger ones; None for all. The test split is always whole.
 
     Raises:
-        LabError: the file is missing or no table of examples, or `train_prompts` is below 1.
+        LabError: the file is missing or not a table of examples, or `train_prompts` is below 1.
     """
     if train_prompts is not None and train_prompts < 1:
         raise LabError(f"feedback.train_prompts is {train_prompts}; it must be at least 1, or null for all.")
@@ -36,7 +36,7 @@ def from_collected(path: str, train_prompts: int | None) -> Dataset:
             f"one of {', '.join(SHIPPED)}."
         )
     try:
-        # Not by datasets' reader: it leaves a copy in the user's cache.
+        # The reader of `datasets` would leave a copy in the user's cache.
         found = pq.read_table(file)
         chat = pa.types.is_list(found.schema.field("prompt").type)
         more = {name: column in found.schema.names for name, column in (("ratings", "ratings"), ("pairs", "pair_id"))}

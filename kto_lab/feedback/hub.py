@@ -31,14 +31,14 @@ def from_hub(
 ) -> Dataset:
     """The table of examples of one split of a dataset; see `mapping` for what a row may be.
 
-    The held-out prompts are taken from this split by hashing, as for every source. No code of the dataset is run.
+    As for every source, the held-out prompts are taken from this split by hashing. No code of the dataset is run.
 
     Args:
         name: the dataset's id on the hub, a local folder, or a format ("json", "parquet") with `data_files`.
         subset: the dataset's configuration.
         split: the split to read, such as "train".
         revision: the commit or tag; None for the newest.
-        data_files: files of the dataset to read, local or on the hub; None for those that its card names.
+        data_files: the files to read, local or on the hub; None for those that the dataset's card names.
         as_chat: a prompt that is text becomes one user message.
         min_certainty: see `mapping.layout`.
         bad_rows: see `mapping.layout`.

@@ -1,7 +1,7 @@
 """The command `kto-lab feedback inspect`: what is in the thumbs, before and after a corruption.
 
-Everything here is read from the table alone: no model, no tokens. A run may leave out further examples, such as those
-whose prompt is too long.
+Only the table is read: no model, no tokens. A run may leave out further examples, such as those whose prompt is too
+long.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def inspect_feedback(cfg: DictConfig) -> Path:
     """Write the table before and after corruption as numbers and a picture, show it, and return the folder.
 
     Raises:
-        LabError: the folder holds an inspection, no example is to be trained on, or see the message.
+        LabError: the folder already holds an inspection, or there is no example to train on.
     """
     check_keys(cfg, KEYS)
     folder = Path(cfg.output)
@@ -78,13 +78,13 @@ def inspect_feedback(cfg: DictConfig) -> Path:
 
 
 def balance_of(deployment_share: float | None, before: Description, after: Description) -> Balance | None:
-    """What the classes of the corrupted training split should weigh.
+    """The weights that the classes of the corrupted training split should have.
 
-    Without a share, deployment is taken to see the thumbs as they came, before any corruption. Where those are of one
-    class it is taken to see the corrupted ones.
+    Without a share, deployment is assumed to see the thumbs as they were before any corruption, or after it where they
+    were of one class before.
 
     Raises:
-        LabError: the share is none.
+        LabError: the share is not between 0 and 1.
     """
     if deployment_share is None:
         came = before.classes.share

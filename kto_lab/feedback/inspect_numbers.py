@@ -12,7 +12,7 @@ from kto_lab.feedback.pairs import PairNoise, given_pairs, make_pairs, pair_nois
 from kto_lab.losses.weighting import Balanced, Deployment, Weights
 
 COLUMNS = ["prompt_id", "completion", "group", "desirable", "desirable_clean"]
-# lambda_D n_D / (lambda_U n_U): the ends of the paper's range, and between them the target that a run has by default.
+# lambda_D n_D / (lambda_U n_U): the ends of the paper's range, and in between a run's default target.
 TARGETS = (1.0, 1.25, 1.5)
 LOWEST, USUAL, HIGHEST = TARGETS
 
@@ -38,11 +38,11 @@ class Classes:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Texts (a prompt with a completion, to the letter) that more than one example has.
+    """Texts (a prompt with its completion, compared exactly) that more than one example has.
 
     Attributes:
         texts: different texts.
-        repeated: those of several examples.
+        repeated: texts of several examples.
         one_label: repeated texts whose examples agree.
         contradicting: repeated texts with thumbs both up and down.
         spare: examples beyond the first of their text.
@@ -57,7 +57,7 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts by the classes of their completions; one class only makes no pair."""
+    """Prompts by the classes of their completions; a prompt with one class gives no pair."""
 
     prompts: int
     both: int
@@ -70,10 +70,10 @@ class Given:
     """Pairs that were given as such.
 
     Attributes:
-        whole: those that are still pairs.
-        agreeing: those whose halves have the same thumb now.
-        alone: those that lack a half.
-        won_and_lost: answers that won one of them and lost another: to losses of single thumbs, two opposite thumbs.
+        whole: pairs that are still pairs.
+        agreeing: pairs whose halves now have the same thumb.
+        alone: pairs that lack a half.
+        won_and_lost: answers that won one pair and lost another: two opposite thumbs for losses of single thumbs.
     """
 
     whole: int
@@ -103,7 +103,7 @@ class Flips:
         flipped_up: clean undesirable, label desirable.
         kept_down: clean undesirable, label undesirable.
         rate_down: P(label undesirable | clean desirable); None where no example is clean desirable.
-        rate_up: P(label desirable | clean undesirable); None likewise.
+        rate_up: P(label desirable | clean undesirable); None where no example is clean undesirable.
     """
 
     kept_up: int
@@ -120,13 +120,13 @@ class Description:
 
     Attributes:
         classes: counts of all examples.
-        groups: the same of each group, the largest first.
+        groups: counts of each group, the largest first.
         repeats: texts that occur more than once.
-        prompts: prompts by the classes they have.
-        pairs: pairs that a loss of pairs gets.
-        pair_noise: how these stand to the clean labels.
-        given: those of them that were given, and what became of the others.
-        lengths: "desirable" and "undesirable" to the lengths of completions; None for a class that is not there.
+        prompts: prompts by the classes of their completions.
+        pairs: how many pairs a loss of pairs gets.
+        pair_noise: how these agree with the clean labels.
+        given: what became of the pairs that were given.
+        lengths: the lengths of completions under "desirable" and "undesirable"; None for a class without examples.
         flips: labels against clean labels.
     """
 
@@ -153,13 +153,13 @@ class Advice:
 
 @dataclass(frozen=True)
 class Balance:
-    """What the classes should weigh, by the counts that are trained on and by the ratio that deployment will see.
+    """Recommended class weights, by the training counts and by the ratio that deployment will see.
 
     Attributes:
-        unweighted: n_D / n_U, what equal weights leave.
-        range: the paper's, of lambda_D n_D / (lambda_U n_U).
+        unweighted: n_D / n_U, the ratio under equal weights.
+        range: the paper's range of lambda_D n_D / (lambda_U n_U).
         training: weights at each of TARGETS.
-        recommended: those of `training` in the middle of the range.
+        recommended: the entry of `training` in the middle of the range.
         deployment_share: share of thumbs up that deployment will see.
         importance: importance weights, which make the training data stand for deployment.
         recommended_for_deployment: `importance` where it lies within the range, else weights at the nearer end.
@@ -175,7 +175,7 @@ class Balance:
 
 
 def describe(table: Dataset) -> Description:
-    """A table in numbers; it has at least one example."""
+    """A table in numbers. The table must have at least one example."""
     frame = table.select_columns(COLUMNS).to_pandas()
     pairs = pairs_of(table)
     groups = {str(name): _classes(part["desirable"]) for name, part in frame.groupby("group")}
@@ -208,7 +208,7 @@ def _given(table: Dataset) -> Given:
 
 
 def pairs_of(table: Dataset) -> NDArray[np.int64]:
-    """The pairs of a table, shape (pairs, 2), which may be none. Their number is the same for every seed."""
+    """The pairs of a table, shape (pairs, 2), possibly empty. Their number does not depend on the seed."""
     try:
         return make_pairs(table, seed=0)
     except LabError:
@@ -218,17 +218,18 @@ def pairs_of(table: Dataset) -> NDArray[np.int64]:
 def advise(classes: Classes, deployment_share: float) -> Balance | None:
     """Weights for these counts; None where a class is missing.
 
-    The sum of its weights is what a class pulls with. The paper has the classes pull alike, or the desirable one up
-    to half as much more. Source: Ethayarajh et al. 2024, arXiv 2402.01306, equation 8: 1 to 4/3, in the later version
-    to 3/2. For deployment: importance weights, see `kto_lab.losses.weighting.Deployment`. Their lambda_D n_D /
-    (lambda_U n_U) is deployment's own ratio, which may lie outside the range: then the rarer class hardly pulls.
+    A class pulls on the policy with the sum of its weights. The paper lets both classes pull alike, or the desirable
+    one up to half as much again. Source: Ethayarajh et al. 2024, arXiv 2402.01306, equation 8: 1 to 4/3, in the later
+    version 1 to 3/2. For deployment: importance weights, see `kto_lab.losses.weighting.Deployment`. Their ratio
+    lambda_D n_D / (lambda_U n_U) is that of deployment, which may lie outside the range; the rarer class then hardly
+    counts.
 
     Args:
         classes: the counts that are trained on.
         deployment_share: share of thumbs up in deployment, in (0, 1).
 
     Raises:
-        LabError: the share is 0 or 1, or no share.
+        LabError: the share is not between 0 and 1.
     """
     if not classes.desirable or not classes.undesirable:
         return None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Style:
-    """How a class is drawn: by colour, and without colour by fill and line."""
+    """How a class is drawn: by colour, and by fill and line for those who see no colour."""
 
     colour: str
     fill: str
@@ -66,7 +66,7 @@ def plot_inspection(
 
 
 def _draw_classes(axes: "Axes", classes: Mapping[str, Classes]) -> None:
-    """Two bars a part, each with its count and its share."""
+    """Two bars per part, each with its count and its share."""
     axes.set_title("examples of each class", loc="left", fontsize=9)
     middles = np.arange(len(classes), dtype=float)
     for (name, style), offset in zip(STYLES.items(), (-0.2, 0.2), strict=True):
@@ -86,7 +86,7 @@ def _draw_classes(axes: "Axes", classes: Mapping[str, Classes]) -> None:
 
 
 def _draw_flips(axes: "Axes", flips: Flips) -> None:
-    """The flip matrix; a cell is as dark as its share of the row."""
+    """The flip matrix; a cell is the darker, the larger its share of the row."""
     axes.set_title("clean label against label, training split", loc="left", fontsize=9)
     counts = np.array([[flips.kept_up, flips.flipped_down], [flips.flipped_up, flips.kept_down]])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

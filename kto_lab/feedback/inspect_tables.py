@@ -1,4 +1,4 @@
-"""What an inspection says on the terminal: tables of 80 columns."""
+"""An inspection on the terminal: tables of 80 columns."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from kto_lab import console
 from kto_lab.feedback.corruption import Change
 from kto_lab.feedback.inspect_numbers import Advice, Balance, Classes, Description, Given
 
-# Of groups, the largest.
+# So many of the largest groups are shown.
 GROUPS_SHOWN = 12
 NO_PAIR_GIVEN = Given(0, 0, 0, 0)
 
@@ -19,8 +19,8 @@ def show_tables(views: Views, training: Views) -> None:
     """Tables of everything but the weights.
 
     Args:
-        views: every part that is described, by name: the training split (before and after), the test split.
-        training: those of the training split.
+        views: the parts to describe, by name: the training split (before and after), the test split.
+        training: the parts of the training split.
     """
     console.show(_counts(views))
     if len({name for view in views.values() for name in view.groups}) > 1:
@@ -31,7 +31,7 @@ def show_tables(views: Views, training: Views) -> None:
 
 
 def show_changes(changes: Sequence[Change]) -> None:
-    """What each step of the corruption did."""
+    """Say what each step of the corruption did."""
     for number, change in enumerate(changes, start=1):
         parameters = ", ".join(f"{name} {value}" for name, value in change.parameters.items())
         console.say(f"    {number}. {change.name}" + (f" ({parameters})" if parameters else ""))
@@ -48,7 +48,7 @@ def show_changes(changes: Sequence[Change]) -> None:
 
 
 def show_advice(balance: Balance | None) -> None:
-    """The weights for the training ratio and for deployment's, each with the override to paste, and the reason."""
+    """Say the weights for the training ratio and for deployment's, each with the override to paste, and the reason."""
     if balance is None:
         console.say("    There is one class only: no weights can balance it.")
         return
@@ -77,7 +77,7 @@ def _show_weights(item: Advice, note: str) -> None:
 
 
 def _table(title: str, caption: str, first: str, headings: Sequence[str]) -> Table:
-    """A table in the house's looks: a first column of names, then numbers."""
+    """An empty table in the style of this report: a first column of names, then numbers."""
     table = console.plain_table(title, caption)
     table.add_column(first, ratio=1, overflow="fold")
     for heading in headings:
@@ -129,7 +129,7 @@ def _flips(views: Views) -> Table:
 
 
 def _repeats(views: Views) -> Table:
-    table = _table("Repeated texts, and pairs", "a text: a prompt with a completion, to the letter", "", list(views))
+    table = _table("Repeated texts, and pairs", "a text: a prompt with its completion", "", list(views))
     rows = {
         "different texts": [view.repeats.texts for view in views.values()],
         "texts of several examples": [view.repeats.repeated for view in views.values()],

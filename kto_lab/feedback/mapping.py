@@ -1,15 +1,15 @@
-"""From one raw row, whatever its columns are called, to rows of the table of examples.
+"""Column mapping: from a raw row, whatever its columns are called, to rows of the table of examples.
 
-Shared by `file` and `hub`. Two kinds of raw row are known:
+Shared by every reader of tables (`feedback=file`, `feedback=hub`, `export=file`, `export=sql`). A raw row is one of
 
 - a thumb: `prompt`, `completion`, `label`. One row of the table.
 - a pair: `prompt`, `chosen`, `rejected`. Two rows of the table, one desirable and one not, with the same `pair_id`.
 
-A prompt is text or chat messages, also as a text that spells them as JSON. A `system` column is put before it as a
-system turn, an `input` column (of an instruction) behind it after a blank line. A completion is text, or a list with
-one assistant message. Where no prompt column is named, the completion holds the whole conversation: chat messages, or a
+A prompt is text or chat messages, also spelled as JSON. The text of a `system` column becomes a system turn before it,
+and that of an `input` column (of an instruction) is appended to it after a blank line. A completion is text, or a list
+of one assistant message. Without a prompt column the completion holds the whole conversation: chat messages, or a
 transcript of "Human:" and "Assistant:" turns with a blank line before each. Its last turn is then the completion, and
-the turns before are the prompt.
+the turns before it are the prompt.
 """
 
 import logging
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class Settings(TypedDict):
-    """The settings that each reader of a table has, by their keys; `layout` explains them."""
+    """The settings that every reader of tables has, by their keys; `layout` explains them."""
 
     columns: Mapping[str, str | None]
     labels: Mapping[Any, bool | None] | None
@@ -65,18 +65,18 @@ class Settings(TypedDict):
 
 @dataclass(frozen=True)
 class Layout:
-    """How raw rows are read; made by `layout`, which checks it.
+    """How raw rows are read; made and checked by `layout`.
 
     Attributes:
         columns: the raw column of each field that is read.
         fields: all fields that can be mapped.
-        scale: what a label says.
+        scale: what a label means.
         asking: how prompts and answers are put together.
         times: how the column of times is read.
         ignore: columns, and keys of messages, that are left out by name.
-        min_certainty: rows whose `certainty` is below it are left out.
-        cut_at: the tool that wrote the rows cuts texts at so many characters.
-        bad_rows: stop at a malformed row, or drop it and say how many were dropped.
+        min_certainty: rows whose `certainty` is lower are left out.
+        cut_at: the tool that wrote the rows cuts texts at so many characters; None: it does not.
+        bad_rows: stop at a malformed row, or drop it and count it.
     """
 
     columns: dict[str, str]
@@ -96,7 +96,7 @@ class Layout:
 
     @property
     def node(self) -> str:
-        """Whose settings these are, for messages."""
+        """The node of the configuration, for messages."""
         return self.asking.node
 
 
@@ -123,22 +123,22 @@ def layout(
     Args:
         columns: field name to column name; None for a field that the data lacks. Where `chosen` and `rejected` are
             named, `completion` and `label` are not read.
-        labels: what label values mean, where the common words do not say; None for values that leave a row out. See
+        labels: what label values mean, beyond the words that are known; None for values that leave a row out. See
             `scale.scale_of`.
-        up_from: a label that is a number from here on is a thumbs-up; None: asked for where it has to be known.
-        down_to: a label that is a number up to here is a thumbs-down; what lies between is neutral.
-        timezone: what a time means that names no zone.
-        day_first: the order of day and month in numbers; None: as the column of times has it.
+        up_from: a numeric label of at least this is a thumbs-up; None: the user is asked where it matters.
+        down_to: a numeric label of at most this is a thumbs-down; labels in between are neutral.
+        timezone: the zone of times that name none.
+        day_first: the order of day and month in numeric dates; None: as the column of times has it.
         chat: see `asked.Asking`.
-        constant_prompt: what all answers answer; only where no column holds a prompt.
+        constant_prompt: the prompt that all answers answer; only where no column holds one.
         lists: what a list of texts is: turns of a conversation whose last answer is judged, alternatives that share
-            the row's thumb, or the text that spells it. None: where there is one, this is asked for.
+            the row's thumb, or a text that looks like a list. None: the user is asked where there is one.
         ignore: see `Layout`.
         min_certainty: see `Layout`.
         cut_at: see `Layout`.
         bad_rows: see `Layout`.
-        fields: those that this reader can map.
-        node: whose settings these are, for messages.
+        fields: the fields that this reader can map.
+        node: the node of the configuration, for messages.
 
     Raises:
         LabError: a field is unknown or missing, or two settings contradict each other.
@@ -191,24 +191,24 @@ def _check_asking(
         raise LabError(f"{node}.lists=alternatives is for rows with one thumb, not for pairs.")
     if constant_prompt is not None and "prompt" in named:
         raise LabError(
-            f"{node}.constant_prompt is what all answers answer, and {node}.columns.prompt names a column of prompts. "
-            f"Set {node}.columns.prompt=null, or take the constant away."
+            f"{node}.constant_prompt is the prompt of all answers, but {node}.columns.prompt names a column of prompts."
+            " Set one of them to null."
         )
     if constant_prompt is not None and not constant_prompt.strip():
-        raise LabError(f"{node}.constant_prompt is empty. Say what all answers answer, or set it to null.")
+        raise LabError(f"{node}.constant_prompt is empty. Give the prompt that all answers answer, or null.")
     if "input" in named and "prompt" not in named:
-        raise LabError(f"{node}.columns.input goes behind the text of {node}.columns.prompt, which names no column.")
+        raise LabError(f"{node}.columns.input is appended to {node}.columns.prompt, which names no column.")
 
 
 def table_rows(raws: Iterable[Raw], how: Layout, *, source: str) -> Iterator[dict[str, Any]]:
-    """Rows for `build_table` from raw rows, each with the place it comes from.
+    """Rows for `build_table` from raw rows with their places.
 
-    Rows that are left out (a neutral label, too little certainty), dropped, or cut are counted, and said at the end.
+    Rows that are left out (a neutral label, too little certainty), dropped or cut are counted and reported at the end.
 
     Args:
         raws: the rows.
         how: the layout, as `survey.surveyed` gives it.
-        source: what they come from.
+        source: where they come from, for messages.
 
     Raises:
         LabError: a row is malformed (unless `bad_rows` is "drop").
@@ -257,7 +257,7 @@ def table_rows(raws: Iterable[Raw], how: Layout, *, source: str) -> Iterator[dic
 def rows_of(raw: Mapping[str, Any] | Unreadable, where: str, how: Layout) -> list[dict[str, Any]]:
     """The table rows of one raw row: one for a thumb, two for a pair, none where it is to be left out.
 
-    An answer that is missing from a list of turns is a row whose completion is None.
+    The row of an answer that is missing from a list of turns has None as its completion.
 
     Raises:
         LabError: the row cannot be read, a required column is missing, or a value is malformed.
@@ -296,12 +296,12 @@ def answers_of(cells: Mapping[str, Any], where: str, how: Layout) -> list[dict[s
 
 
 def _same_prompt(rows: list[dict[str, Any]]) -> bool:
-    """Both halves are there and answer one prompt: of turns, each side may have answers of its own before the last."""
+    """Whether both halves are there and answer one prompt; with turns, each side may have its own earlier answers."""
     return rows[0]["prompt"] == rows[1]["prompt"] and all(row["completion"] is not None for row in rows)
 
 
 def _pair_name(rows: list[dict[str, Any]]) -> str:
-    """What a pair compares, and whose it is: the same in every order of the file."""
+    """A hash of what a pair compares and who compared it, independent of the order of the file."""
     chosen, rejected = sorted(rows, key=lambda row: not row["desirable"])
     return content_hash("pair", chosen["prompt"], chosen["completion"], rejected["completion"], chosen["rater"])
 
@@ -325,7 +325,7 @@ def _pair(cells: Mapping[str, Any], where: str, how: Layout) -> list[dict[str, A
         _answer(cells, "chosen", where, how, desirable=wins, score=cells.get("score_chosen")),
         _answer(cells, "rejected", where, how, desirable=not wins, score=cells.get("score_rejected")),
     ]
-    # Of turns, each side has its own answers before the last one.
+    # With turns, each side has its own earlier answers.
     if answers[0]["prompt"] != answers[1]["prompt"] and how.asking.lists != "turns":
         raise LabError(f"{where}: the two completions do not answer the same prompt. Repair or remove the row.")
     return answers
@@ -347,7 +347,7 @@ def _answer(
 
 
 def _label(value: Any, where: str, how: Layout) -> tuple[bool | None, float | None]:
-    """Thumbs-up or not, None where the row is to be left out; and the rating that says so."""
+    """Thumbs-up or not (None where the row is to be left out), and the rating behind it."""
     said, rating = how.scale.says(value)
     if said in (Said.UP, Said.DOWN):
         return said is Said.UP, rating
@@ -357,7 +357,7 @@ def _label(value: Any, where: str, how: Layout) -> tuple[bool | None, float | No
     if said is Said.ABSENT:
         raise LabError(f"{where}: there is no label. Remove the row, or drop such rows with {node}.bad_rows=drop.")
     raise LabError(
-        f"{where}: the label is {value!r}, and nothing says what that means. Map it with {node}.labels, such as "
+        f"{where}: the label is {value!r}, whose meaning is not known. Map it with {node}.labels, such as "
         f"{node}.labels='{{good: true, bad: false, unsure: null}}'; null leaves such rows out."
     )
 
@@ -368,14 +368,14 @@ def _number(value: Any, where: str, what: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise LabError(f"{where}: the {what} is {value!r}, which is no number. Repair or remove the row.")
+        raise LabError(f"{where}: the {what} is {value!r}, which is not a number. Repair or remove the row.")
     return number
 
 
 def _finished(value: Any, where: str) -> bool:
-    """Whether the answer ended by itself; so taken where the cell is empty.
+    """Whether the answer ended by itself; True where the cell is empty.
 
-    An answer that was cut must not pass for a whole one, so that a value which says neither is an error.
+    An answer that was cut must not pass for a whole one, so any other value is an error.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return True
@@ -390,7 +390,7 @@ def _timestamp(value: Any, where: str, how: Layout) -> str | None:
     when = how.times.read(value)
     if when.unread is not None:
         raise LabError(
-            f"{where}: the timestamp is {when.unread}, which is no time of one reading. Write it like "
+            f"{where}: the timestamp is {when.unread}, which cannot be read as one time. Write it like "
             f"2025-03-01T12:00:00Z, or leave times out with {how.node}.columns.timestamp=null."
         )
     return when.utc
@@ -401,21 +401,21 @@ def _text(value: Any) -> str | None:
 
 
 def no_column(where: str, field: str, column: str, have: Iterable[str], *, node: str) -> LabError:
-    """The error that a column is not there.
+    """The error that a column does not exist.
 
     Args:
         where: the place.
         field: what the column was to hold.
         column: its name.
-        have: the columns that there are.
-        node: whose settings these are.
+        have: the columns that exist.
+        node: the node of the configuration.
     """
     names = list(map(str, have))
     more = ""
     if field == "prompt":
         more = (
-            f" Where {node}.columns.prompt=null, an answer holds the whole conversation; where all answers answer one "
-            f"thing and no column says it (a comment box, a search page), {node}.constant_prompt='...' names it."
+            f" With {node}.columns.prompt=null, each answer holds the whole conversation; where all answers answer the "
+            f"same prompt and no column has it (a comment box, a search page), give it as {node}.constant_prompt='...'."
         )
     return LabError(
         f"{where}: there is no column {column!r} for the {field}. There are: {', '.join(names[:20]) or 'none'}. "

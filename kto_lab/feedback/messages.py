@@ -1,4 +1,4 @@
-"""Chat messages as tools write them: what they call the roles, and content in parts."""
+"""Chat messages as tools write them: their names for roles, and content in parts."""
 
 import json
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-# Kinds of content parts that are text that was said; a "thinking" part has a text, too.
+# Kinds of content parts that are text of the turn itself; a "thinking" part has a text, too.
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def decoded(value: Any) -> Any:
-    """The JSON object or list that a text spells; every other value as it is."""
+    """The JSON object or list that a text spells; every other value unchanged."""
     if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
         return value
     try:
@@ -30,7 +30,7 @@ def decoded(value: Any) -> Any:
 
 
 def role_of(message: Any) -> str | None:
-    """The role of a message by the table's name; None for what is no message, or has another role."""
+    """The role of a message by the table's name; None for other roles, and for what is not a message."""
     named = message.get("role", message.get("type")) if isinstance(message, Mapping) else None
     return ROLES.get(named.lower()) if isinstance(named, str) else None
 
@@ -51,7 +51,7 @@ def text_of(content: Any) -> str | None:
 
 
 def canonical(message: Any) -> Any:
-    """A message with the table's name for its role and its content as text; as it is where that cannot be."""
+    """A message with the table's name for its role and its content as text; unchanged where it has neither."""
     if not isinstance(message, Mapping):
         return message
     role, text = role_of(message), text_of(message.get("content"))

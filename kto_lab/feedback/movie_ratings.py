@@ -1,12 +1,12 @@
 """Individual human ratings of short texts: real thumbs with real noise.
 
 The texts and ratings were published with Hutto & Gilbert 2014 ("VADER", ICWSM-14) and are in the source distribution of
-the Python package vaderSentiment: 23,703 texts of four sources, each rated from -4 to 4 by 15 to 100 people. They are
-fetched, never shipped. The ratings speak of the sentiment of a text, not of how helpful an answer is: a policy aligned
-with them is steered towards writing that people rate as positive.
+the Python package vaderSentiment: 23,703 texts from four sources, each rated from -4 to 4 by 15 to 100 people. They are
+fetched, never shipped. The ratings are of a text's sentiment, not of how helpful an answer is: a policy aligned with
+them is steered towards writing that people rate as positive.
 
 A prompt is the first words of a text, its completion the rest: prompt followed by completion is the text.
-Per source, how many texts and ratings there are, and what cannot be used:
+Texts and ratings per source, and how many of them cannot be used:
 
 | source               | texts  | ratings | ratings of 0 (no thumb) | texts whose ratings differ from the stated mean |
 |----------------------|--------|---------|-------------------------|-------------------------------------------------|
@@ -39,7 +39,7 @@ FILENAME = "vaderSentiment-3.3.2.tar.gz"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 
-# Stated means carry nine digits or more, so that a larger difference is no rounding.
+# Stated means have nine digits or more, so a larger difference is not rounding.
 _MEAN_TOLERANCE = 1e-3
 
 logger = logging.getLogger(__name__)
@@ -74,20 +74,20 @@ def from_ratings(
 ) -> Dataset:
     """The table of examples of the rated texts; `group` is the source.
 
-    `desirable` is the sign of one rating or of the mean, `desirable_clean` always the sign of the mean. Left out, with
-    a count in the log: texts without a word after the prompt, texts nearer to neutral than the margin, texts whose
+    `desirable` is the sign of one rating or of the mean, `desirable_clean` always the sign of the mean. Left out, and
+    counted in the log, are texts without a word after the prompt, texts nearer to neutral than the margin, texts whose
     ratings do not match their stated mean, and training texts that share their prompt with a held-out source. A rating
-    of 0 is no thumb. `ratings` are all ratings of the text, whichever label, and `rater` is the position of one among
-    them; the publication does not say whether one position is one person.
+    of 0 is no thumb. `ratings` are all ratings of the text, whichever label is used, and `rater` is the position of one
+    rating among them; the publication does not say whether a position is always the same person.
 
     Args:
         sources: of SOURCES; their prompts are split by hashing.
         held_out_sources: of SOURCES, none of `sources`; all their texts are in the test split.
         label: thumbs from single raters, or from the mean of all.
         prompt_words: words in the prompt.
-        margin: texts whose mean rating is nearer to 0 are left out, whichever label; a mean of 0 always is.
-        max_ratings_per_text: raters drawn of each text (for "consensus": 1). A smaller draw is part of a larger one.
-        limit: texts drawn of each source; None for all. A smaller draw is part of a larger one.
+        margin: texts whose mean rating is nearer to 0 are left out, whichever label is used, as is a mean of 0.
+        max_ratings_per_text: raters drawn per text (1 for "consensus"). A smaller draw is part of a larger one.
+        limit: texts drawn per source; None for all. A smaller draw is part of a larger one.
         seed: of the draws.
         held_out: share of the prompts of `sources` in the test split, in [0, 1).
 
@@ -122,14 +122,14 @@ def from_ratings(
 
 
 def read_ratings(archive: Path, source: str) -> list[RatedText]:
-    """All texts of one source, in the order of the file, but for those whose ratings differ from their stated mean.
+    """All texts of one source, in the order of the file, except those whose ratings differ from their stated mean.
 
     Args:
         archive: the source distribution of vaderSentiment.
         source: one of SOURCES.
 
     Raises:
-        LabError: the archive or a line of it is not as expected.
+        LabError: the archive is not as expected.
     """
     lists = {
         number: (ratings, where) for where, (number, _, _, ratings) in _table(archive, source, "anonDataRatings", 4)
@@ -149,7 +149,7 @@ def read_ratings(archive: Path, source: str) -> list[RatedText]:
 
 
 def split_text(text: str, words: int) -> tuple[str, str] | None:
-    """The first words, and the rest with its leading white space; None where nothing follows."""
+    """The first words, and the rest with its leading white space; None where there is no rest."""
     match = re.match(rf"(\S+(?:\s+\S+){{{words - 1}}})(\s+\S.*)", text, flags=re.DOTALL)
     return (match[1], match[2]) if match else None
 
@@ -206,7 +206,7 @@ def _ratings(text: str, where: str) -> tuple[int, ...]:
     except json.JSONDecodeError:
         ratings = None
     if not isinstance(ratings, list) or not ratings or not all(isinstance(value, int) for value in ratings):
-        raise LabError(f"{where}: the ratings are {text[:40]!r}, no list of whole numbers.")
+        raise LabError(f"{where}: the ratings are {text[:40]!r}, which is not a list of whole numbers.")
     return tuple(ratings)
 
 

@@ -1,4 +1,4 @@
-"""Pairs for DPO: those that were given, and the join of desirable with undesirable completions of one prompt."""
+"""Pairs for DPO: those that were given, and joins of desirable with undesirable completions of the same prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class GivenPairs:
 
     Attributes:
         pairs: the row numbers of the desirable and of the undesirable half, by pair_id.
-        agreeing: pairs whose halves have the same thumb, since one of them was flipped: no pairs any more.
+        agreeing: former pairs whose halves have the same thumb, since one of them was flipped.
         alone: halves whose other half is not in the table.
     """
 
@@ -33,11 +33,11 @@ class GivenPairs:
 
 @dataclass(frozen=True)
 class PairNoise:
-    """How pairs stand to the clean thumbs of their halves, as shares of all pairs.
+    """How pairs agree with the clean thumbs of their halves, as shares of all pairs.
 
     Attributes:
-        swapped: the chosen answer is the undesirable one, and the rejected answer the desirable one.
-        same: both answers are desirable, or both are not.
+        swapped: the chosen answer is undesirable and the rejected one desirable.
+        same: both answers are desirable, or both are undesirable.
     """
 
     swapped: float
@@ -45,13 +45,13 @@ class PairNoise:
 
 
 def given_pairs(table: Dataset) -> GivenPairs:
-    """The pairs that a table was given, each as its thumbs have it now: with both flipped, it is turned round.
+    """The pairs that a table was given, oriented by their present thumbs: with both flipped, a pair is swapped.
 
     Args:
         table: a table of examples, one split.
 
     Raises:
-        LabError: more than two examples are of one pair.
+        LabError: a pair has more than two examples.
     """
     halves: dict[str, list[int]] = {}
     for row, pair in enumerate(pair_ids_of(table)):
@@ -71,10 +71,10 @@ def given_pairs(table: Dataset) -> GivenPairs:
 
 
 def pair_noise(pairs: Sequence[Pair] | NDArray[np.int64], clean: Sequence[bool]) -> PairNoise:
-    """How many pairs are swapped, by the clean thumbs of the rows; nothing is where there is no pair.
+    """How many pairs are swapped, by the clean thumbs of the rows; zero where there is no pair.
 
     Args:
-        pairs: (pairs, 2), row numbers of what is taken for the chosen and for the rejected example.
+        pairs: (pairs, 2), row numbers of the example taken as chosen and of the one taken as rejected.
         clean: `desirable_clean` of each row.
     """
     if not len(pairs):
@@ -86,21 +86,21 @@ def pair_noise(pairs: Sequence[Pair] | NDArray[np.int64], clean: Sequence[bool])
 def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
     """Pairs of a desirable and an undesirable completion of one prompt.
 
-    Pairs that were given (see `given_pairs`) stay as they are, and their halves, even of a pair that is none any more,
-    are joined with nothing else. Of other examples a prompt with d desirable and u undesirable completions gives
-    min(d, u) pairs that share no completion. The pairs of a prompt depend on its own examples and the seed alone, not
-    on the order of the table. Two examples with the same text make no pair, since it would teach nothing.
+    Pairs that were given (see `given_pairs`) stay as they are, and their halves are joined with nothing else, even
+    where the pair no longer is one. Among the other examples, a prompt with d desirable and u undesirable completions
+    gives min(d, u) pairs that share no completion. The pairs of a prompt depend only on its own examples and the seed,
+    not on the order of the table. Two examples with the same text make no pair, since it would teach nothing.
 
     Args:
         table: a table of examples, one split.
-        seed: decides which completions meet.
+        seed: decides which completions are joined.
 
     Returns:
         int64, shape (pairs, 2): the table's row numbers of the desirable and of the undesirable example, prompts in the
         table's order.
 
     Raises:
-        LabError: there is no pair at all, or more than two examples are of one pair.
+        LabError: there is no pair at all, or a pair has more than two examples.
     """
     prompts: dict[str, tuple[list[int], list[int]]] = {}
     prompt_ids, given = table["prompt_id"][:], given_pairs(table)
@@ -133,13 +133,13 @@ def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
         raise LabError(
             f"There are no pairs: of {len(prompts)} prompts, {one_class} have completions of one class only, and a "
             "pair needs a desirable and an undesirable completion of one prompt, with different texts. Use a loss that "
-            "needs no pairs (kto, sft), or feedback with several completions a prompt."
+            "needs no pairs (kto, sft), or feedback with several completions per prompt."
         )
     return np.array(pairs, dtype=np.int64)
 
 
 def _disjoint(up: list[int], down: list[int], texts: Sequence[str]) -> list[Pair]:
-    """As many pairs as can be without using a completion twice, none of two equal texts."""
+    """As many pairs as possible without using a completion twice, none of two equal texts."""
     if not {texts[row] for row in up} & {texts[row] for row in down}:
         return list(zip(up, down, strict=False))
     differ = csr_array([[texts[a] != texts[b] for b in down] for a in up])

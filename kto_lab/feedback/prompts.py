@@ -1,7 +1,7 @@
-"""Prompts whose answers a program can check, made from templates and topics of our own.
+"""Prompts whose answers a program can check, made from our own templates and topics.
 
-`instruction_checks` asks for one small thing about a topic under one constraint on the form; `arithmetic` asks for a
-sum. Both are pure functions: the same prompts on every machine. `from_file` takes a user's own.
+`instruction_checks` asks for something short about a topic under one constraint on its form; `arithmetic` asks for a
+sum. Both are pure functions: they give the same prompts on every machine. `from_file` reads a user's own prompts.
 """
 
 import random
@@ -19,7 +19,7 @@ from kto_lab.feedback.table import check_prompt, prompt_id, require_same_checks
 from kto_lab.feedback.unread import Unread, ignored
 from kto_lab.models.tokens import Prompt
 
-# What is read of a line of a user's own file.
+# The keys that are read in a row of a user's own file.
 READ = ("prompt", "checks", "group", "worked")
 TOPICS = (
     "a rainy day in a harbour town", "why leaves change colour", "a lost umbrella", "how bread rises",
@@ -41,13 +41,13 @@ TOPICS = (
 
 @dataclass(frozen=True)
 class CheckedPrompt:
-    """A prompt, how its answers are checked, and a worked example that can be shown to draw a good answer.
+    """A prompt, how its answers are checked, and a worked example that can be shown to elicit a good answer.
 
     Attributes:
         prompt: what the policy is asked.
         checks: JSON for `checkers.score_answer`.
-        group: the family that results are broken down by.
-        worked: messages that come before the prompt when it is sampled with a worked example, or none.
+        group: what results are broken down by.
+        worked: messages shown before the prompt when it is sampled with a worked example; may be empty.
     """
 
     prompt: Prompt
@@ -140,7 +140,7 @@ FAMILIES: dict[str, _Family] = {
 def instruction_checks() -> list[CheckedPrompt]:
     """Every topic under every constraint: 60 x 10 = 600 chat prompts, each with one IFEval check.
 
-    In a fixed random order, so that a collection that is stopped holds some of everything.
+    In a fixed random order, so that a collection that is stopped early has some of every kind.
     """
     prompts = list(_instruction_checks())
     random.Random(0).shuffle(prompts)
@@ -170,7 +170,7 @@ def arithmetic(prompts: int, largest: int, seed: int) -> list[CheckedPrompt]:
     Args:
         prompts: how many.
         largest: the largest operand.
-        seed: which ones.
+        seed: decides which ones.
     """
     if prompts > (largest + 1) * (largest + 2):
         raise LabError(f"There are no {prompts} distinct sums up to {largest}; ask for fewer, or raise `largest`.")
@@ -189,13 +189,13 @@ def arithmetic(prompts: int, largest: int, seed: int) -> list[CheckedPrompt]:
 
 
 def from_file(path: str, ignore: Sequence[str]) -> list[CheckedPrompt]:
-    """Prompts of one's own: a JSONL file with `prompt` (text or chat messages), `checks`, `group`, and maybe `worked`.
+    """A user's own prompts: a file of rows with `prompt` (text or chat messages), `checks`, `group` and maybe `worked`.
 
     `checks` is an object as in `checkers.py`, `group` a name, `worked` chat messages shown before the prompt for
-    `sampling.worked_samples`. What else the lines hold is said once, unless `ignore` names it.
+    `sampling.worked_samples`. Other keys are reported once, unless `ignore` names them.
 
-    Raises LabError with file and line where a line does not fit, and where something that nobody reads changes what is
-    asked, such as a `system` beside the prompt.
+    Raises LabError with file and line where a row does not fit, and where a key that is not read changes what is asked,
+    such as a `system` beside the prompt.
     """
     file = existing(path, "prompts.path")
     checks: dict[str, str] = {}
@@ -218,7 +218,7 @@ def from_file(path: str, ignore: Sequence[str]) -> list[CheckedPrompt]:
 
 def _from_row(row: dict[str, Any], where: str, group: str) -> CheckedPrompt:
     if "prompt" not in row:
-        raise LabError(f"{where}: there is no 'prompt'. Each line needs one, text or chat messages, and its 'checks'.")
+        raise LabError(f"{where}: there is no 'prompt'. Each row needs one (text or chat messages) and its 'checks'.")
     prompt, checks = check_prompt(row["prompt"], where), read_checks(row.get("checks"), where)
     if not checks:
         raise LabError(
@@ -230,7 +230,7 @@ def _from_row(row: dict[str, Any], where: str, group: str) -> CheckedPrompt:
     if not isinstance(worked, list | tuple):
         raise LabError(f"{where}: 'worked' is {worked!r}; it must be a list of chat messages.")
     if worked and isinstance(prompt, str):
-        raise LabError(f"{where}: 'worked' is for prompts of chat messages, and this one is text. Leave it out.")
+        raise LabError(f"{where}: 'worked' is for prompts that are chat messages, and this one is text. Leave it out.")
     if worked:
         check_prompt([*worked, *prompt], where)
     return CheckedPrompt(prompt, checks, str(row.get("group") or group), tuple(worked))

@@ -1,11 +1,12 @@
-"""What a label says: one rule for every reader of thumbs.
+"""What a label means: one rule for every reader of thumbs.
 
-A value is looked up in the source's own `labels`, then, where it is no number, in the words that products commonly use.
-A number is judged by two thresholds: from `up_from` on it is a thumbs-up, up to `down_to` a thumbs-down, and between
-the two it says nothing. Without them a column of numbers is decided only where it holds nothing but 1 and 0, or 1 and
--1 with 0 between those two for no thumb; 1 alone is a thumbs-up, as logs of nothing else have it. For all others
-(stars, ratings from zero, 0 alone) the thresholds are asked for, because what one file calls its best is the middle of
-another's scale. So the values of a column are counted before one is read, and what they were read as is said.
+A value is looked up in the source's own `labels`, then, unless it is a number, among the words that products commonly
+use. A number is compared with two thresholds: at or above `up_from` it is a thumbs-up, at or below `down_to` a
+thumbs-down, and in between it is neutral. Without thresholds a column of numbers can be read only if it holds nothing
+but 1 and 0, or 1 and -1 with 0 for no thumb, or 1 alone, which is a thumbs-up in logs that record nothing else. For all
+others (stars, ratings from zero, 0 alone) the thresholds are asked for, because the best rating of one file is the
+middle of another's scale. So the values of a column are counted before the first is read, and how they were read is
+reported.
 """
 
 import math
@@ -27,17 +28,17 @@ DOWN = (
 )
 WORDS: dict[str, bool | None] = {**dict.fromkeys(UP, True), **dict.fromkeys(DOWN, False), "neutral": None}
 
-# Tones of skin and the sign that asks for a colour picture: the same thumb.
+# Skin tones and the variation selector for emoji: the same thumb.
 _TONES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")
 _BETWEEN = re.compile(r"[\s_-]+")
 _LONGEST = 64
 _SHOWN = 40
-# Different values that are kept of a column, and shown of what they mean.
+# How many different values of a column are kept, and how many are shown per meaning.
 _KEPT, _NAMED = 10_000, 8
 
 
 class Said(Enum):
-    """What a value says."""
+    """What a value means."""
 
     UP = "as up"
     DOWN = "as down"
@@ -48,14 +49,14 @@ class Said(Enum):
 
 @dataclass(frozen=True)
 class Scale:
-    """The meaning of a column of labels; made by `scale_of`, and ready to read once `decided`.
+    """The meaning of a column of labels; made by `scale_of`, and ready to read labels once `decided`.
 
     Attributes:
-        labels: what the source's own values mean; None for those that say nothing.
-        up_from: a number from here on is a thumbs-up; None: not decided.
-        down_to: a number up to here is a thumbs-down; between the two it is neutral.
-        ratings: numbers are ratings, which are kept as scores, and no thumbs that are spelled as numbers.
-        node: whose settings these are, for messages.
+        labels: what the source's own values mean; None for neutral ones.
+        up_from: a number of at least this is a thumbs-up; None: not decided.
+        down_to: a number of at most this is a thumbs-down; in between it is neutral.
+        ratings: numbers are ratings, which are kept as scores, rather than thumbs spelled as numbers.
+        node: the node of the configuration, for messages.
     """
 
     labels: Mapping[str, bool | None]
@@ -65,7 +66,7 @@ class Scale:
     node: str
 
     def says(self, value: Any) -> tuple[Said, float | None]:
-        """What a value says, and the rating that it is."""
+        """What a value means, and the rating behind it where there is one."""
         if value is None or (isinstance(value, str) and not value.strip()):
             return Said.ABSENT, None
         number = number_of(value)
@@ -86,12 +87,12 @@ class Scale:
         """The scale that reads these values.
 
         Args:
-            values: all of the column's.
-            source: what they come from, for the error.
-            what: the field that they are in, for the error.
+            values: all values of the column.
+            source: where they come from, for the error.
+            what: the field that holds them, for the error.
 
         Raises:
-            LabError: there are numbers, and nothing says which of them are thumbs-up.
+            LabError: there are numbers, and it is not known which of them are thumbs-up.
         """
         if self.up_from is not None:
             return self
@@ -104,9 +105,10 @@ class Scale:
             return self
         if not numbers <= {-1.0, 0.0, 1.0} or numbers == {0.0}:
             raise LabError(
-                f"{source}: the {what} is a number, and nothing says which numbers are thumbs up: {values.shown()}. "
-                f"Set {self.node}.up_from and {self.node}.down_to: a number from the first on is a thumbs-up, one up "
-                f"to the second a thumbs-down, and what lies between is left out{_such_as(self.node, numbers)}."
+                f"{source}: the {what} is a number, and which numbers are thumbs up is not known: {values.shown()}. "
+                f"Set {self.node}.up_from and {self.node}.down_to: a number at or above the first is a thumbs-up, one "
+                "at or below the second a thumbs-down, and those in between are left out"
+                f"{_such_as(self.node, numbers)}."
             )
         return replace(self, up_from=1.0, down_to=-1.0 if -1.0 in numbers else 0.0)
 
@@ -127,8 +129,8 @@ class Values:
     """The values of a column of labels, counted.
 
     Attributes:
-        counts: each value as it is shown, with the value and how often it came.
-        absent: how often there was none.
+        counts: each value as it is shown, with the value and how often it occurs.
+        absent: how often there was no value.
     """
 
     counts: dict[str, tuple[Any, int]] = field(default_factory=dict)
@@ -146,7 +148,7 @@ class Values:
         self.counts[name] = (kept, times + 1)
 
     def shown(self) -> str:
-        """The values with their counts: numbers by size, before words."""
+        """The values with their counts, numbers by size before words."""
         return _listed(self.counts)
 
 
@@ -156,14 +158,14 @@ def scale_of(
     """The scale of a source's settings.
 
     Args:
-        labels: what values mean, where the common words do not say; None for values that leave a row out. Compared
-            without regard to case, and 1, 1.0 and "1" are the same, as are true and "true".
+        labels: what values mean, beyond the words that are known; None for values that leave a row out. Case does not
+            matter, and 1, 1.0 and "1" are the same, as are true and "true".
         up_from: see `Scale`.
         down_to: see `Scale`.
         node: see `Scale`.
 
     Raises:
-        LabError: they contradict themselves.
+        LabError: the settings contradict each other.
     """
     for word, means in (labels or {}).items():
         if means is not None and not isinstance(means, bool):
@@ -178,7 +180,7 @@ def scale_of(
 
 
 def number_of(value: Any) -> float | None:
-    """A finite number, or a short text that spells one; None for all else."""
+    """A finite number, also spelled as a short text; None for anything else."""
     if isinstance(value, bool) or (isinstance(value, str) and len(value) > _LONGEST):
         return None
     try:
@@ -201,7 +203,7 @@ def _word(value: Any) -> str:
 
 
 def _plain(word: str) -> str:
-    """A word as `WORDS` has it: ":thumbs_up:" and "Thumbs-Up" are "thumbs up", and thumbs have no colour."""
+    """A word in the spelling of `WORDS`: ":thumbs_up:" and "Thumbs-Up" become "thumbs up", and thumbs have no tone."""
     return _BETWEEN.sub(" ", _TONES.sub("", word).strip(":")).strip()
 
 
@@ -214,7 +216,7 @@ def _named(value: Any) -> str:
 
 
 def _listed(counts: Mapping[str, tuple[Any, int]]) -> str:
-    """Values with their counts; of many, those that are most frequent."""
+    """Values with their counts; the most frequent ones where there are many."""
     common = sorted(counts.items(), key=lambda item: (-item[1][1], item[0]))
     shown = sorted(common[:_NAMED], key=lambda item: _order(item[1][0]))
     rest = [times for _, (_, times) in common[_NAMED:]]

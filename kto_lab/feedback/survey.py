@@ -1,7 +1,7 @@
-"""A first look at all rows of a table, before one of them is read.
+"""A first look at all rows of a table, before any of them is read.
 
-What a number means, whether a column that nobody reads matters, whether lists are turns: no single row can tell. So a
-source is gone through more than once, and what it leaves open is asked for with what was found.
+No single row can tell what a number means, whether an unmapped column matters, or whether lists are turns. So a source
+is read more than once, and what it leaves open is asked for in an error that shows what was found.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,17 +23,17 @@ _SHOWN = 60
 
 
 def surveyed(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> tuple[Layout, list[str]]:
-    """The layout with which these rows can be read, and what is to be said of them.
+    """The layout with which these rows can be read, and remarks on them for the user.
 
     Args:
-        raws: gives the rows anew, each with its place. Those that cannot be read are passed over.
+        raws: gives the rows from the beginning each time. Unreadable rows are skipped.
         how: the layout as it was set.
-        source: what the rows come from, for messages.
+        source: where the rows come from, for messages.
 
     Raises:
-        LabError: something has to be decided first: a column that is named is in no row, one that changes what was
-            asked is neither mapped nor ignored, numbers without thresholds, lists of texts, thumbs without prompts, a
-            system prompt beside prompts that are text, dates in numbers that can have the day first or the month.
+        LabError: something has to be decided first: a named column is in no row, a column that changes the prompt is
+            neither mapped nor ignored, numbers lack thresholds, there are lists of texts, thumbs without prompts,
+            system prompts beside text prompts, or numeric dates whose day and month cannot be told apart.
     """
     look = _Look(how, Unread(how.node, how.ignore, frozenset(how.fields)))
     for _, raw in readable(raws()):
@@ -42,21 +42,21 @@ def surveyed(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> 
     column = how.columns.get("timestamp")
     if column is not None:
         times = how.times.of(lambda: (raw.get(column) for _, raw in readable(raws())))
-        # Now: asked for with a row, it would be that row's fault.
+        # Now, so that the error is not taken for the fault of a single row.
         times.settle()
         settled = replace(settled, times=times)
     return settled, said
 
 
 def table_of(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str, name: str, held_out: float) -> Dataset:
-    """The table of examples of a source; what is to be said of its rows goes to the terminal.
+    """The table of examples of a source; remarks on its rows go to the terminal.
 
     Args:
-        raws: gives its rows anew, each with its place: for the first look, for the times, where they are mapped, and
+        raws: gives its rows from the beginning each time: for the first look, for the times where they are mapped, and
             for the table.
         how: the layout as it was set.
-        source: what the rows come from, for messages.
-        name: of the source, in the table.
+        source: where the rows come from, for messages.
+        name: the source's name in the table.
         held_out: share of prompts in the test split, in [0, 1).
 
     Raises:
@@ -71,7 +71,7 @@ def table_of(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str, nam
 
 @dataclass
 class _Look:
-    """What was seen of the rows so far."""
+    """What the rows so far have shown."""
 
     how: Layout
     unread: Unread
@@ -85,7 +85,7 @@ class _Look:
     system_beside_text: int = 0
 
     def __post_init__(self) -> None:
-        """Look up what is asked of every row."""
+        """Look up what every row is asked for."""
         self.columns = self.how.columns
         self.read = frozenset(self.columns.values())
         self.answering = [self.columns[name] for name in ANSWERS if name in self.columns]
@@ -113,7 +113,7 @@ class _Look:
             self.system_beside_text += 1
 
     def settled(self, source: str) -> tuple[Layout, list[str]]:
-        """The layout, and what is to be said."""
+        """The layout, and the remarks."""
         node = self.how.node
         absent = [(name, column) for name, column in self.columns.items() if column not in self.names]
         if self.rows and absent:
@@ -132,7 +132,7 @@ class _Look:
 
     def _look_at_lists(self, raw: Mapping[str, Any], prompt: Any) -> None:
         columns = [self.columns["prompt"]] if texts_of(prompt) is not None else []
-        # Of an answer only a real list: a text that spells one may be what was asked for.
+        # An answer counts only if it is a real list: a text that spells one may be what the prompt asked for.
         columns += [
             name for name in self.answering if isinstance(raw.get(name), list) and texts_of(raw[name]) is not None
         ]
@@ -149,7 +149,7 @@ class _Look:
         return LabError(
             f"{source}: {'; '.join(found)}. Say what such a list is: {node}.lists=turns (prompts and answers are turns "
             f"of a conversation, and its last answer is judged), {node}.lists=alternatives (each is an answer with the "
-            f"row's thumb), or {node}.lists=text (a text that happens to be spelled so)."
+            f"row's thumb), or {node}.lists=text (a text that happens to look like a list)."
         )
 
     def _need_conversations(self, source: str) -> None:
@@ -158,7 +158,7 @@ class _Look:
         node = self.how.node
         raise LabError(
             f"{source}: no column holds a prompt, and no answer is a whole conversation; the first is "
-            f"{str(self.example)[:_SHOWN]!r}. KTO learns from what was asked and answered: name the column with "
+            f"{str(self.example)[:_SHOWN]!r}. KTO learns from prompts and answers: name the column of prompts with "
             f"{node}.columns.prompt. Thumbs of a comment box or a search page need what the person saw and what was "
-            f"asked; where all answers answer one thing, name that: {node}.constant_prompt='...'."
+            f"asked; where all answers answer the same prompt, give it as {node}.constant_prompt='...'."
         )

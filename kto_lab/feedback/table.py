@@ -1,7 +1,7 @@
 """The table of examples: one shape for feedback from every source.
 
-A source hands in plain rows; `build_table` checks each, gives it its identity and its split, and returns one Arrow
-table. Nothing downstream asks where a thumb came from.
+A source gives plain rows; `build_table` checks each of them, adds its identity and its split, and returns one Arrow
+table. Nothing downstream depends on where a thumb came from.
 
 | column            | type                               | meaning                                                     |
 |-------------------|------------------------------------|-------------------------------------------------------------|
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from kto_lab.errors import LabError
 from kto_lab.hashing import content_hash
 
-# Imported where they are needed: they take seconds, and a hash of content is asked for before anything is run.
+# Imported where they are needed: they take seconds, and commands that need neither import this module.
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
@@ -88,7 +88,7 @@ def prompt_id(prompt: "Prompt") -> str:
 
 
 def split_of(identity: str, held_out: float) -> str:
-    """The split of a prompt: a pure function of its identity, so the same in every run of every sweep.
+    """The split of a prompt: a pure function of its identity, hence the same in every run of every sweep.
 
     Args:
         identity: the prompt's `prompt_id`.
@@ -109,7 +109,7 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
         held_out: share of prompts held out, in [0, 1).
 
     Raises:
-        LabError: a row is malformed, a prompt is given both splits or different checks, or there is no row.
+        LabError: a row is malformed, a prompt is in both splits or has different checks, or there is no row.
     """
     from datasets import Dataset
 
@@ -150,8 +150,8 @@ def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float)
     split = row.get("split") or split_of(identity, held_out)
     if split not in ("train", "test"):
         raise LabError(f"{where}: the split is {split!r}; it must be 'train' or 'test'.")
-    # The clean label is part of it, so that two raters who disagree keep their identities in any row order; and the
-    # pair is, since an answer that was compared with two others has a thumb from each.
+    # The clean label is part of it, so that two raters who disagree keep their identities in any row order, and so is
+    # the pair, since an answer that was compared with two others has a thumb from each comparison.
     told = [prompt, completion, row.get("rater"), clean]
     if row.get("pair_id") is not None:
         told.append(row["pair_id"])
@@ -182,7 +182,7 @@ def require_share(held_out: float, key: str) -> None:
 
 
 def require_same_checks(seen: dict[str, str], identity: str, checks: str, where: str) -> None:
-    """LabError where a prompt has other checks than in a row before: whose would judge its answers?
+    """LabError where a prompt has different checks than in an earlier row, so that it is unclear which to use.
 
     Args:
         seen: `prompt_id` to checks; this row's are added.
@@ -198,24 +198,24 @@ def require_same_checks(seen: dict[str, str], identity: str, checks: str, where:
 
 
 def check_label(value: Any, where: str) -> bool:
-    """The label as a bool; LabError when it is anything but true or false."""
+    """The label as a bool; LabError unless it is true or false."""
     if isinstance(value, bool):
         return value
     raise LabError(
-        f"{where}: the label is {value!r}, which is no boolean. Use true or false, or map your values with "
+        f"{where}: the label is {value!r}, which is not a boolean. Use true or false, or map your values with "
         "feedback.labels (for example feedback.labels='{up: true, down: false}') or feedback.up_from and down_to."
     )
 
 
 def check_completion(completion: Any, where: str) -> str:
-    """The completion as it is; LabError when it is empty, no text, or text that cannot be stored."""
+    """The completion unchanged; LabError when it is empty, not text, or text that cannot be stored."""
     if not isinstance(completion, str) or not completion.strip():
-        raise LabError(f"{where}: the completion is empty or no text. Remove the row or fill it in.")
+        raise LabError(f"{where}: the completion is empty or not text. Remove the row or fill it in.")
     return _storable(completion, where)
 
 
 def _storable(text: str, where: str) -> str:
-    """The text as it is. JSON can spell half a surrogate pair, which no UTF-8 file can hold."""
+    """The text unchanged; LabError where it has half a surrogate pair, which JSON can spell and UTF-8 cannot hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -253,19 +253,19 @@ def check_prompt(prompt: Any, where: str) -> "Prompt":
 
 
 def ratings_of(table: "Dataset") -> list[list[float] | None]:
-    """All raters' ratings of each example, None where they are not known."""
+    """All raters' ratings of each example; None where they are not known."""
     return table["ratings"][:] if "ratings" in table.column_names else [None] * len(table)
 
 
 def pair_ids_of(table: "Dataset") -> list[str | None]:
-    """The pair that each example is half of, None where it is none."""
+    """The pair that each example is half of; None where it is not part of one."""
     return table["pair_id"][:] if "pair_id" in table.column_names else [None] * len(table)
 
 
 def fingerprint(table: "Dataset") -> str:
-    """A hash of everything in the table that corruption, training or evaluation can see, independent of row order."""
+    """A hash of everything in the table that corruption, training or evaluation can use, independent of row order."""
     seen = ["example_id", "finished", "desirable", "desirable_clean", "split", "group", "checks", "score"]
-    # A table without pairs has the hash that it had before there were any.
+    # A table without pairs keeps the hash that it had before tables could have any.
     pairs = [pair_ids_of(table)] if any(pair_ids_of(table)) else []
     rows = zip(*(table[name][:] for name in seen), ratings_of(table), *pairs, strict=True)
     # Rows are sorted by their hashes: missing scores have no order.
@@ -288,7 +288,7 @@ def class_counts(table: "Dataset") -> dict[str, dict[str, int]]:
 
 
 def flip_rates(table: "Dataset") -> tuple[float, float] | None:
-    """How often the label is not the clean one: of truly desirable and of truly undesirable examples.
+    """How often the label differs from the clean one, among truly desirable and among truly undesirable examples.
 
     None where a class has no truly desirable or no truly undesirable example.
     """
@@ -306,12 +306,12 @@ def of_split(table: "Dataset", split: str) -> "Dataset":
     from datasets import Dataset
 
     arrow = table.with_format("arrow")[:]
-    # Rows of their own: to read a column through `select`'s list of rows takes ten times as long.
+    # A copy: reading a column through the row indices of `select` takes ten times as long.
     return Dataset(arrow.filter(pc.equal(arrow["split"], split)), info=table.info)
 
 
 def require_both_classes(table: "Dataset") -> None:
-    """LabError unless the table has desirable and undesirable examples: with one class there is nothing to learn."""
+    """LabError unless the table has both desirable and undesirable examples."""
     desirable = sum(table["desirable"][:])
     if 0 < desirable < len(table):
         return

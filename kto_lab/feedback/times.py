@@ -1,11 +1,11 @@
-"""Times as tools write them, read without guessing: what could be two times is none until the column or a key decides.
+"""Times as tools write them, read without guessing: an ambiguous date is unread until its column or a key decides.
 
-Known forms: ISO 8601; year, month and day by their sizes (2026/03/15); RFC 1123 and 2822, JavaScript's `Date`, C's
-`ctime` (English names of months); day and month in numbers with a year of four digits (15.03.2026, 03/15/2026
-10:00 AM); MongoDB's `{"$date": ...}`; seconds, milliseconds, microseconds and nanoseconds since 1970.
+Known forms: ISO 8601; year, month and day from left to right (2026/03/15); RFC 1123 and 2822, JavaScript's `Date`, C's
+`ctime` (with English month names); day and month in numbers with a four-digit year (15.03.2026, 03/15/2026 10:00 AM);
+MongoDB's `{"$date": ...}`; seconds, milliseconds, microseconds and nanoseconds since 1970.
 
 01/02/2026 has two readings. Which one is meant is decided for a whole column: a day above 12 in any of its values
-decides for all of them. Where none does, or two contradict each other, a key is asked for.
+decides for all of them. Where no value decides, or two contradict each other, a key is asked for.
 """
 
 import datetime
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from kto_lab.errors import LabError
 
-# Thumbs were given in these years; a number that says another is no time.
+# Thumbs were given in these years; a number that gives another year is not a time.
 YEARS = range(2000, 2101)
 # Seconds, milliseconds, microseconds and nanoseconds since 1970 do not overlap in these years.
 _EPOCH_UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (1e20, 10**9))
@@ -57,7 +57,7 @@ _CTIME = re.compile(
 
 
 class Ambiguous(Enum):
-    """A date in numbers; what its values say of the order of day and month."""
+    """What a numeric date says about the order of day and month."""
 
     DAY_FIRST = "day first"
     MONTH_FIRST = "month first"
@@ -65,18 +65,18 @@ class Ambiguous(Enum):
 
 
 class When(NamedTuple):
-    """What a value says of a time.
+    """A time as it was read.
 
     Attributes:
         utc: ISO 8601 in UTC ("2026-05-01T09:30:00Z", to the microsecond where it is finer); None where there is none.
-        unread: the beginning of a value that is there and cannot be read; None where it can, or where there is none.
+        unread: the beginning of a value that cannot be read; None where it can, or where there is no value.
     """
 
     utc: str | None = None
     unread: str | None = None
 
     def otherwise(self, other: "When") -> "When":
-        """This one; another, where this one is not there, or where it alone is unread."""
+        """This time, or another where this one is absent, or is unread while the other is not."""
         return self if self.utc or (self.unread and not other.utc) else other
 
 
@@ -95,12 +95,12 @@ class Times:
         """Set how times are read.
 
         Args:
-            zone: what a time means that names no zone.
-            day_first: the order of day and month in numbers; None: as the column has it.
-            values: gives all values of the column anew, to decide that order; it is called once, and only where there
-                is such a date. None: each must decide for itself, and what does not is unread.
-            node: of the configuration, and
-            field: what in it names the column, for messages.
+            zone: the zone of times that name none.
+            day_first: the order of day and month in numeric dates; None: as the column has it.
+            values: gives all values of the column, to decide that order; called once, and only where there is such a
+                date. None: each date must be unambiguous by itself, or it is unread.
+            node: the node of the configuration, for messages.
+            field: the key in it that names the column, for messages.
         """
         self._zone = zone
         self._day_first = day_first
@@ -111,7 +111,7 @@ class Times:
         """A time; see the module for its forms.
 
         Raises:
-            LabError: the order of day and month must be asked for.
+            LabError: the order of day and month is not decided.
         """
         if _absent(value):
             return When()
@@ -132,18 +132,18 @@ class Times:
         """Decide the order of day and month now, rather than with the first date that needs it.
 
         Raises:
-            LabError: it must be asked for.
+            LabError: it is not decided.
         """
         if self._day_first is None and self._values is not None:
             self._day_first = self._decided(self._values())
             self._values = None
 
     def first(self, *values: Any) -> When:
-        """The first of several values that can be read; else the first that is there."""
+        """The first of several values that can be read; otherwise the first that is not absent."""
         return functools.reduce(When.otherwise, map(self.read, values), When())
 
     def _decided(self, values: Iterable[Any]) -> bool | None:
-        """Whether the day comes first in the dates of a column; None where all of its dates say the same either way."""
+        """Whether the day comes first in the dates of a column; None where that makes no difference."""
         examples: dict[Ambiguous, str] = {}
         for value in values:
             order = order_of(value)
@@ -187,11 +187,11 @@ def order_of(value: Any) -> Ambiguous | None:
 
 
 def moment_of(value: Any, day_first: bool | None = None) -> datetime.datetime | None:
-    """The moment that a value names, with a zone where it names one; None where it names none, or could name two.
+    """The moment that a value names, with a zone where it names one; None where there is no moment, or more than one.
 
     Args:
         value: see the module for its forms.
-        day_first: the order of day and month in numbers; None: only what cannot be another date is read.
+        day_first: the order of day and month in numeric dates; None: only unambiguous dates are read.
     """
     if isinstance(value, datetime.datetime):
         return value
@@ -216,7 +216,7 @@ def moment_of(value: Any, day_first: bool | None = None) -> datetime.datetime | 
 
 
 def _mongo(value: dict[str, Any], day_first: bool | None) -> datetime.datetime | None:
-    """MongoDB's extended JSON: a text, or milliseconds since 1970."""
+    """A time in MongoDB's extended JSON: a text, or milliseconds since 1970."""
     inner = value.get("$date")
     if isinstance(inner, dict):
         inner = inner.get("$numberLong")
@@ -234,7 +234,7 @@ def _since_1970(number: float) -> datetime.datetime | None:
 
 
 def _after_1970(number: float, unit: int) -> datetime.datetime | None:
-    """Whole numbers stay exact: a float of nanoseconds is off by hundreds of them."""
+    """A time by its distance from 1970. Integers stay exact: a float of nanoseconds is off by hundreds of them."""
     micro = number * 10**6 // unit if isinstance(number, int) else round(number * (10**6 / unit))
     try:
         return _1970 + micro * _MICROSECOND
@@ -290,7 +290,7 @@ def _offset(clock: "re.Match[str]") -> datetime.tzinfo | None:
 
 
 def _text(value: Any) -> str | None:
-    """A text that is short enough for a time, without white space around it."""
+    """The stripped text, where it is short enough to be a time."""
     return value.strip() if isinstance(value, str) and len(value) <= _LONGEST else None
 
 

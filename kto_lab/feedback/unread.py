@@ -1,4 +1,4 @@
-"""What a source holds and nobody reads: said once, and an error where it changes what was asked or answered."""
+"""What a source holds and nothing reads: reported once, and an error where it changes a prompt or an answer."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 from kto_lab.errors import LabError
 
-# Names of columns and of a message's keys without which a prompt or an answer is another one, in small letters alone.
+# Columns, and keys of messages, without which a prompt or an answer would be a different one; letters only, lower case.
 _SYSTEM = ("system", "systemprompt", "systemmessage", "systeminstruction", "sysprompt", "developer", "instructions")
 _INPUT = ("input", "inputs")
 _CONTEXT = ("context", "contexts", "documents", "passages", "history", "chathistory", "conversationhistory", "fewshot")
@@ -16,10 +16,10 @@ _TOOLS = ("tools", "tool", "toolcalls", "toolcall", "toolcallid", "functions", "
 _REASONING = ("reasoning", "reasoningcontent", "thinking", "thought", "thoughts")
 _MEDIA = ("image", "images", "audio", "video", "videos", "files", "attachments")
 CHANGING = frozenset((*_SYSTEM, *_INPUT, *_CONTEXT, *_TOOLS, *_REASONING, *_MEDIA))
-# Of a message, whose speaker templates may spell out.
+# Chat templates may write out a message's `name`.
 CHANGING_MESSAGES = CHANGING | {"name"}
 MESSAGE_KEYS = ("role", "content")
-# What can be mapped, where a reader has the field.
+# The fields to map them to, where a reader has the field.
 _FIELDS = {**dict.fromkeys(_SYSTEM, "system"), **dict.fromkeys(_INPUT, "input")}
 
 _LETTERS = re.compile("[^a-z0-9]")
@@ -29,7 +29,7 @@ _MOST = 30
 
 @dataclass
 class _Found:
-    """One column: a value of it, and how many rows have one."""
+    """One column: an example of its values, and how many rows have one."""
 
     example: Any
     times: int = 0
@@ -40,12 +40,12 @@ class Unread:
     """The columns of a source that nothing reads, counted over its rows.
 
     Attributes:
-        node: whose settings these are, for messages.
-        ignore: names that are to be left out without a word.
+        node: the node of the configuration, for messages.
+        ignore: names to leave out without a notice.
         fields: fields that `node.columns` can map.
-        message_keys: what is read of chat messages.
-        columns: what was found of each column.
-        keys: what was found of each key of chat messages.
+        message_keys: the keys of chat messages that are read.
+        columns: what was found in each column.
+        keys: what was found under each key of chat messages.
     """
 
     node: str
@@ -60,16 +60,16 @@ class Unread:
         _count(self.columns, row, read)
 
     def look_at_messages(self, value: Any) -> None:
-        """Count what chat messages hold beside role and content; a value that is no list of messages holds nothing."""
+        """Count what chat messages hold beside role and content; other values than lists of messages hold nothing."""
         for message in value if isinstance(value, list) else ():
             if isinstance(message, Mapping):
                 _count(self.keys, message, self.message_keys)
 
     def sentence(self, source: str) -> str | None:
-        """What is not read, to be said once; None where all is read or ignored.
+        """A sentence on what is not read; None where everything is read or ignored.
 
         Raises:
-            LabError: something of it changes what was asked or answered.
+            LabError: part of it changes what was asked or answered.
         """
         columns = {name: one for name, one in self.columns.items() if name not in self.ignore}
         keys = {name: one for name, one in self.keys.items() if name not in self.ignore}
@@ -99,8 +99,8 @@ class Unread:
 
     def _wrong_key(self, name: str, one: _Found) -> str:
         return (
-            f"Messages hold {name!r} ({_described(one, 'messages')}), and the table of examples has role and content "
-            f"alone. Write it into the content, or leave it out by name with {self.node}.ignore={_override([name])}."
+            f"Messages hold {name!r} ({_described(one, 'messages')}), and the table of examples holds only role and "
+            f"content. Write it into the content, or leave it out by name with {self.node}.ignore={_override([name])}."
         )
 
 
@@ -108,23 +108,25 @@ def ignored(names: Iterable[str] | None, columns: Iterable[str], *, node: str) -
     """The names that a source ignores.
 
     Args:
-        names: of `node.ignore`.
-        columns: those that are read.
-        node: whose settings these are, for the error.
+        names: the value of `node.ignore`.
+        columns: the columns that are read.
+        node: the node of the configuration, for the error.
 
     Raises:
-        LabError: one of them is read.
+        LabError: an ignored column is also read.
     """
     if isinstance(names, str):
         raise LabError(f"{node}.ignore is {names!r}; it must be a list of names, such as [{names}].")
     found = frozenset(map(str, names or ()))
     if both := sorted(found & set(columns)):
-        raise LabError(f"{node}.ignore names the column {both[0]!r}, which {node}.columns reads. Take it out of one.")
+        raise LabError(
+            f"{node}.ignore names the column {both[0]!r}, which {node}.columns reads. Remove it from one of the two."
+        )
     return found
 
 
 def without_unread(message: Mapping[str, Any]) -> bool:
-    """Whether a message is empty but for what the table cannot hold."""
+    """Whether a message has nothing but what the table cannot hold."""
     extra = any(
         _letters(key) in CHANGING and _holds(value) for key, value in message.items() if key not in MESSAGE_KEYS
     )
@@ -161,5 +163,5 @@ def _json(value: Any) -> str:
 
 
 def _override(names: list[str]) -> str:
-    """Names as a list of the command line."""
+    """Names as a list on the command line."""
     return f"[{','.join(names)}]"

@@ -18,23 +18,23 @@ SLIP = 10
 def worked_sums(prompts: int, answers: int, largest: int, careless: float, seed: int, held_out: float) -> Dataset:
     """Sums and differences as a careless teacher works them, all desirable, for `loss=sft`.
 
-    An answer is right, or ten too large: the teacher carries a ten that is not there. The share of slips of a sum is
-    `careless` times its first operand (which is the larger one) over `largest`: small numbers are mostly right, large
-    ones mostly not. A policy that is taught them can give either answer to a sum that it has not seen, so that thumbs
-    have something to choose.
+    An answer is right, or ten too large: the teacher carries a ten that is not there. The share of slips in a sum is
+    `careless` times its first operand (the larger one) over `largest`: small numbers are mostly right, large ones
+    mostly wrong. A policy taught on them can give either answer to an unseen sum, so that thumbs have something to
+    choose between.
 
-    The split hashes the prompt alone, so a sum that is held out here is held out in `feedback=arithmetic`, too.
+    The split hashes only the prompt, so a sum that is held out here is held out in `feedback=arithmetic`, too.
 
     Args:
         prompts: how many.
-        answers: how often each is worked. The number of slips among them is their share, rounded up or down by chance.
+        answers: how often each is worked. The number of slips among them is their share, rounded up or down at random.
         largest: the largest operand.
         careless: share of slips where the first operand is the largest, in [0, 1].
-        seed: which prompts, and how shares are rounded.
+        seed: decides which prompts, and how shares are rounded.
         held_out: share of prompts in the test split.
 
     Raises:
-        LabError: a share is no share, `answers` or `largest` is below 1, or there are not so many prompts.
+        LabError: a share is outside [0, 1], `answers` or `largest` is below 1, or there are not so many prompts.
     """
     if answers < 1 or largest < 1:
         raise LabError(f"feedback.answers is {answers} and feedback.largest {largest}; each must be at least 1.")

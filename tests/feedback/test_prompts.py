@@ -110,7 +110,7 @@ def test_from_file_reads_prompt_checks_group_and_worked(tmp_path: Path) -> None:
         ({"prompt": "x", "checks": {"checker": "magic"}}, "no known checker"),
         ({"prompt": "x", "checks": {"checker": "arithmetic", "answer": 2}}, "'answer' that is text"),
         ({"prompt": "", "checks": {"checker": "sentiment"}}, "the prompt is empty"),
-        ({**TEXT, "worked": SHOWN}, "'worked' is for prompts of chat messages"),
+        ({**TEXT, "worked": SHOWN}, "'worked' is for prompts that are chat messages"),
         ({**GOOD, "worked": ["Hello"]}, "a chat message is 'Hello'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a corruption hands back: the corrupted table, and exactly what was done to it."""
+"""The result of a corruption: the corrupted table, and exactly what was done to it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +19,13 @@ class Change:
     Attributes:
         name: of the corruption, as in conf/corruption/.
         parameters: its keys, as given.
-        examples_before: examples that it got.
-        examples_after: examples that it left.
-        desirable_before: desirable examples among those that it got.
-        desirable_after: desirable examples among those that it left.
+        examples_before: examples before it.
+        examples_after: examples after it.
+        desirable_before: desirable examples before it.
+        desirable_after: desirable examples after it.
         flipped_to_desirable: undesirable examples that it made desirable.
         flipped_to_undesirable: desirable examples that it made undesirable.
-        removed: examples that it took out.
+        removed: examples that it removed.
         touched: hash of the `example_id`s that were flipped or removed, in sorted order; "" where there are none.
     """
 
@@ -59,10 +59,10 @@ class Corrupted:
     """A table after corruption.
 
     Attributes:
-        table: the rows that are left, in the table's order. Only `desirable` may differ from before.
+        table: the remaining rows, in the table's order. Only `desirable` may differ from before.
         changes: what each corruption did, in the order in which they were applied.
         swap_pairs: what to do with the pairs made of the table; None for nothing.
-        noise_added: noise of thumbs or pairs was asked for, be its rate 0.
+        noise_added: noise of thumbs or pairs was requested, even at rate 0.
     """
 
     table: Dataset
@@ -72,7 +72,7 @@ class Corrupted:
 
     @property
     def noise_is_known(self) -> bool:
-        """Noise was added, at whatever rate, or the clean thumbs say that some are turned.
+        """Whether noise was added, at whatever rate, or some thumbs differ from the clean ones.
 
         Without either the clean thumbs are the thumbs as they came, which say nothing of how many are wrong.
         """

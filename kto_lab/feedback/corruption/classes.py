@@ -27,7 +27,7 @@ def imbalance(table: Dataset, *, keep_desirable: float, keep_undesirable: float,
     Args:
         table: rows of the training split.
         keep_desirable: fraction of the desirable examples, above 0, at most 1.
-        keep_undesirable: fraction of the undesirable examples, likewise.
+        keep_undesirable: fraction of the undesirable examples, above 0, at most 1.
         by: "example", or "prompt" (see the module).
         seed: decides which.
 
@@ -61,13 +61,13 @@ def imbalance_ratio(
     by: By,
     seed: int,
 ) -> Corrupted:
-    """Bring the share of desirable examples to a value, with so many examples in all, or in the rarer class.
+    """Bring the share of desirable examples to a value, with a fixed number of examples in all or in the rarer class.
 
     What is held does not depend on the share unless `size` says so, so that runs of different shares compare.
 
     Args:
         table: rows of the training split.
-        desirable_share: desirable examples among those that are left, above 0 and below 1.
+        desirable_share: share of desirable examples among those that are left, above 0 and below 1.
         hold: "total": `size` examples are left, round(share * size) of them desirable. "rarer": the rarer class has
             `size` examples, and the other grows with the ratio.
         size: None for hold="total": the size of the smaller class, the largest total that every share can reach. None
@@ -100,7 +100,7 @@ def imbalance_ratio(
 
 
 def one_per_prompt(table: Dataset, *, seed: int) -> Corrupted:
-    """Keep a single completion of each prompt, whichever its thumb.
+    """Keep a single completion of each prompt, whatever its thumb.
 
     What most logs of thumbs look like, and what KTO can learn from and DPO cannot: nothing is left to pair. The paper's
     "one-y-per-x" (Ethayarajh et al. 2024, arXiv 2402.01306, section 4.3).

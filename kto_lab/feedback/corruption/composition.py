@@ -1,4 +1,4 @@
-"""No corruption, and several, one after another."""
+"""No corruption, and several corruptions one after another."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def compose(table: Dataset, *, first: Corruption, second: Corruption, third: Cor
         try:
             corrupted = corruption(table)
         except LabError as error:
-            # The part knows its keys, and not where it stands.
+            # The corruption knows its keys, but not its place in the composition.
             raise LabError(str(error).replace("corruption.", f"corruption.{place}.")) from error
         if swaps and corrupted.swap_pairs:
             raise LabError(

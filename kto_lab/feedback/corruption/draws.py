@@ -1,4 +1,4 @@
-"""Draws that a seed and an example's identity decide, and the checks of the keys that steer them."""
+"""Draws that depend on a seed and an example's identity alone, and checks of the keys that control them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from kto_lab.hashing import content_hash
 
 
 def uniform(*parts: Any) -> float:
-    """A number above 0 and below 1 that depends on the parts alone."""
+    """A number above 0 and below 1 that depends only on the arguments."""
     # 52 bits and a half step: the largest is still below 1 as a float.
     return ((int(content_hash(*parts), 16) >> 12) + 0.5) / 2**52
 

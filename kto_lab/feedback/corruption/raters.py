@@ -1,4 +1,4 @@
-"""Label noise from raters: the consensus gives way to one rater, to the most dissenting ones, or to a simulated one.
+"""Label noise from raters: the consensus is replaced by one rater, by those who dissent most, or by a simulated one.
 
 Ratings and scores are signed: above 0 (or above a boundary) is a thumbs-up. A rating of 0 is no thumb.
 """
@@ -100,7 +100,7 @@ def label_noise_simulated_rater(table: Dataset, *, reliability: float, boundary:
     scores = scores_of(table, "label_noise_simulated_rater")
     if scores.min() == scores.max():
         raise LabError(
-            "label_noise_simulated_rater: all scores are equal, so a reliability says nothing. Use another corruption."
+            "label_noise_simulated_rater: all scores are equal, so reliability is undefined. Use another corruption."
         )
     side = np.where(labels_of(table, "desirable_clean"), 1.0, -1.0)
     if wrong := int((side * (scores - boundary) <= 0).sum()):

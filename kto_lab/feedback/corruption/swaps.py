@@ -21,7 +21,7 @@ class Swapped:
     """Pairs, some of them swapped.
 
     Attributes:
-        pairs: int64, shape (pairs, 2): row numbers of what the loss takes for the chosen and for the rejected example.
+        pairs: int64, shape (pairs, 2): row numbers of the examples that the loss takes as chosen and as rejected.
         swapped: pairs that were swapped.
         touched: hash of their `example_id`s, in sorted order; "" where there are none.
     """
@@ -32,7 +32,7 @@ class Swapped:
 
 
 def pair_swaps(table: Dataset, *, rate: float, seed: int) -> Corrupted:
-    """Leave the table as it is, and have a share of the pairs made of it swapped.
+    """Leave the table unchanged, and swap a share of the pairs made from it.
 
     Args:
         table: rows of the training split.
