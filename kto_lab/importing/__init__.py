@@ -1,1 +1,1 @@
-"""Thumbs of a product, as its tools export them, become a table of examples; nothing is left out without a reason."""
+"""From the exports of a product's tools to a table of examples; nothing is left out without a reason."""

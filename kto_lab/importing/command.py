@@ -1,7 +1,7 @@
-"""The command `kto-lab feedback import`: thumbs of a product become a table of examples, with a report.
+"""The command `kto-lab feedback import`: a product's thumbs become a table of examples, with a report.
 
 Rows stream from the reader to a file on disk, are grouped and settled there, and stream into the table: memory does not
-grow with their number, but for what one answer and one batch need.
+grow with their number, only with the largest answer and batch.
 """
 
 import dataclasses
@@ -43,9 +43,9 @@ KEYS = (
     "recent_days",
     "places",
 )
-# Rows between two lines that say how far reading is.
+# Rows between two progress messages of reading.
 ROWS_A_LINE = 100_000
-# Examples that are left out, and thumbs that are settled, between two words about it.
+# Examples left out, and thumbs settled, between two progress messages.
 _BLOCK = 1000
 
 
@@ -53,7 +53,7 @@ def import_feedback(cfg: DictConfig) -> Path:
     """Read an export, write the table and its report, and say what is in it.
 
     Raises:
-        LabError: the table or its report exists, nothing can be taken, or see the message.
+        LabError: the table or its report exists, or nothing can be imported.
     """
     check_keys(cfg, KEYS)
     target = Path(cfg.output)
@@ -72,7 +72,7 @@ def import_feedback(cfg: DictConfig) -> Path:
 
 
 def report_files(target: Path) -> tuple[Path, Path]:
-    """Where the report of a table lies: the page, and the numbers."""
+    """The paths of a table's report: the page, and the numbers."""
     return target.with_suffix(".import_report.html"), target.with_suffix(".import_report.json")
 
 
@@ -82,11 +82,11 @@ def import_thumbs(export: Export, target: Path, how: Settings, *, source: str) -
     Args:
         export: the reader.
         target: the Parquet file to write.
-        how: what is done with the thumbs.
+        how: the settings.
         source: what was read, for the report.
 
     Raises:
-        LabError: the export cannot be read, nothing of it can be taken, or the disk refuses.
+        LabError: the export cannot be read, nothing in it can be imported, or the disk refuses.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _import(export: Export, stage: Stage, target: Path, how: Settings, *, source
             held_out=how.held_out,
             advance=advance,
         )
-        # Before the table takes its place: where there is a table, there is its report.
+        # Before the table takes its place: wherever there is a table, there is its report.
         html, numbers = report_files(target)
         write_text(html, page(report))
         write_json(numbers, report.as_dict())
@@ -175,14 +175,14 @@ def _read(export: Export, stage: Stage, search: Search | None, how: Settings) ->
 
 
 def _cut(thumb: Thumb, cut_at: int | None, reading: Reading) -> Thumb:
-    """The thumb, with its answer unfinished where the tool cut it."""
+    """The thumb, with its answer marked as unfinished where the tool cut it."""
     completion, finished = cut(thumb.completion, cut_at, finished=thumb.finished)
     reading.cut += thumb.finished and not finished
     return dataclasses.replace(thumb, completion=completion, finished=finished)
 
 
 def _stage(row: Row, stage: Stage, search: Search | None, how: Settings) -> list[LeftOut]:
-    """Stage what can be an example of a row's thumbs; the others, with the reason. Of a pair it is both or none."""
+    """Stage those of a row's thumbs that can be examples, and count the others by reason. A pair stays whole."""
     screened = [screen(thumb, how.max_characters, as_text=how.prompt_form == "text") for thumb in row.thumbs]
     lost = {thumb.pair for thumb, found in zip(row.thumbs, screened, strict=True) if isinstance(found, LeftOut)}
     # The faults themselves come first: the first reason is the row's.
@@ -213,7 +213,7 @@ def _stage(row: Row, stage: Stage, search: Search | None, how: Settings) -> list
 
 
 def _searched(thumb: Thumb, search: Search) -> Thumb:
-    """The thumb, without personal data where it is to be taken out."""
+    """The thumb, with personal data redacted where asked."""
     prompt, completion = search.look(thumb.where, thumb.prompt, thumb.completion)
     if not search.redact:
         return thumb

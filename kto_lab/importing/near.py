@@ -1,11 +1,11 @@
-"""Near duplicates among examples: the same prompt and the same answer but for a few characters.
+"""Near duplicates among examples: the same prompt and the same answer except for a few characters.
 
 Two examples are near when both their prompts and their completions are: the Jaccard similarity of their sets of
 five-character pieces is at or above a threshold. Candidates come from MinHash signatures and banding (Broder 1997;
-datasketch), which finds most of them, and is then checked on the texts themselves, so that none is named wrongly.
+datasketch), which find most of them, and are then checked on the texts themselves, so that none is wrongly reported.
 
-Memory does not grow with the texts, and with the examples by some 24 bytes each: the hashes of a band lie in a file of
-their own, and one band is looked at after another.
+Memory does not grow with the texts, and by about 24 bytes per example: the hashes of each band are in their own file,
+and bands are processed one after another.
 """
 
 import functools
@@ -26,13 +26,13 @@ from kto_lab.importing.stage import Example, Stage
 
 PERMUTATIONS = 64
 SEED = 1
-# Characters of a piece.
+# Characters per piece.
 PIECE = 5
-# Of the examples that share a band's hash, each is compared with so many that are not alike themselves.
+# Among examples that share a band's hash, each is compared with at most so many mutually dissimilar ones.
 LEADERS = 16
-# Texts whose pieces are remembered.
+# How many texts' pieces are cached.
 REMEMBERED = 64
-# Examples that are hashed between two words about it.
+# Examples hashed between two progress messages.
 _BLOCK = 1000
 
 Pieces: TypeAlias = NDArray[np.uint64]
@@ -42,13 +42,13 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Near:
-    """Examples that are nearly earlier ones.
+    """Examples that are nearly equal to earlier ones.
 
     Attributes:
-        examples: the place, the number of the thumb and the pair of those with one answer and one label.
-        where: the place of the first of them in the source.
-        of: the place in the source of what they are near to.
-        contradicts: its label is the other one.
+        examples: position, thumb number and pair of each; they share one answer and one label.
+        where: the place in the source of the first of them.
+        of: the place in the source of the example that they are near to.
+        contradicts: that example has the opposite label.
     """
 
     examples: list[tuple[int, int, str | None]]
@@ -69,14 +69,14 @@ class _Text:
 def near_duplicates(stage: Stage, threshold: float, folder: Path, advance: Callable[[int], None]) -> Iterator[Near]:
     """The examples that are near an earlier one, in order.
 
-    An example that is near one with the same label is itself no example that others are near to, so that no chain of
-    small differences joins two unlike texts. Several thumbs on one and the same answer are no near duplicates.
+    An example that is near one with the same label does not itself get near duplicates, so that no chain of small
+    differences joins two dissimilar texts. Several thumbs on the very same answer are not near duplicates.
 
     Args:
-        stage: with its examples in their places.
+        stage: the stage, after settling.
         threshold: of the similarity, in (0, 1].
         folder: for the files of hashes.
-        advance: is told how many more examples have been hashed.
+        advance: called with how many more examples have been hashed.
     """
     bands = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
     files = [folder / f"band-{number}" for number in range(bands.b)]
@@ -113,9 +113,9 @@ def near_duplicates(stage: Stage, threshold: float, folder: Path, advance: Calla
 
 
 def pieces(text: str) -> Pieces:
-    """The set of hashes (sorted) of the five-character pieces of a text; of the whole where it is shorter.
+    """The sorted set of hashes of a text's five-character pieces; of the whole text where it is shorter.
 
-    Letter case, white space and forms of the same character make no difference.
+    Letter case, white space and Unicode forms of the same character make no difference.
     """
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     codes = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
@@ -153,7 +153,7 @@ def _hash(stage: Stage, width: int, files: list[Path], places: Path, advance: Ca
                 labels.add(example.desirable)
                 places.write(np.int64(example.position).tobytes())
                 text = _text(example)
-                # A piece of a prompt is another than the same piece of a completion.
+                # A piece of a prompt differs from the same piece of a completion.
                 both = np.concatenate([text.prompt, text.completion * _ODD])
                 yield (both >> np.uint64(32)).tolist()
             if done >= _BLOCK:

@@ -1,4 +1,4 @@
-"""Personal data in texts: where it is, and texts without it. What was found is never kept itself.
+"""Personal data in texts: finding and redacting it. The data found is never kept.
 
 | kind    | what is looked for                                             | who says what it is                      |
 |---------|----------------------------------------------------------------|------------------------------------------|
@@ -8,7 +8,7 @@
 | `IBAN`  | bank accounts                                                  | python-stdnum (its sum, and the country) |
 | `KEY`   | keys and tokens of services, private keys, passwords in a URL  | detect-secrets, and patterns             |
 
-Names, postal addresses and the like have no form to go by, and are not looked for.
+Names, postal addresses and the like have no recognisable form and are not looked for.
 """
 
 import functools
@@ -43,14 +43,14 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Found:
-    """Personal data in a text: its kind, and from where to where."""
+    """Personal data in a text: its kind, its start and its end."""
 
     kind: Kind
     start: int
     end: int
 
 
-# Every repetition is bounded, so that no text takes more than a time in proportion to its length.
+# Every repetition is bounded, so that matching takes time linear in the text's length.
 _EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+'-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 _CARD = re.compile(r"(?<![\w.+-])(?:2[2-7]|[3-6]\d)\d{2}(?:[ -]?\d){9,15}(?![\w-]|\.\d)")
 _IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}(?!\w)")
@@ -62,7 +62,7 @@ _PRIVATE_KEY = re.compile(
     r"(?:[^-]{0,20000}-----END [A-Z0-9 ]{1,60}-----|[A-Za-z0-9+/=\s\\]{0,20000})"
 )
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{8,4000}\.eyJ[\w-]{8,8000}(?:\.[\w-]{0,4000})?")
-# Forms of services that detect-secrets does not know, as they document them.
+# Key formats that detect-secrets does not know, as their services document them.
 _KEYS = tuple(
     re.compile(rf"(?<![\w-]){form}(?![\w-])")
     for form in (
@@ -136,24 +136,24 @@ def redacted(text: str, found: Iterable[Found]) -> str:
 
 
 def pseudonym(name: str, phone_region: str | None) -> str:
-    """A name that holds no personal data: itself, or a hash where it does.
+    """The name itself, or a hash of it where it holds personal data.
 
-    The hash has no secret: whoever guesses the name can check the guess.
+    The hash is unkeyed: whoever guesses the name can check the guess.
     """
     return f"rater-{hashlib.sha256(name.encode()).hexdigest()[:10]}" if find(name, phone_region) else name
 
 
 @dataclass
 class Search:
-    """Looks through the texts of an import, counts what is found, and takes it out where asked.
+    """Searches the texts of an import, counts what is found, and redacts it where asked.
 
     Attributes:
         phone_region: see `find`.
-        redact: take it out.
-        most_places: places kept of each kind.
-        finds: of each kind, how often.
-        thumbs: of each kind, in how many thumbs.
-        places: of each kind, the first places.
+        redact: replace what is found.
+        most_places: places kept per kind.
+        finds: how many finds there are of each kind.
+        thumbs: how many thumbs have each kind.
+        places: the first places of each kind.
     """
 
     phone_region: str | None
@@ -164,7 +164,7 @@ class Search:
     places: dict[Kind, list[str]] = field(default_factory=dict)
 
     def look(self, where: str, prompt: Prompt, completion: str) -> tuple[Prompt, str]:
-        """Count what is in a prompt and a completion, and return both, without it where asked."""
+        """Count the finds in a prompt and a completion, and return both, redacted where asked."""
         here: Counter[Kind] = Counter()
 
         def seen(text: str) -> str:
@@ -187,7 +187,7 @@ class Search:
         return clean, answer
 
     def rater(self, name: str | None) -> str | None:
-        """The name of a rater, by a pseudonym where personal data is to be taken out."""
+        """The name of a rater, as a pseudonym where personal data is redacted."""
         return pseudonym(name, self.phone_region) if self.redact and name is not None else name
 
 

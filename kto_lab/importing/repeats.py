@@ -1,11 +1,11 @@
 """Several thumbs on one answer to one prompt: which of them become examples.
 
-Thumbs that are there twice are settled first, then the thumbs of one rater who changed their mind, then those of
-several raters. A thumb whose rater is not known counts as another rater's. Every thumb is either kept or has a `Fate`,
-so none goes unaccounted for.
+Duplicate thumbs are settled first, then the thumbs of one rater who changed their mind, then those of several raters. A
+thumb whose rater is not known counts as a different rater's. Every thumb is either kept or has a `Fate`, so that all
+are accounted for.
 
-The two halves of a pair are settled each with the halves of the pairs that compare the same two answers. What is true
-of the one is true of the other with thumbs turned round, so that a pair is kept or left out as a whole.
+Each half of a pair is settled with the halves of the pairs that compare the same two answers. The other half mirrors it
+with opposite thumbs, so that a pair is kept or left out as a whole.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from kto_lab.hashing import content_hash
 
 
 class Policy(StrEnum):
-    """What several thumbs on one answer come to.
+    """What becomes of several thumbs on one answer.
 
     LAST: the latest one; none where no time says which of opposite ones it is. MAJORITY: one example with the label
     that most of them have; none where there is a tie. ALL: an example for each. DROP: one example where they agree,
@@ -54,17 +54,17 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True)
 class Given:
-    """What is needed of a thumb to settle it.
+    """A thumb, as far as settling needs it.
 
     Attributes:
         number: its place in the source, from 0.
         desirable: thumbs-up.
         rater: who gave it, or None.
         time: microseconds since 1970, or None.
-        signal: what said so.
-        identity: what the source knows it by, or None.
-        unread: what stands in the place of a time and cannot be read, or None.
-        pair: where it is half of a pair, what tells the prompt, the chosen and the rejected answer from all others.
+        signal: the signal that it comes from.
+        identity: its id in the source, or None.
+        unread: a time that cannot be read, or None.
+        pair: keys of prompt, chosen and rejected answer, where it is half of a pair.
     """
 
     number: int
@@ -78,7 +78,7 @@ class Given:
 
     @property
     def voter(self) -> tuple[str, str | int]:
-        """Whose it is, as far as is known: what has an identity can change its mind without a rater's name."""
+        """Whose thumb it is, as far as is known: one with an identity can be changed without a rater's name."""
         if self.rater is not None:
             return "rater", self.rater
         return ("unknown", self.number) if self.identity is None else ("identity", self.identity)
@@ -89,10 +89,10 @@ class Kept:
     """A thumb that becomes an example.
 
     Attributes:
-        number: of the thumb.
-        rater: whose it is; None where it stands for several raters.
+        number: the thumb's number.
+        rater: who gave it; None where it stands for several raters.
         ratings: all thumbs that it stands for, 1 for up and -1 for down; None where it stands for itself.
-        pair_id: the same for both halves of a pair; None for all else.
+        pair_id: the same for both halves of a pair; None for other thumbs.
     """
 
     number: int
@@ -135,15 +135,14 @@ Settled = tuple[list[Kept], list[tuple[int, Fate]]]
 
 @dataclass(frozen=True)
 class Policies:
-    """What is done with several thumbs on one answer.
+    """What to do with several thumbs on one answer.
 
     Attributes:
-        one_rater: with several of one rater.
-        several_raters: with what is then left of different raters.
-        drop_duplicates: keep one of several that are the same in rater, signal, thumb and time, unless their
-            identities say that they are different thumbs.
+        one_rater: the policy for several thumbs by one rater.
+        several_raters: the policy for what is then left by different raters.
+        drop_duplicates: keep one of several that share rater, signal, thumb and time, unless their identities differ.
         drop_anonymous: keep one of several that are alike and have neither a rater nor an identity.
-        in_order_of_time: the source is in order of time: where no time decides, the later in it is the last.
+        in_order_of_time: the source is in order of time: where no time decides, the later row is the last.
     """
 
     one_rater: Policy
@@ -158,7 +157,7 @@ def settle(thumbs: Iterable[Given], policies: Policies) -> Settled:
 
     Args:
         thumbs: in any order.
-        policies: what is done with them.
+        policies: what to do with them.
 
     Returns:
         The thumbs that become examples, by time, and the number and fate of every other one.
@@ -178,9 +177,9 @@ def settle(thumbs: Iterable[Given], policies: Policies) -> Settled:
 
 
 def _with_pairs(votes: Iterable[tuple[Given, Kept]]) -> list[Kept]:
-    """The kept thumbs, halves of pairs with the identity of their pair: what it compares, and which of its like it is.
+    """The kept thumbs; halves of pairs get their pair's identity: what it compares, and its number among equal pairs.
 
-    Both halves come to the same one, since the pairs of two answers are settled in one order on either side.
+    Both halves get the same one, since the pairs of two answers are settled in the same order on either side.
     """
     alike: Counter[tuple[bool, str | None]] = Counter()
     found = []
@@ -194,7 +193,7 @@ def _with_pairs(votes: Iterable[tuple[Given, Kept]]) -> list[Kept]:
 
 
 def _by_time(one: Given) -> tuple[bool, int, int]:
-    """What has no time comes first, in the order of the source."""
+    """Thumbs without a time come first, in the order of the source."""
     return one.time is not None, one.time or 0, one.number
 
 
@@ -216,9 +215,9 @@ Vote = tuple[Given, Kept]
 
 
 def _last(votes: list[Vote], in_order_of_time: bool) -> Vote | None:
-    """The latest of votes, sorted by time; None where opposite ones could be it.
+    """The latest of votes, sorted by time; None where opposite ones could be the latest.
 
-    What has no time may be the latest, and so may all that have the latest time.
+    Any vote without a time may be the latest, as may all with the latest time.
     """
     latest = votes[-1][0].time
     could_be = [vote for vote in votes if vote[0].time is None or vote[0].time == latest]
@@ -233,7 +232,7 @@ def _last(votes: list[Vote], in_order_of_time: bool) -> Vote | None:
 def _apply(
     policy: Policy, in_order_of_time: bool, words: _Words, fates: list[tuple[int, Fate]], votes: list[Vote]
 ) -> list[Vote]:
-    """What is left of votes, sorted by time, under a policy; the others' fates are added."""
+    """The votes, sorted by time, that a policy keeps; the others' fates are added."""
     if len(votes) < 2 or policy is Policy.ALL:
         return votes
     if policy is Policy.LAST:

@@ -1,4 +1,4 @@
-"""What an import did, in numbers: every row and every thumb is in one of its lines."""
+"""What an import did, in numbers: every row and every thumb is counted in exactly one line."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from kto_lab.importing.tallies import Balance, Ratio, balances, ratios
 from kto_lab.importing.thumbs import LeftOut, Reason
 
 _EXAMPLES = "FROM examples e CROSS JOIN thumbs t ON t.number = e.number"
-# Of thumbs that nothing tells apart, those beyond the first.
+# Among indistinguishable thumbs, those beyond the first.
 _ANONYMOUS = (
     "SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM thumbs WHERE rater IS NULL AND identity IS NULL "
     "GROUP BY prompt_key, completion_key, other_key, desirable, signal, time, unread)"
@@ -24,7 +24,7 @@ _WON_AND_LOST = (
 )
 # Characters shown of a place, of what was found there, and of a name.
 SHOWN = 160
-# A share of thumbs up whose interval is wider than this is nothing to weigh by: about a hundred thumbs are narrower.
+# A share of thumbs up with a wider interval is too uncertain to weight by; about a hundred thumbs are enough.
 CLOSE = 0.2
 
 
@@ -33,11 +33,11 @@ class Line:
     """Why something is left out.
 
     Attributes:
-        reason: in words.
-        count: how often.
-        rows: how many rows give nothing for this reason (the first one, where a row has several); None where the
-            reason is not of rows.
-        places: the first ones, each with what was found there.
+        reason: the reason, in words.
+        count: how often it occurs.
+        rows: how many rows give nothing for this reason (the first, where a row has several); None where the reason is
+            not about rows.
+        places: the first places, each with what was found there.
     """
 
     reason: str
@@ -51,15 +51,15 @@ class Reading:
     """What reading gave, counted row by row.
 
     Attributes:
-        most_places: places kept of each reason.
-        rows: of the source.
-        rows_taken: those that gave a thumb or more.
-        thumbs: that the reader gave.
-        refused: thumbs of these that can be no example.
-        left_out: of each reason, how often.
-        rows_left_out: of each reason, how many rows give nothing because of it.
-        places: of each reason, the first ones.
-        notes: on the source as a whole: how labels were read, what was not read.
+        most_places: places kept per reason.
+        rows: rows of the source.
+        rows_taken: rows that gave at least one thumb.
+        thumbs: thumbs that the reader gave.
+        refused: thumbs among these that cannot be examples.
+        left_out: how often each reason occurs.
+        rows_left_out: how many rows give nothing for each reason.
+        places: the first places of each reason.
+        notes: remarks on the source as a whole: how labels were read, what was not read.
         cut: answers that the tool cut.
     """
 
@@ -78,9 +78,9 @@ class Reading:
         """Count one row.
 
         Args:
-            given: thumbs that the reader gave.
+            given: how many thumbs the reader gave.
             left_out: what gives no thumb or no example, and why.
-            refused: how many of the thumbs are among these.
+            refused: how many of the thumbs are among what is left out.
         """
         self.rows += 1
         self.thumbs += given
@@ -108,11 +108,11 @@ class Near:
     """Near duplicates among the examples.
 
     Attributes:
-        threshold: from which similarity.
+        threshold: the minimum similarity.
         same: examples that are near one with the same thumb.
         dropped: how many of these were left out.
-        contradicting: examples that are near one with the other thumb, and none with the same.
-        places: the first ones, each with what it is near to.
+        contradicting: examples that are near one with the opposite thumb, and none with the same.
+        places: the first places, each with what it is near to.
     """
 
     threshold: float
@@ -128,18 +128,18 @@ class Report:
 
     Attributes:
         source: what was read.
-        settings: of the import.
+        settings: the import's settings.
         rows, rows_taken, thumbs, refused: see `Reading`.
-        notes: on the source as a whole.
+        notes: remarks on the source as a whole.
         reasons: why rows, or thumbs of rows, are left out.
-        fates: why thumbs are no example of their own.
-        examples: of the table.
-        prompts: different ones of these.
+        fates: why thumbs did not become examples of their own.
+        examples: examples in the table.
+        prompts: different prompts among them.
         made_chat: thumbs whose plain prompt became one user message.
-        unread_times: thumbs whose time is there and cannot be read; None where there is none.
-        anonymous: thumbs with neither a rater nor an identity that are like an earlier one in all that is known.
-        pairs: of two compared answers, among the examples.
-        won_and_lost: answers that won one of these and lost another: each of them has thumbs both up and down.
+        unread_times: thumbs whose time cannot be read; None where there are none.
+        anonymous: thumbs with neither a rater nor an identity that equal an earlier one in all that is known.
+        pairs: pairs of two compared answers, among the examples.
+        won_and_lost: answers that won one pair and lost another, and so have thumbs both up and down.
         near: near duplicates, where they were looked for.
         personal: kinds of personal data, where it was looked for: meaning, finds, thumbs with them and places.
         balances: see `tallies.balances`.

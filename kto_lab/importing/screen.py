@@ -1,4 +1,4 @@
-"""Whether a thumb can become an example at all: texts that are there, fit, and can be stored."""
+"""Whether a thumb can become an example at all: its texts exist, fit, and can be stored."""
 
 import dataclasses
 import datetime
@@ -34,8 +34,8 @@ def screen(thumb: Thumb, max_characters: int, *, as_text: bool = False) -> Scree
 
     Args:
         thumb: from a reader.
-        max_characters: prompt and completion together may have so many characters.
-        as_text: a prompt of one user message becomes its words, and a longer conversation is left out.
+        max_characters: the most characters that prompt and completion may have together.
+        as_text: a prompt of one user message becomes its text, and a longer conversation is left out.
     """
     where = printable(thumb.where)
     prompt, completion = thumb.prompt, thumb.completion
@@ -83,9 +83,9 @@ def characters_of(prompt: Prompt) -> int:
 
 
 def identity(prompt: Prompt, completion: str) -> tuple[bytes, bytes]:
-    """What tells a prompt, and a completion, from all others: 8 bytes each.
+    """Keys of a prompt and of a completion, 8 bytes each.
 
-    A plain prompt and the same as one user message are one prompt.
+    A plain prompt and the same text as a single user message are one prompt.
     """
     hashes = content_hash(as_messages(prompt)), content_hash(completion)
     return bytes.fromhex(hashes[0]), bytes.fromhex(hashes[1])
@@ -97,7 +97,7 @@ def as_messages(prompt: Prompt) -> list[dict[str, str]]:
 
 
 def microseconds(timestamp: str | None) -> int | None:
-    """Microseconds since 1970 of an ISO 8601 time (in UTC where it names no zone); None where it is none."""
+    """Microseconds since 1970 of an ISO 8601 time (in UTC where it names no zone); None where it is not one."""
     try:
         moment = datetime.datetime.fromisoformat(timestamp or "")
     except ValueError:
@@ -106,7 +106,7 @@ def microseconds(timestamp: str | None) -> int | None:
 
 
 def printable(text: str) -> str:
-    """The text with every half of a character written out, so that it can be shown and stored."""
+    """The text with lone surrogates escaped, so that it can be shown and stored."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -20,7 +20,7 @@ class Settings:
     """What an import does with thumbs; see conf/import.yaml.
 
     Raises:
-        LabError: a value is none of those it may have.
+        LabError: a value is not allowed.
     """
 
     held_out: float
@@ -65,7 +65,7 @@ class Settings:
 
     @property
     def policies(self) -> Policies:
-        """What is done with several thumbs on one answer."""
+        """What to do with several thumbs on one answer."""
         return Policies(
             one_rater=self.one_rater,
             several_raters=self.several_raters,
@@ -80,10 +80,10 @@ class Settings:
 
 
 def settings(cfg: DictConfig) -> Settings:
-    """The settings of a configuration.
+    """The settings in a configuration.
 
     Raises:
-        LabError: a value is none of those it may have.
+        LabError: a value is not allowed.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     return Settings(

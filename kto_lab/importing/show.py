@@ -1,4 +1,4 @@
-"""What an import says on the terminal: 80 columns."""
+"""An import's report on the terminal, in 80 columns."""
 
 import textwrap
 

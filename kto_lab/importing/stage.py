@@ -1,7 +1,7 @@
-"""Where thumbs wait on disk between being read and being written: a million of them need no memory.
+"""A store on disk for thumbs between reading and writing, so that memory does not grow with their number.
 
-A SQLite file in a folder of its own, gone when the import ends. Thumbs are appended in the order of the source. Then an
-index sorts them by prompt and completion, so that what is read back does not depend on the order of the source.
+It is a SQLite file in its own folder, deleted when the import ends. Thumbs are appended in the order of the source;
+then an index sorts them by prompt and completion, so that what is read back does not depend on that order.
 """
 
 import json
@@ -16,9 +16,9 @@ from kto_lab.importing.repeats import Fate, Given, Settled
 from kto_lab.importing.screen import Screened, identity
 from kto_lab.importing.thumbs import Prompt
 
-# What SQLite keeps of the file in memory, in KiB.
+# SQLite's page cache, in KiB.
 CACHE = 32 * 1024
-# Thumbs, and characters, that wait to be appended together.
+# Thumbs, and characters, that are appended together.
 WAITING, WAITING_CHARACTERS = 1000, 4_000_000
 
 _SCHEMA = """
@@ -30,7 +30,7 @@ CREATE TABLE thumbs (
 CREATE TABLE examples (position INTEGER PRIMARY KEY, number INTEGER UNIQUE, rater TEXT, ratings TEXT, pair_id TEXT);
 CREATE TABLE fates (number INTEGER PRIMARY KEY, fate TEXT);
 """
-# Everything that settling reads, so that it never has to look up a row.
+# The index covers everything that settling reads, so that no row has to be looked up.
 _KEYS = "prompt_key, completion_key, other_key"
 _ORDER = f"CREATE INDEX by_answer ON thumbs ({_KEYS}, time, number, desirable, rater, signal, identity, unread)"
 _EXAMPLES = """
@@ -45,9 +45,9 @@ class Example:
     """A thumb that becomes a row of the table, with its texts.
 
     Attributes:
-        position: its place among the examples.
-        number: the thumb's.
-        answer: tells its prompt and completion from all others.
+        position: its position among the examples.
+        number: the thumb's number.
+        answer: the key of its prompt and completion.
         where, prompt, completion, desirable, rater, signal, model, timestamp, score, finished: as in `Thumb`; no rater
             where it stands for several.
         ratings, pair_id: see `repeats.Kept`.
@@ -95,7 +95,7 @@ class Stage:
         self._database.execute("BEGIN")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._database.close()
 
     def add(self, screened: Screened, other: bytes | None = None) -> None:
@@ -103,7 +103,7 @@ class Stage:
 
         Args:
             screened: the thumb.
-            other: where it is half of a pair, what tells the other answer from all others; see `screen.identity`.
+            other: the key of the other answer, where it is half of a pair; see `screen.identity`.
         """
         thumb = screened.thumb
         self.chats += not isinstance(thumb.prompt, str)
@@ -140,9 +140,9 @@ class Stage:
         self._database.execute(_ORDER)
 
     def answers(self) -> Iterator[list[Given]]:
-        """The thumbs on one answer to one prompt at a time, in an order that the texts alone decide.
+        """The thumbs on one answer to one prompt at a time, in an order that depends only on the texts.
 
-        Of an answer, what compares it with each other answer comes by itself.
+        Halves of pairs come separately for each answer that they compare it with.
         """
         found = self._database.execute(
             f"SELECT {_KEYS}, number, desirable, rater, time, signal, identity, unread FROM thumbs "
@@ -152,7 +152,7 @@ class Stage:
             yield [_given(keys, *row[3:]) for row in rows]
 
     def settle(self, settled: Iterable[Settled]) -> None:
-        """Keep what becomes of the thumbs on answers: examples, placed one behind another, and the others' fates."""
+        """Store what becomes of the thumbs on answers: examples, at consecutive positions, and the others' fates."""
         kept: list[tuple[Any, ...]] = []
         fates: list[tuple[int, Fate]] = []
         for examples, others in settled:
@@ -166,25 +166,25 @@ class Stage:
         self.examples += len(kept)
 
     def leave_out(self, examples: Sequence[tuple[int, int]], fate: Fate) -> None:
-        """Make examples, each by its place and the number of its thumb, thumbs that are left out."""
+        """Turn examples, each given by its position and its thumb's number, into thumbs that are left out."""
         self._database.executemany("DELETE FROM examples WHERE position = ?", [(place,) for place, _ in examples])
         self._fate((number, fate) for _, number in examples)
         self.examples -= len(examples)
 
     def read_examples(self) -> Iterator[Example]:
-        """The examples, in the order of their places."""
+        """The examples, by position."""
         for row in self._database.execute(f"{_EXAMPLES} ORDER BY e.position"):
             yield _example(row)
 
     def example(self, position: int) -> Example:
-        """The example at a place."""
+        """The example at a position."""
         return _example(self._database.execute(f"{_EXAMPLES} WHERE e.position = ?", (position,)).fetchone())
 
     def twins(self, position: int) -> list[tuple[int, int, str | None]]:
-        """The examples with the answer and the label of the one at a place, itself among them.
+        """The examples with the answer and the label of the one at a position, itself among them.
 
         Returns:
-            Of each its place, the number of its thumb, and the pair that it is half of.
+            The position, the thumb's number and the pair of each.
         """
         return self.query(
             "SELECT e.position, e.number, e.pair_id FROM examples o CROSS JOIN thumbs a ON a.number = o.number "
@@ -194,7 +194,7 @@ class Stage:
         )
 
     def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """What a statement finds; for the few numbers of a report."""
+        """The rows that a SQL statement gives; for the few numbers of a report."""
         return self._database.execute(statement, values).fetchall()
 
     def _append(self) -> None:

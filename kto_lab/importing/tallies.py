@@ -7,11 +7,11 @@ from kto_lab.importing.repeats import Fate
 from kto_lab.importing.stage import Stage
 from kto_lab.statistics import Estimate, proportion_interval
 
-# Signals by which a person says it; all others are what a person did, and somebody took for a thumb.
+# Signals that a person gave as a judgement; all others are behaviour that was taken for a thumb.
 EXPLICIT = ("thumb", "rating", "vote")
 # The largest models, raters and signals are named, the others counted together.
 NAMED = 10
-# Upper ends of classes of completion length, in characters.
+# Upper ends of the bins of completion length, in characters.
 LENGTHS = (50, 200, 1000, 5000)
 UNKNOWN = "not known"
 OTHERS = "all others"
@@ -19,7 +19,7 @@ OTHERS = "all others"
 _DAY = 86_400_000_000
 # The longest spans, in days, that are shown by days, weeks and months.
 _DAYS, _WEEKS, _MONTHS = 21, 183, 1096
-# All thumbs but those that are there twice: what people said. `e` is there for those that became examples.
+# All thumbs except duplicates: what people said. `e` is not null for those that became examples.
 _SAID = (
     "thumbs t LEFT JOIN fates f ON f.number = t.number LEFT JOIN examples e ON e.number = t.number "
     f"WHERE coalesce(f.fate, '') NOT IN ('{Fate.DUPLICATE.value}', '{Fate.ANONYMOUS.value}')"

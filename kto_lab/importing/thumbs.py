@@ -1,8 +1,8 @@
 """What a reader makes of an export: thumbs, and what it leaves out and why.
 
-Every reader yields one `Row` a source row, in order, and never raises because of a row: a malformed one has a
-`LeftOut`. What is to be said of the whole, such as how labels were read, is a `Note`; what is wrong with it (no such
-file, a wrong password, a column of unknown meaning) is a `LabError`.
+Every reader yields one `Row` per source row, in order, and never raises because of a row: a malformed one has a
+`LeftOut`. A remark on the whole, such as how labels were read, is a `Note`; a fault of the whole (no such file, a wrong
+password, a column of unknown meaning) is a `LabError`.
 """
 
 from collections.abc import Iterator
@@ -41,15 +41,15 @@ class Thumb:
         prompt: text, or chat messages {role, content} up to the answer, system message and all.
         completion: the answer that was judged.
         desirable: thumbs-up.
-        signal: what said so: "thumb", "rating", "vote", or an implicit signal's name ("regenerated", "copied").
+        signal: where it comes from: "thumb", "rating", "vote", or an implicit signal's name ("regenerated", "copied").
         rater: who gave it, or None.
-        model: what answered, or None.
+        model: the model that answered, or None.
         timestamp: ISO 8601 in UTC ("2026-05-01T09:30:00Z"), or None where it is not known.
-        unread_time: what stands for the time and cannot be read; None where there is none, or it was read.
+        unread_time: a time that cannot be read; None where there is none, or it was read.
         score: the rating behind it, or None.
         finished: the answer ended by itself.
-        identity: what the source knows the thumb by, or None. Thumbs with different ones are different thumbs.
-        pair: the same text in the two thumbs of a row that compare two answers to one prompt; else None.
+        identity: the thumb's id in the source, or None. Thumbs with different ids are different thumbs.
+        pair: the same text in the two thumbs of a row that compares two answers to one prompt; otherwise None.
     """
 
     where: str
@@ -74,7 +74,7 @@ class LeftOut:
     Attributes:
         where: its place in the source.
         reason: why.
-        detail: what was found there, in a few words; no more of the content than is needed.
+        detail: what was found there, in a few words, with no more of the content than needed.
     """
 
     where: str

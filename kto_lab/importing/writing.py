@@ -12,7 +12,7 @@ from kto_lab.feedback.table import build_table, features
 from kto_lab.importing.screen import as_messages
 from kto_lab.importing.stage import Example, Stage
 
-# Columns beside those of the table of examples: what answered, what said so, and the place in the source.
+# Columns beside those of the table of examples: the model that answered, the signal, and the place in the source.
 MORE = ("model", "signal", "where")
 # Rows, and characters, that are written together.
 BATCH, BATCH_CHARACTERS = 2000, 16_000_000
@@ -29,16 +29,16 @@ def write_table(
     held_out: float,
     advance: Callable[[int], None],
 ) -> None:
-    """Write all examples, in the order of their places.
+    """Write all examples, by position.
 
     Args:
-        stage: with its examples in their places.
+        stage: the stage, after settling.
         target: the Parquet file.
-        source: what the group of an example is called where none is asked for.
+        source: the name of the examples' group where `group_by` is "none".
         chat: prompts that are text become one user message.
         group_by: "model", "signal", "rater" or "none".
         held_out: share of prompts in the test split.
-        advance: is told how many more were written.
+        advance: called with how many more have been written.
     """
     ratings, pairs = (
         bool(stage.query(f"SELECT 1 FROM examples WHERE {name} IS NOT NULL LIMIT 1")) for name in ("ratings", "pair_id")
@@ -59,7 +59,7 @@ def write_table(
 
 
 def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
-    """Examples in batches; those of one answer are in one, since their identities are counted on from each other."""
+    """Examples in batches; those of one answer are in the same batch, since their identities are numbered together."""
     batch: list[Example] = []
     characters = 0
     for _, same in groupby(examples, key=lambda example: example.answer):

@@ -54,7 +54,7 @@ class File:
         up_from: see `kto_lab.feedback.scale.Scale`.
         down_to: see `kto_lab.feedback.scale.Scale`.
         ignore: columns, and keys of messages, that are left out by name.
-        timezone: what a time means that names no zone.
+        timezone: the zone of times that name none.
         day_first: the order of day and month in numbers; None: as the column of times has it.
         as_chat: a prompt that is text becomes one user message.
         bad_rows: stop at a malformed row, or drop it and say how many were dropped.

@@ -1,1 +1,1 @@
-"""Readers of exports, one module a tool: each yields a row of thumbs, or of reasons, for every row of its source."""
+"""Readers of exports, one module per tool: each yields a row of thumbs, or of reasons, for every row of its source."""

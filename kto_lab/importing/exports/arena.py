@@ -13,8 +13,8 @@ may be null:
     {"id", "model_a", "model_b", "prompt": [text], "response_a": [text], "response_b": [text],
      "winner_model_a": 0 or 1, "winner_model_b", "winner_tie"}
 
-Files are JSON lines, a JSON list, CSV or Parquet. A vote is on whole conversations; the thumb is given to each side's
-last answer, after everything that was said before on that side.
+Files are JSON lines, a JSON list, CSV or Parquet. A vote is on whole conversations; the thumb goes to each side's last
+answer, whose prompt is everything before it on that side.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ class ArenaExport:
         path: the file of votes.
         ties: what a tie says of both answers.
         both_bad: what "both are bad" says of them.
-        timezone: what a time means that names no zone.
+        timezone: the zone of times that name none.
         ignore: columns, and keys of messages, that are left out by name.
         cut_at: the tool cuts texts at so many characters; None: it does not.
     """

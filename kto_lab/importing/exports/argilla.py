@@ -46,7 +46,7 @@ class ArgillaExport(LabeledExport):
         completion_field: the field of the answer.
         question: the question that is the thumb.
         suggestions: take suggestions where there is no response, as the signal "suggestion".
-        model_key: the key of the metadata that names what answered, or None.
+        model_key: the metadata key that names the model that answered, or None.
     """
 
     path: str

@@ -1,20 +1,20 @@
-"""Chat logs of a product of one's own: OpenAI's messages, and what users did with the answers.
+"""Chat logs of your own product: OpenAI's messages, and what users did with the answers.
 
-There is no tool to follow here, so the form is the plainest that such logs have, and every name in it is a setting.
-A conversation is a line (or an element of a JSON list), with messages as OpenAI's chat completions have them:
+There is no tool to follow here, so the format is the plainest that such logs have, and every name in it is a setting.
+A conversation is a line (or an element of a JSON list), with messages as in OpenAI's chat completions:
 
     {"id", "model", "user", "messages": [{"id", "role", "content"}], "events": [EVENT], "thumb"}
 
-What users did is in `events` or `thumb` of the same line, or in a second file with an event a line:
+What users did is in `events` or `thumb` of the same line, or in a second file with one event per line:
 
     {"id", "conversation_id", "message_id" or "message_index", "type", "value", "completion", "user_id", "timestamp"}
 
 `type`, or `value`, is a thumb ("thumbs_up") or the name of an implicit signal ("copied", "regenerated"); two small
-tables say what each means. An event without a message is on the last answer. `completion` is the text that was judged,
-where the log holds another one by now: an answer that was written anew or edited.
+tables give their meanings. An event without a message is on the last answer. `completion` is the text that was judged,
+where the log has since changed because the answer was regenerated or edited.
 
 The thumb belongs to one of the assistant's turns, and the prompt is every turn before it. Where two answers follow each
-other with no turn between them, the first was replaced by the second, and is no part of a later prompt.
+other with no turn between them, the first was replaced by the second and is not part of a later prompt.
 """
 
 from collections.abc import Iterator, Mapping
@@ -61,7 +61,7 @@ class ChatLogExport(LabeledExport):
         columns: the key of each field of a conversation; the fields are `COLUMNS`.
         event_columns: the key of each field of an event; the fields are `EVENT_COLUMNS`.
         signals: what implicit signals mean; None for nothing. Any name may be added to the table.
-        timezone: what a time means that names no zone.
+        timezone: the zone of times that name none.
         day_first: the order of day and month in numbers; None: as the other times of a file have it.
     """
 

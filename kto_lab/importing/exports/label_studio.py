@@ -44,9 +44,9 @@ class LabelStudioExport(LabeledExport):
         path: the JSON file.
         prompt_key: the key of the task's data that holds the prompt, text or chat messages.
         completion_key: the key that holds the answer.
-        model_key: the key that names what answered, or None.
+        model_key: the key that names the model that answered, or None.
         control: the name of the Choices or Rating tag that is the thumb.
-        timezone: what a time means that names no zone; Label Studio writes UTC.
+        timezone: the zone of times that name none; Label Studio writes UTC.
     """
 
     path: str

@@ -17,9 +17,9 @@ class LabeledExport:
     """The settings that exports with labels share.
 
     Attributes:
-        labels: what label values mean, where the common words do not say; None for nothing.
-        up_from: a label that is a number from here on is a thumbs-up; None: asked for where it has to be known.
-        down_to: a label that is a number up to here is a thumbs-down.
+        labels: what label values mean, beyond the words that are known; None for neutral ones.
+        up_from: a numeric label of at least this is a thumbs-up; None: the user is asked where it matters.
+        down_to: a numeric label of at most this is a thumbs-down.
         ignore: keys that are left out by name, of inputs and of messages.
         cut_at: the tool cuts texts at so many characters; None: it does not.
     """

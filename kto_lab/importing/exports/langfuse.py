@@ -48,7 +48,7 @@ class LangfuseExport(LabeledExport):
         name: the score that is the thumb; rows of others are left out.
         input_key: the key of the input that holds the prompt; None to look for it.
         output_key: the key of the output that holds the answer; None to look for it.
-        timezone: what a time means that names no zone; Langfuse writes UTC.
+        timezone: the zone of times that name none; Langfuse writes UTC.
     """
 
     scores: str

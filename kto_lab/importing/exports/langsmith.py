@@ -51,7 +51,7 @@ class LangSmithExport(LabeledExport):
         key: the feedback key that is the thumb; rows of others are left out.
         input_key: the key of the inputs that holds the prompt; None to look for it.
         output_key: the key of the outputs that holds the answer; None to look for it.
-        timezone: what a time means that names no zone; LangSmith writes UTC.
+        timezone: the zone of times that name none; LangSmith writes UTC.
     """
 
     feedback: str

@@ -1,4 +1,4 @@
-"""Rows of one file found by their identity while another is read: on disk, so that memory does not grow with them."""
+"""Rows of one file, looked up by identity while another is read; on disk, so that memory does not grow with them."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ _BLOCK = 1000
 
 
 class Lookup:
-    """Rows by identity; of rows with the same one, the last. Made by `lookup`."""
+    """Rows by identity; the last one where several share it. Made by `lookup`."""
 
     def __init__(self, folder: Path) -> None:
         """An empty one in a folder."""
@@ -28,11 +28,11 @@ class Lookup:
         self._database.execute("CREATE TABLE row (key BLOB PRIMARY KEY, body TEXT) WITHOUT ROWID")
 
     def fill(self, raws: Iterable[Raw], keys: Callable[[dict[str, Any]], Iterable[str]]) -> Iterator[Row]:
-        """Take rows in; those that cannot be read come back, with their places.
+        """Store rows, and yield those that cannot be read, with their places.
 
         Args:
             raws: the rows.
-            keys: what a row is found by; it may be several, or none.
+            keys: the identities of a row; there may be several, or none.
         """
         block: list[tuple[bytes, str]] = []
         for where, raw in raws:
@@ -57,7 +57,7 @@ class Lookup:
         return json.loads(found[0]) if found else None
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         self._database.close()
 
     def _write(self, block: list[tuple[bytes, str]]) -> None:
@@ -68,7 +68,7 @@ class Lookup:
 
 @contextmanager
 def lookup() -> Iterator[Lookup]:
-    """An empty lookup in a temporary folder, which goes with it.
+    """An empty lookup in a temporary folder, which is deleted with it.
 
     Raises:
         LabError: the disk refuses.

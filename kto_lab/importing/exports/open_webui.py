@@ -15,10 +15,10 @@ with MESSAGE = {"id", "parentId", "childrenIds", "role", "content", "model", "ti
 feedback, so an export holds the last one; two exports put together may hold both.
 
 The rated message's ancestors are the prompt, with the chat's system prompt before them. What is not in the export: a
-system prompt of the model's or of the user's settings, and what attached files say. A rated answer after a turn with
-files is left out. Reasoning, tool calls and code runs, which the chat shows folded (`<details type="...">`), are taken
-out of answers: they are the page's own markup, not what a model writes. `originalContent` is not read: filters of the
-server set it as well as users who edit.
+system prompt in the model's or the user's settings, and the content of attached files. A rated answer after a turn
+with files is left out. Reasoning, tool calls and code runs, which the chat shows folded (`<details type="...">`), are
+removed from answers: they are the page's markup, not what a model writes. `originalContent` is not read: it is set by
+the server's filters as well as by users who edit.
 """
 
 import re
@@ -54,7 +54,7 @@ class OpenWebUiExport:
 
     Attributes:
         path: the JSON file.
-        signals: what implicit signals mean: `regenerated`, an answer that the user had written anew by the same model;
+        signals: what implicit signals mean: `regenerated`, an answer that the user regenerated with the same model;
             `passed_over`, another model's answer beside one with a thumbs-up. An answer with a thumb of its own gives
             no signal.
         cut_at: the tool cuts texts at so many characters; None: it does not.
@@ -175,7 +175,7 @@ def _chat(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _prompt(chat: dict[str, Any], messages: dict[str, Any], rated: dict[str, Any]) -> list[dict[str, str]]:
     turns: list[dict[str, Any]] = []
-    # A chat is a tree of its own making: a broken one could go in circles.
+    # A broken chat tree could have cycles.
     visited: set[int] = {id(rated)}
     turn = _message(messages, rated.get("parentId"))
     while turn is not None and id(turn) not in visited:

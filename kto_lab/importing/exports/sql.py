@@ -1,8 +1,8 @@
-"""Thumbs in a database: SQLite or PostgreSQL, by a SELECT of one's own.
+"""Thumbs in a database: SQLite or PostgreSQL, by the user's own SELECT.
 
 The connection is read-only: SQLite opens the file with `mode=ro` and `query_only`, PostgreSQL declares the query as a
 cursor in a READ ONLY transaction, whatever it says. Values come in as bound parameters (`:name`) only. Rows are fetched
-as they are read. The URL may hold a password: it is never shown or logged, and best stands in an environment variable.
+as they are read. The URL may hold a password: it is never shown or logged, and is best kept in an environment variable.
 """
 
 import decimal

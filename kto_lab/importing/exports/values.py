@@ -14,7 +14,7 @@ from kto_lab.feedback.unread import MESSAGE_KEYS, Unread, ignored, without_unrea
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Thumb
 
 _LONGEST_IDENTITY = 256
-# Python spells no longer numbers in tens.
+# Python refuses to write much larger numbers in decimal.
 _LARGE = 10**100
 _SHOWN = 40
 
@@ -39,7 +39,7 @@ class NoThumbError(Exception):
 
 
 def shown(value: Any) -> str:
-    """A value in a few characters for a report: the beginning of a text or number, and only the kind of all else."""
+    """A value in a few characters for a report: the beginning of a text or number, the kind of anything else."""
     if value is None or isinstance(value, (bool, float)):
         return repr(value)
     if isinstance(value, int):
@@ -52,8 +52,8 @@ def shown(value: Any) -> str:
 def identity_of(value: Any) -> str | None:
     """An identity (of a user, a message, a row) as text; None where there is none.
 
-    An object or a list (such as MongoDB's `{"$oid": ...}`) is one, too: what cannot be told from none would make all
-    people one. Long ones end in a hash of the whole, so that they stay apart.
+    An object or a list (such as MongoDB's `{"$oid": ...}`) counts as one, too, since dropping it would make all people
+    one. Long identities end in a hash of the whole, so that they stay distinct.
     """
     if value is None or value == "" or value != value or isinstance(value, bool) or value in ({}, [], b""):
         return None
@@ -168,16 +168,16 @@ def verdict(scale: Scale, value: Any) -> tuple[bool, float | None]:
 
 @dataclass
 class Seen:
-    """Which thumbs came already, by the identity that their source gave them.
+    """The thumbs that were already read, by their identity in the source.
 
-    The same identity with the same thumb is one thumb that was exported twice. With another thumb it is a mind that
-    changed, which is the import's to decide. Sixteen bytes are kept of each: some 100 MB for a million.
+    The same identity with the same thumb is a thumb that was exported twice. With a different thumb it is a changed
+    mind, which the import settles. Sixteen bytes are kept of each: about 100 MB for a million.
     """
 
     digests: set[bytes] = field(default_factory=set)
 
     def refuse_again(self, identity: Any, thumbs: tuple[Thumb, ...]) -> None:
-        """See that these thumbs did not come before with this identity; those without an identity never did.
+        """Refuse thumbs that came before with this identity; those without an identity never did.
 
         Raises:
             NoThumbError: they did.
