@@ -6,9 +6,15 @@ prompts (clusters), not examples. An `Estimate` never holds NaN: what cannot be 
 Values that do not vary (an answer length that is always at its limit, a model compared with itself) say nothing about
 how much they might, and a bootstrap of them has width zero. They get a value and no interval; shares of 0 or 1 get
 Wilson's.
+
+An interval of a metric with bounds, such as a share, stays within them: `bounded_interval`.
+
+Runs of several seeds answer the same prompts, so seeds and prompts are crossed, and a mean over both is uncertain by
+both: `crossed_error`.
 """
 
 import math
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,6 +27,8 @@ from kto_lab.errors import LabError
 
 # scipy is imported where it is needed: reading a record's `Estimate`s needs none of it, and scipy.stats takes seconds.
 Floats: TypeAlias = NDArray[np.float64]
+# The least and the largest value of a metric.
+Bounds: TypeAlias = tuple[float, float]
 
 LEVEL = 0.95
 RESAMPLES = 4000
@@ -49,8 +57,8 @@ class Estimate:
         return asdict(self)
 
 
-def mean_interval(values: ArrayLike) -> Estimate:
-    """Mean of independent values (N,), with Student's t interval.
+def mean_interval(values: ArrayLike, bounds: Bounds | None = None) -> Estimate:
+    """Mean of independent values (N,), with Student's t interval, kept within `bounds` where the values have any.
 
     No value at all gives None; a single one, or values that are all the same, give no interval.
     """
@@ -58,19 +66,131 @@ def mean_interval(values: ArrayLike) -> Estimate:
     if data.size == 0:
         return Estimate(None, None, None, 0)
     mean = float(data.mean())
-    if _constant(data):
+    if constant(data):
         return Estimate(mean, None, None, data.size)
-    half = t_quantile(data.size - 1) * float(data.std(ddof=1) / np.sqrt(data.size))
-    return Estimate(mean, mean - half, mean + half, data.size)
+    return Estimate(mean, *bounded_interval(mean, mean_error(data).half(), bounds), data.size)
+
+
+def bounded_interval(value: float, half: float, bounds: Bounds | None) -> tuple[float, float]:
+    """The interval of a mean between bounds, which stays between them: Wilson's score interval, of any mean.
+
+    Wilson's interval takes the variance of a share p to be proportional to p (1 - p), and solves for p. With half the
+    width of the symmetric interval in the place of z sqrt(p (1 - p) / n), that holds for shares of clustered trials
+    (Korn & Graubard 1998, Survey Methodology 24, 193-201, by the effective sample size), and for other means of
+    bounded values.
+
+    Args:
+        value: the mean.
+        half: half the width of its symmetric interval.
+        bounds: the least and the largest value that there can be; None gives the symmetric interval.
+
+    Returns:
+        The ends. A mean at a bound has the symmetric interval's, cut off there.
+    """
+    if bounds is None:
+        return value - half, value + half
+    least, width = bounds[0], bounds[1] - bounds[0]
+    share, reach = (value - least) / width, half / width
+    if not 0 < share < 1:
+        return max(bounds[0], value - half), min(bounds[1], value + half)
+    shrink = reach**2 / (share * (1 - share))
+    middle, around = (share + shrink / 2) / (1 + shrink), math.sqrt(reach**2 + shrink**2 / 4) / (1 + shrink)
+    return least + width * max(0.0, middle - around), least + width * min(1.0, middle + around)
+
+
+@dataclass(frozen=True)
+class MeanError:
+    """How uncertain a mean is, of one or more independent sources.
+
+    With one source its interval is Student's t. With several the half widths add in quadrature (Howe 1974, J. Am. Stat.
+    Assoc. 69, 789-794), so that each keeps its own degrees of freedom: three seeds stay three however many prompts
+    there are.
+
+    Attributes:
+        sources: the standard error that each contributes, and its degrees of freedom.
+        floor: what the mean is at least as uncertain as, if `sources` should say less by chance.
+    """
+
+    sources: tuple[tuple[float, float], ...]
+    floor: "MeanError | None" = None
+
+    def half(self, level: float = LEVEL) -> float:
+        """Half the width of the two-sided interval."""
+        own = math.hypot(*(t_quantile(df, level) * stderr for stderr, df in self.sources))
+        return own if self.floor is None else max(own, self.floor.half(level))
+
+    def p(self, distance: float) -> float:
+        """The two-sided p value of a mean so far from what is tested: an interval of level 1 - p ends there."""
+        from scipy import optimize, special
+
+        def beyond(log_p: float) -> float:
+            tail = math.exp(log_p) / 2
+            return math.hypot(*(special.stdtrit(df, tail) * stderr for stderr, df in self.sources)) - abs(distance)
+
+        if distance == 0:
+            return 1.0
+        floor = 0.0 if self.floor is None else self.floor.p(distance)
+        present = [source for source in self.sources if source[0] > 0]
+        if len(present) < 2:
+            return max(floor, *(float(2 * special.stdtr(df, -abs(distance) / stderr)) for stderr, df in present), 0.0)
+        least = math.log(sys.float_info.min)
+        return max(floor, math.exp(optimize.brentq(beyond, least, 0.0)) if beyond(least) > 0 else 0.0)
+
+    def detectable(self, level: float = LEVEL, power: float = 0.8) -> float:
+        """The true distance that a test at 1 - level (two-sided) shows with the chance `power`, above 1 - level.
+
+        By the non-central t distribution; of several sources with the degrees of freedom at which its quantile is that
+        of their interval.
+        """
+        from scipy import special
+
+        floor = 0.0 if self.floor is None else self.floor.detectable(level, power)
+        present = [source for source in self.sources if source[0] > 0]
+        if not present:
+            return floor
+        stderr = math.hypot(*(stderr for stderr, _ in present))
+        quantile = math.hypot(*(t_quantile(df, level) * one for one, df in present)) / stderr
+        df = present[0][1] if len(present) == 1 else min(float(special.stdtridf((1 + level) / 2, quantile)), 1e6)
+        # The other tail, significant in the wrong direction, adds less than 1e-5 there.
+        return max(floor, float(special.nctdtrinc(df, 1 - power, quantile)) * stderr)
+
+
+def mean_error(values: ArrayLike) -> MeanError:
+    """The uncertainty of the mean of two or more independent values (N,)."""
+    data = np.asarray(values, dtype=np.float64)
+    return MeanError(((float(data.std(ddof=1) / np.sqrt(data.size)), data.size - 1),))
+
+
+def crossed_error(values: ArrayLike) -> MeanError:
+    """The uncertainty of the mean of values (S, P) of which both seeds and prompts are a draw, at least 2 of each.
+
+    The value of seed s at prompt p is mean + seed_s + prompt_p + rest_sp. Over new seeds and new prompts the mean has
+    the variance (MS_seed + MS_prompt - MS_rest) / (S P), by the mean squares of the two-way analysis of variance.
+    The first term is the variance of a mean of S independent seeds' means, with S - 1 degrees of freedom; what is left
+    is what prompts add to it, with P - 1, and at least 0.
+
+    Three to eight seeds are too few for a bootstrap over them (Owen 2007, Ann. Appl. Stat. 1, 386-411, resamples both):
+    its variance is short by (S - 1) / S, and it has no t quantiles.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    seeds, prompts = data.shape
+    mean, by_seed, by_prompt = data.mean(), data.mean(axis=1, keepdims=True), data.mean(axis=0, keepdims=True)
+    of_prompt = seeds * ((by_prompt - mean) ** 2).sum() / (prompts - 1)
+    rest = ((data - by_seed - by_prompt + mean) ** 2).sum() / ((seeds - 1) * (prompts - 1))
+    of_seeds = mean_error(by_seed.ravel()).sources
+    of_prompts = (math.sqrt(max(float(of_prompt - rest), 0.0) / data.size), prompts - 1)
+    # Were there neither seeds that are lucky nor prompts that are hard, this would be left.
+    least = MeanError(((math.sqrt(float(rest) / data.size), (seeds - 1) * (prompts - 1)),))
+    return MeanError((*of_seeds, of_prompts), floor=least)
 
 
 # Asked for once a number, of samples of a few sizes.
 @lru_cache(maxsize=1 << 12)
-def t_quantile(df: float) -> float:
-    """The quantile of Student's t that a two-sided 95 % interval reaches to, with `df` degrees of freedom."""
+def t_quantile(df: float, level: float = LEVEL) -> float:
+    """The quantile of Student's t that a two-sided interval of this level reaches to, with `df` degrees of freedom."""
     from scipy import special
 
-    return float(special.stdtrit(df, (1 + LEVEL) / 2))
+    return float(special.stdtrit(df, (1 + level) / 2))
 
 
 def proportion_interval(successes: int, n: int) -> Estimate:
@@ -107,7 +227,7 @@ def paired_difference(base: ArrayLike, trained: ArrayLike, *, seed: int) -> Esti
     if differences.size == 0:
         return Estimate(None, None, None, 0)
     mean = float(differences.mean())
-    if _constant(differences):
+    if constant(differences):
         return Estimate(mean, None, None, differences.size)
     found = stats.bootstrap(
         (differences,),
@@ -236,7 +356,7 @@ def _bootstrap(statistic: Callable[[Floats], Floats], clusters: int, *, width: i
         found.append(statistic(rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=size).astype(float)))
     values = np.concatenate(found)
     values = values[np.isfinite(values)]
-    if values.size < RESAMPLES / 2 or _constant(values):
+    if values.size < RESAMPLES / 2 or constant(values):
         return Estimate(value, None, None, clusters)
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high), clusters)
@@ -252,8 +372,8 @@ def _members(clusters: Sequence[Hashable] | None, size: int) -> tuple[NDArray[np
     return np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=np.int64), len(numbers)
 
 
-def _constant(data: Floats) -> bool:
-    """Whether the values are one and the same, but for rounding."""
+def constant(data: Floats) -> bool:
+    """Whether the values are one and the same, but for rounding: then nothing says how they would vary."""
     return bool(np.ptp(data) <= 1e-12 * max(1.0, float(np.abs(data).max())))
 
 

@@ -6,9 +6,12 @@ from sklearn.metrics import roc_auc_score
 from kto_lab.errors import LabError
 from kto_lab.statistics import (
     Estimate,
+    MeanError,
     auc_interval,
+    bounded_interval,
     cluster_interval,
     cluster_sums,
+    crossed_error,
     mean_interval,
     paired_difference,
     proportion_interval,
@@ -34,6 +37,40 @@ def test_wilson_closed_form() -> None:
     assert proportion_interval(k, n) == Estimate(0.35, pytest.approx(centre - half), pytest.approx(centre + half), n)
     none = proportion_interval(0, 10)
     assert none.value == 0.0 and none.low == 0.0 and none.high == pytest.approx(z**2 / (10 + z**2))
+
+
+def test_the_interval_of_a_bounded_mean_is_wilsons() -> None:
+    share = proportion_interval(19, 20)
+    half = stats.norm.ppf(0.975) * np.sqrt(0.95 * 0.05 / 20)
+    assert bounded_interval(0.95, half, (0, 1)) == (pytest.approx(share.low), pytest.approx(share.high))
+    low, high = bounded_interval(0.95, half, (0, 1))
+    # Of other bounds it is the same, stretched.
+    assert bounded_interval(0.9, 2 * half, (-1, 1)) == (pytest.approx(2 * low - 1), pytest.approx(2 * high - 1))
+    assert bounded_interval(0.95, 0.2, None) == (pytest.approx(0.75), pytest.approx(1.15))
+    assert bounded_interval(1.0, 0.2, (0, 1)) == (pytest.approx(0.8), 1.0)
+
+
+def test_an_interval_of_a_bounded_mean_stays_within_its_bounds() -> None:
+    values = [1.0, 1.0, 0.9, 1.0, 0.4]
+    free, kept = mean_interval(values), mean_interval(values, (-1, 1))
+    assert free.high is not None and kept.high is not None and kept.low is not None
+    assert free.high > 1 >= kept.high and kept.low > -1 and free.value == kept.value
+
+
+def test_a_p_value_is_where_the_interval_ends() -> None:
+    error = MeanError(((0.1, 2), (0.2, 80)))
+    for level in (0.5, 0.95, 0.9999):
+        assert error.p(error.half(level)) == pytest.approx(1 - level)
+    assert error.p(0.0) == 1.0 and 0 <= error.p(1e9) < 1e-12
+    # A mean that is by chance sure of itself is no surer than its floor.
+    assert MeanError(((0.0, 2), (0.0, 80)), floor=error).p(0.3) == error.p(0.3)
+    assert MeanError(((0.0, 2), (0.0, 80)), floor=error).detectable() == error.detectable() > error.half()
+
+
+def test_a_crossed_error_is_at_least_what_single_scores_leave() -> None:
+    # Both seeds pass as many prompts, but not the same ones.
+    found = crossed_error([[1.0, 0, 0, 0, 0], [0, 0, 0, 1, 0]])
+    assert found.half() > 0.1 and 0 < found.p(0.2) < 1
 
 
 def test_what_cannot_be_computed_is_none_and_never_nan() -> None:

@@ -32,15 +32,18 @@ import pandas as pd
 from kto_lab.errors import LabError
 from kto_lab.reports.comparisons import Mean, Outcome, mean_over_seeds
 from kto_lab.reports.record_columns import Columns, Found
+from kto_lab.reports.words import bounds_of
 from kto_lab.runs.record import find_record
 from kto_lab.runs.scores import Scores
 from kto_lab.runs.status import FAILURE, status
-from kto_lab.statistics import Estimate
+from kto_lab.statistics import Estimate, constant
 from kto_lab.sweeps.manifest import read_study
 
 SEED = "seed"
 DONE = "done"
 UNREADABLE = "unreadable"
+# Of cells that a search chose: what of their setting lies on the edge of what was tried.
+EDGES, EDGE_BREAK = "edges", ", "
 BOOKKEEPING = (SEED, "status", "message", "run_id", "accepted_code", "folder")
 # Columns, each with the plain values of some rows.
 Rows: TypeAlias = Mapping[str, Sequence[Any]]
@@ -56,6 +59,8 @@ class Group:
         planned: how many cells there are.
         others: status to count, of the cells that have no value; a finished run without one is "not measured".
         prompts: fewest and most prompts behind a value, or None.
+        runs: the run_id of each cell.
+        edges: of a setting that a search chose, what lies on the edge of what was tried: "loss.beta=5".
     """
 
     mean: Mean
@@ -63,6 +68,16 @@ class Group:
     planned: int
     others: Mapping[str, int]
     prompts: tuple[int, int] | None
+    runs: frozenset[str] = frozenset()
+    edges: Sequence[str] = ()
+
+    @property
+    def numbers(self) -> tuple[tuple[int, float, bytes], ...]:
+        """All outcomes, to tell whether another group has the very same."""
+        return tuple(
+            (seed, one.value, b"" if one.scores is None else one.scores.numbers.tobytes())
+            for seed, one in sorted(self.outcomes.items())
+        )
 
 
 def load(folder: Path | str) -> pd.DataFrame:
@@ -151,23 +166,56 @@ def measured(part: Rows, metric: str, scores: Scores | None, what: str) -> Group
     others: dict[str, int] = {}
     planned = len(part[SEED])
     values = part.get(metric, [None] * planned)
-    for value, state, seed, run in zip(values, part["status"], part[SEED], part["folder"], strict=True):
+    own = _own(part, metric)
+    for place, (value, state, seed, run) in enumerate(
+        zip(values, part["status"], part[SEED], part["folder"], strict=True)
+    ):
         if value is None:
             reason = "not measured" if state == DONE else state
             others[reason] = others.get(reason, 0) + 1
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise LabError(f"{what}: {metric} is no metric; it holds {value!r}.")
-        outcomes[int(seed)] = Outcome(float(value), scores(run, metric) if scores else None)
+        outcomes[int(seed)] = Outcome(float(value), scores(run, metric) if scores else None, own[place])
     counts = [int(n) for n in part.get(f"{metric}_n", ()) if n is not None]
     return Group(
-        mean=mean_over_seeds(
-            [outcome.value for outcome in outcomes.values()], _own(part, metric) if len(outcomes) == 1 else None
-        ),
+        mean=mean_over_seeds(list(outcomes.values()), bounds_of(metric)),
         outcomes=outcomes,
         planned=planned,
         others=others,
         prompts=(min(counts), max(counts)) if counts else None,
+        runs=frozenset(part["run_id"]),
+        edges=list(dict.fromkeys(edge for cell in part.get(EDGES, ()) if cell for edge in cell.split(EDGE_BREAK))),
+    )
+
+
+def base_policy(frame: pd.DataFrame, metric: str) -> Group | None:
+    """The base policy, as the runs of a frame measured it: for a row of a table, or a line across a figure.
+
+    Args:
+        frame: from `load`, or a part of it.
+        metric: of the trained policy: "pass_rate".
+
+    Returns:
+        Its value with the interval over its prompts: it has no seeds, and one measurement speaks for all. None where no
+        run measured it, or runs start from policies that differ.
+    """
+    ends = [f"{metric}_base{end}" for end in ("", "_low", "_high", "_n")]
+    if ends[0] not in frame:
+        return None
+    found = frame.loc[frame[ends[0]].notna(), [name for name in (SEED, "run_id", *ends) if name in frame]]
+    values = found[ends[0]].to_numpy(dtype=float)
+    if not len(values) or not constant(values):
+        return None
+    low, high, n = (plain(found[end].iloc[0]) if end in found else None for end in ends[1:])
+    value = float(values[0])
+    own = Estimate(value, low, high, int(n or 0))
+    return Group(
+        mean=mean_over_seeds([Outcome(value, None, own)], bounds_of(metric)),
+        outcomes={int(found[SEED].iloc[0]): Outcome(value, None, own)},
+        planned=1,
+        others={},
+        prompts=(own.n, own.n) if own.n else None,
     )
 
 
@@ -189,7 +237,7 @@ def rows_of(frame: pd.DataFrame) -> Rows:
 def of_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """What a table or figure of these metrics needs of a frame: taking parts of some hundred columns would be slow."""
     ends = ("", "_low", "_high", "_n")
-    wanted = [*choices(frame), *BOOKKEEPING, *(f"{metric}{end}" for metric in metrics for end in ends)]
+    wanted = [*choices(frame), *BOOKKEEPING, EDGES, *(f"{metric}{end}" for metric in metrics for end in ends)]
     return frame[[name for name in dict.fromkeys(wanted) if name in frame]]
 
 
@@ -246,11 +294,10 @@ def _row(run: str, cell: Mapping[str, Any], shapes: Columns) -> tuple[dict[str, 
     return row, found
 
 
-def _own(part: Rows, metric: str) -> Estimate | None:
-    """The estimate of the one run that has a value."""
-    if f"{metric}_low" not in part:
-        return None
-    ends = (part.get(f"{metric}{end}", [None] * len(part[SEED])) for end in ("", "_low", "_high", "_n"))
-    found = next((row for row in zip(*ends, strict=True) if row[0] is not None), (None, None, None, None))
-    value, low, high, n = found
-    return Estimate(value, low, high, n or 0)
+def _own(part: Rows, metric: str) -> list[Estimate | None]:
+    """Each run's own estimate, with its interval over prompts where it has one."""
+    columns = [part.get(f"{metric}{end}", [None] * len(part[SEED])) for end in ("", "_low", "_high", "_n")]
+    return [
+        None if value is None or low is None else Estimate(value, low, high, int(n or 0))
+        for value, low, high, n in zip(*columns, strict=True)
+    ]

@@ -24,14 +24,18 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.reports.frame import BOOKKEEPING, DONE, about_code, choices, plain
-from kto_lab.reports.specs import Choose, FigureSpec, TableSpec, label, shown
+from kto_lab.reports.frame import BOOKKEEPING, DONE, EDGE_BREAK, EDGES, about_code, choices, plain
+from kto_lab.reports.specs import FigureSpec, TableSpec, label, shown
+from kto_lab.reports.words import bounds_of
 from kto_lab.runs.prompt_scores import PromptScores
 from kto_lab.runs.scores import SCORED, TEST, VALIDATION, Scores, scores_in
-from kto_lab.statistics import Estimate, mean_interval, proportion_interval
+from kto_lab.statistics import Bounds, Estimate, mean_interval, proportion_interval
+from kto_lab.sweeps.contrasts import Choose, Contrast
 
 NOT_CHOSEN = "not chosen"
 CHOSEN = "chosen"
+# Stands at a number whose setting lies on the edge of what was tried.
+EDGE_MARK = "†"
 # More than so many chosen settings are left to the table that lists them all.
 LISTED = 8
 Values = tuple[Any, ...]
@@ -45,11 +49,13 @@ class Setting:
         values: of the choices that are searched over.
         places: of its rows in the frame.
         mean: of the metric over seeds on the validation prompts; None where a run is lacking.
+        edges: the choices whose value is the smallest or the largest number that was tried there.
     """
 
     values: Values
     places: Sequence[int]
     mean: float | None
+    edges: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -97,20 +103,20 @@ class Selection:
 
 
 def select(
-    frame: pd.DataFrame, spec: TableSpec | FigureSpec, folder: Path | None, searches: Searches | None = None
+    frame: pd.DataFrame, spec: TableSpec | FigureSpec | Contrast, folder: Path | None, searches: Searches | None = None
 ) -> Selection:
     """The cells that a specification asks for.
 
     Args:
         frame: from `kto_lab.reports.load`.
-        spec: of a table or figure.
+        spec: of a table, figure or contrast.
         folder: of the study, to read the scores of single prompts from; a search needs it.
         searches: those that were made of this frame, to which this one is added: tables and figures share theirs.
 
     Raises:
         LabError: the specification names what the study does not have, or nothing can be chosen.
     """
-    what = f"{'table' if isinstance(spec, TableSpec) else 'figure'} {spec.name}"
+    what = spec.what
     kept = matching(frame, spec.where or {}, what)
     notes = about_code(kept)
     if spec.where:
@@ -125,8 +131,7 @@ def select(
     key = json.dumps([asdict(spec.choose), spec.where])
     if (found := searches.get(key)) is None:
         found = searches[key] = search(kept, spec.choose, scores_in(folder, VALIDATION), test, what)
-    metrics = spec.metrics if isinstance(spec, TableSpec) else [spec.y, *([spec.x] if spec.kind == "frontier" else [])]
-    return Selection(found.shown, test, notes + _notes(found, spec.choose, metrics), _list(found, spec), found)
+    return Selection(found.shown, test, notes + _notes(found, spec.choose, spec.metrics), _list(found, spec), found)
 
 
 def matching(frame: pd.DataFrame, where: Mapping[str, Any], what: str) -> pd.DataFrame:
@@ -172,7 +177,7 @@ def search(frame: pd.DataFrame, asked: Choose, validation: Scores, test: Scores,
         )
     halves = frame.copy()
     for half, rows in by_half.items():
-        _put(halves, f"{asked.by}_{half}", [_estimate(scores) for scores in rows])
+        _put(halves, f"{asked.by}_{half}", [_estimate(scores, bounds_of(asked.by)) for scores in rows])
     means = halves[f"{asked.by}_{VALIDATION}"].to_numpy(dtype=float)
     complete = np.array([all(by_half[half][place] for half in by_half) for place in range(len(frame))], dtype=bool)
     members: dict[Values, dict[Values, list[int]]] = {}
@@ -181,7 +186,12 @@ def search(frame: pd.DataFrame, asked: Choose, validation: Scores, test: Scores,
         members.setdefault(combination, {}).setdefault(values, []).append(place)
     tried = {
         combination: [
-            Setting(values, places, float(means[places].mean()) if complete[places].all() else None)
+            Setting(
+                values,
+                places,
+                float(means[places].mean()) if complete[places].all() else None,
+                edges_of(asked.over, values, list(settings)),
+            )
             for values, places in settings.items()
         ]
         for combination, settings in members.items()
@@ -189,7 +199,7 @@ def search(frame: pd.DataFrame, asked: Choose, validation: Scores, test: Scores,
     chosen = {combination: _best(settings) for combination, settings in tried.items()}
     best = {place for setting in chosen.values() if setting for place in setting.places}
     halves.insert(len(have), CHOSEN, ["yes" if place in best else "no" for place in range(len(frame))])
-    return Search(others, tried, chosen, halves, _shown(frame, tried, chosen, test), (counts[0], counts[1]))
+    return Search(others, tried, chosen, halves, _shown(frame, tried, chosen, test, asked.over), (counts[0], counts[1]))
 
 
 def search_spec(spec: TableSpec | FigureSpec, found: Search) -> TableSpec:
@@ -205,6 +215,22 @@ def search_spec(spec: TableSpec | FigureSpec, found: Search) -> TableSpec:
     )
 
 
+def edges_of(over: Sequence[str], values: Values, tried: Sequence[Values]) -> list[str]:
+    """The choices whose value lies on the edge of what was tried: past it may be a better one.
+
+    That is the smallest or the largest of two or more numbers. A value that has no order (cosine, constant) or
+    was not varied has no edge, and nothing lies past a smallest value of 0: what is searched over is not negative.
+    """
+    found = []
+    for key, value, column in zip(over, values, zip(*tried, strict=True), strict=True):
+        numbers = {one for one in column if isinstance(one, int | float) and not isinstance(one, bool)}
+        if value not in numbers or len(numbers) < 2:
+            continue
+        if value == max(numbers) or (value == min(numbers) and value != 0):
+            found.append(key)
+    return found
+
+
 def _best(settings: Sequence[Setting]) -> Setting | None:
     """The best of the complete settings, the first of those that tie."""
     ranked = [setting for setting in settings if setting.mean is not None]
@@ -216,21 +242,24 @@ def _shown(
     tried: Mapping[Values, Sequence[Setting]],
     chosen: Mapping[Values, Setting | None],
     test: Scores,
+    over: Sequence[str],
 ) -> pd.DataFrame:
     """The chosen cells with their test values; where nothing is complete, those of a setting that say so."""
     picked = {key: setting or tried[key][0] for key, setting in chosen.items()}
     places = sorted(place for setting in picked.values() for place in setting.places)
     lost = {place for key, setting in picked.items() if chosen[key] is None for place in setting.places}
     found = frame.iloc[places].copy()
+    told = {place: _edges(over, setting) for key, setting in picked.items() for place in setting.places if chosen[key]}
+    found.insert(list(found.columns).index(BOOKKEEPING[-1]) + 1, EDGES, [told.get(place) for place in places])
     found["status"] = [
         NOT_CHOSEN if place in lost else state for place, state in zip(places, found["status"], strict=True)
     ]
     for metric in SCORED:
         if metric in found:
-            _put(found, metric, [_estimate(scores) for scores in _rows(found, test, metric)])
+            _put(found, metric, [_estimate(scores, bounds_of(metric)) for scores in _rows(found, test, metric)])
     if not lost:
         return found
-    first = list(found.columns).index(BOOKKEEPING[-1]) + 1
+    first = list(found.columns).index(EDGES) + 1
     measured = found.iloc[:, first:].astype(object).where(found["status"] != NOT_CHOSEN)
     return pd.concat([found.iloc[:, :first], measured.infer_objects()], axis=1)
 
@@ -251,13 +280,19 @@ def _common(rows: Sequence[PromptScores | None], what: str) -> int:
     return len(found[0]) if found else 0
 
 
-def _estimate(scores: PromptScores | None) -> Estimate:
+def _edges(over: Sequence[str], setting: Setting) -> str | None:
+    """The edges of a setting in words."""
+    values = dict(zip(over, setting.values, strict=True))
+    return EDGE_BREAK.join(f"{key}={shown(values[key])}" for key in setting.edges) or None
+
+
+def _estimate(scores: PromptScores | None, bounds: Bounds | None) -> Estimate:
     """The mean score; of passes and failures with the interval of a share."""
     if not scores:
         return Estimate(None, None, None, 0)
     values, passes = scores.numbers, int(np.count_nonzero(scores.numbers == 1))
     only = passes + np.count_nonzero(values == 0) == len(values)
-    return _share(passes, len(values)) if only else mean_interval(values)
+    return _share(passes, len(values)) if only else mean_interval(values, bounds)
 
 
 # Of many runs few shares are different, and each takes a search for its ends.
@@ -289,6 +324,12 @@ def _notes(found: Search, asked: Choose, metrics: Sequence[str]) -> list[str]:
     parts = [f"{', '.join(scored)} on the {found.prompts[1]} test prompts, which chose nothing"] if scored else []
     parts += [f"{', '.join(recorded)} as recorded, over all prompts"] if recorded else []
     notes.append(f"Shown: {'; '.join(parts)}.")
+    picked = [setting for setting in found.chosen.values() if setting]
+    if on_edge := sum(bool(setting.edges) for setting in picked):
+        notes.append(
+            f"{EDGE_MARK} on the edge of the settings that were tried, past which there may be a better one: {on_edge} "
+            f"of the {len(picked)} that were chosen."
+        )
     if lost := [_name(found, key) for key, setting in found.chosen.items() if setting is None]:
         notes.append(f"No setting is complete, and none chosen, of {', '.join(lost)}.")
     return notes
@@ -311,7 +352,7 @@ def _tried(found: Search) -> str:
     return f"settings tried: {', '.join(named)}{end}"
 
 
-def _list(found: Search, spec: TableSpec | FigureSpec) -> str:
+def _list(found: Search, spec: TableSpec | FigureSpec | Contrast) -> str:
     """The chosen settings in a sentence, and where all are listed."""
     assert spec.choose is not None
     where = f"Every setting: table {spec.name}_{CHOSEN}."
@@ -323,7 +364,7 @@ def _list(found: Search, spec: TableSpec | FigureSpec) -> str:
     for key, setting in picked.items():
         has = zip(short, setting.values, strict=True)
         words = [_name(found, key), *(f"{name}={shown(value)}" for name, value in has if value is not None)]
-        named.append(" ".join(words).strip())
+        named.append(" ".join(words).strip() + (EDGE_MARK if setting.edges else ""))
     return f"Chosen: {'; '.join(named)}. {where}"
 
 

@@ -1,11 +1,12 @@
 """What a study's tables and figures are to show, and how metrics are named and read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kto_lab.errors import LabError
 from kto_lab.runs.summary import LABELS
+from kto_lab.sweeps.contrasts import Choose, check_keys
 
 KINDS = ("line", "heatmap", "frontier", "seeds")
 # By the last part of a metric's name. What is in neither (lengths, KL, costs) has no better side and is never bold.
@@ -31,19 +32,6 @@ ENDS = {
     "_test": ", test",
 }
 Spec = TypeVar("Spec", "TableSpec", "FigureSpec")
-
-
-@dataclass(frozen=True)
-class Choose:
-    """A search of which the best setting is shown; see `selection`.
-
-    Attributes:
-        over: choices whose values make a setting, such as the learning rate.
-        by: the metric that is best on the validation prompts; each prompt has a score of it.
-    """
-
-    over: Sequence[str]
-    by: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,12 @@ class TableSpec:
             raise LabError(
                 f"table {self.name}: the baseline names {strange[0]!r}, which is neither a row nor a column."
             )
-        _check_search(f"table {self.name}", self.choose, keys)
+        _check_search(self.what, self.choose, keys)
+
+    @property
+    def what(self) -> str:
+        """What it is called in messages."""
+        return f"table {self.name}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,17 @@ class FigureSpec:
         """Refuse a kind that there is not, and a figure split by what is searched over."""
         if self.kind not in KINDS:
             raise LabError(f"figure {self.name}: there is no kind {self.kind!r}. Kinds are {', '.join(KINDS)}.")
-        _check_search(f"figure {self.name}", self.choose, [self.x, self.line])
+        _check_search(self.what, self.choose, [self.x, self.line])
+
+    @property
+    def what(self) -> str:
+        """What it is called in messages."""
+        return f"figure {self.name}"
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The metrics that it shows."""
+        return [self.y, *([self.x] if self.kind == "frontier" else [])]
 
 
 def parse(node: Mapping[str, Any], spec: type[Spec]) -> Spec:
@@ -124,26 +127,15 @@ def parse(node: Mapping[str, Any], spec: type[Spec]) -> Spec:
         LabError: a key is missing or unknown, or a value does not fit.
     """
     what = f"{'table' if spec is TableSpec else 'figure'} {node.get('name', 'without a name')}"
-    _check_keys(what, node, spec)
+    check_keys(what, node, spec)
     if "/" in str(node["name"]):
         raise LabError(f"{what}: a name is that of a file, and has no slash.")
     if node.get("where") is not None and not isinstance(node["where"], Mapping):
         raise LabError(f"{what}: where is a mapping of choices to values, as {{arm: [kto, dpo]}}.")
     if node.get("choose") is None:
         return spec(**node)
-    _check_keys(f"{what}, choose", node["choose"], Choose)
+    check_keys(f"{what}, choose", node["choose"], Choose)
     return spec(**{**node, "choose": Choose(**node["choose"])})
-
-
-def _check_keys(what: str, node: Any, spec: type) -> None:
-    """LabError where a node is not made of the fields of a specification."""
-    known = {one.name: one.default is MISSING for one in fields(spec)}
-    if not isinstance(node, Mapping):
-        raise LabError(f"{what}: it is a mapping with the keys {', '.join(known)}.")
-    if unknown := sorted(node.keys() - known.keys()):
-        raise LabError(f"{what}: the key {unknown[0]!r} is unknown. Keys are {', '.join(known)}.")
-    if missing := [name for name, required in known.items() if required and name not in node]:
-        raise LabError(f"{what}: the key {missing[0]!r} is missing.")
 
 
 def _check_search(what: str, search: Choose | None, keys: Sequence[str]) -> None:

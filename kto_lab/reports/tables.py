@@ -1,11 +1,12 @@
-"""A study's tables: means and intervals over seeds, differences to a baseline, and what may be printed bold.
+"""A study's tables: means and intervals over seeds and prompts, and differences to a baseline.
 
-Bold is the best of a column (of one metric and one column value) where its difference to the baseline is significant at
-5 % after Holm's correction over all comparisons of the table, and no seed of either is lacking: runs that fail are
-often those that would have pulled the mean down. What is not there is said in its place.
+What is significantly better or worse than the baseline is marked where that comparison is a contrast which the study
+named before its runs, after Holm's correction over these: see `kto_lab.reports.verdicts`. All other differences are
+descriptive. A number whose setting was chosen on the edge of what was tried is marked, too. The last row is the base
+policy, where its runs measured it. What is not there is said in its place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,14 +16,18 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.reports.comparisons import OVER_PROMPTS, OVER_SEEDS, Difference, difference, holm
-from kto_lab.reports.frame import Group, check_metric, grouped, measured, of_metrics, plain
-from kto_lab.reports.selection import Searches, search_spec, select
-from kto_lab.reports.specs import FigureSpec, TableSpec, higher_is_better, label, shown
-from kto_lab.reports.words import choice_label
-from kto_lab.statistics import LEVEL
+from kto_lab.reports.comparisons import OVER_PROMPTS, OVER_SEEDS, OVER_SEEDS_AND_PROMPTS, Difference, difference
+from kto_lab.reports.frame import Group, base_policy, check_metric, grouped, measured, of_metrics, plain
+from kto_lab.reports.selection import EDGE_MARK, Searches, search_spec, select
+from kto_lab.reports.specs import FigureSpec, TableSpec, label, shown
+from kto_lab.reports.verdicts import Verdict
+from kto_lab.reports.words import bounds_of, choice_label
 
 Key = tuple[Any, ...]
+# The row of the base policy; the values of its other row choices are None.
+BASE = "base policy"
+# What an interval over seeds is over, as a caption says it.
+INTERVALS = {OVER_SEEDS_AND_PROMPTS: "over new seeds and new prompts", OVER_SEEDS: "over seeds, for these prompts"}
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,16 @@ class Entry:
     """One number of a table.
 
     Attributes:
-        group: the cells behind it; None where the study has no such cell.
-        difference: to the baseline; None where it has none, or is the baseline.
-        p_holm: adjusted over the table; None where there was no test.
-        bold: best, and better than the baseline.
+        group: the cells behind it, with the edges of their setting; None where the study has no such cell.
+        difference: to the baseline; None where it has none, is the baseline or the base policy.
+        contrast: the study's contrast that this difference is; None where it is descriptive.
+        mark: `verdicts.BETTER` or `verdicts.WORSE` than the baseline by that contrast, else None.
     """
 
     group: Group | None
     difference: Difference | None = None
-    p_holm: float | None = None
-    bold: bool = False
+    contrast: Verdict | None = None
+    mark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Table:
 
     Attributes:
         spec: what it was to show.
-        rows: values of the row choices.
+        rows: values of the row choices; that of the base policy begins with `BASE`.
         columns: values of the column choice; one None where there is no such choice.
         entries: by row, column value and metric.
         caption: the specification's, and what the numbers are.
@@ -71,16 +76,24 @@ class Text:
         value: the mean, or "" where there is none.
         interval: "[low, high]", or "".
         note: what is lacking, or "".
-        bold: whether the mean is.
+        mark: as in `Entry`.
+        edge: whether the setting lies on the edge of what was tried; then `selection.EDGE_MARK` stands at the mean.
     """
 
     value: str
     interval: str
     note: str
-    bold: bool
+    mark: str | None = None
+    edge: bool = False
 
 
-def build(frame: pd.DataFrame, spec: TableSpec, folder: Path | None = None, searches: Searches | None = None) -> Table:
+def build(
+    frame: pd.DataFrame,
+    spec: TableSpec,
+    folder: Path | None = None,
+    searches: Searches | None = None,
+    contrasts: Sequence[Verdict] = (),
+) -> Table:
     """Make a table of a study.
 
     Args:
@@ -88,11 +101,12 @@ def build(frame: pd.DataFrame, spec: TableSpec, folder: Path | None = None, sear
         spec: what to show.
         folder: of the study, to pair by prompt with the scores that its runs keep; None pairs by seed alone.
         searches: as in `select`.
+        contrasts: the study's, by which differences are marked.
 
     Raises:
         LabError: the specification does not fit the study; the message says where.
     """
-    what = f"table {spec.name}"
+    what = spec.what
     selection = select(frame, spec, folder, searches)
     for metric in spec.metrics:
         check_metric(selection.frame, metric, what)
@@ -107,11 +121,27 @@ def build(frame: pd.DataFrame, spec: TableSpec, folder: Path | None = None, sear
         for metric in spec.metrics
     }
     empty = {(row, column, metric): Entry(None) for row in rows for column in columns for metric in spec.metrics}
-    filled = _compared(empty | entries, spec)
+    filled = _compared(empty | entries, spec, contrasts)
+    if base := _base_row(selection.frame, spec, columns):
+        rows = [*rows, (BASE, *[None] * (len(spec.rows) - 1))]
+        filled |= {(rows[-1], column, metric): Entry(group) for (column, metric), group in base.items()}
     decimals = {metric: _decimals([e.group for (*_, m), e in filled.items() if m == metric]) for metric in spec.metrics}
     caption = [*([spec.caption.rstrip()] if spec.caption else []), *selection.notes, selection.listed]
     caption += _about_numbers(spec, filled, decimals)
     return Table(spec, rows, columns, filled, " ".join(filter(None, caption)), decimals)
+
+
+def _base_row(
+    frame: pd.DataFrame, spec: TableSpec, columns: Sequence[Any]
+) -> dict[tuple[Any, str], Group | None] | None:
+    """The base policy by column value and metric; None where no run measured it."""
+    found: dict[tuple[Any, str], Group | None] = {}
+    for column in columns:
+        part = frame
+        if spec.columns:
+            part = frame[[plain(value) == column for value in frame[spec.columns].tolist()]]
+        found |= {(column, metric): base_policy(part, metric) for metric in spec.metrics}
+    return found if any(found.values()) else None
 
 
 def _in_order(found: set[Key], frame: pd.DataFrame, keys: Sequence[str]) -> list[Key]:
@@ -143,13 +173,24 @@ def text(table: Table, row: Key, column: Any, metric: str) -> Text:
     """An entry in words, at the metric's number of decimals."""
     entry, digits = table.entries[row, column, metric], table.decimals[metric]
     if entry.group is None:
-        return Text("", "", "no such run", False)
+        return Text("", "", "" if row[0] == BASE else "no such run")
     found = entry.group.mean.estimate
     note = _lacking(entry.group)
     if found.value is None:
-        return Text("", "", note, False)
+        return Text("", "", note)
     interval = "" if found.low is None else f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
-    return Text(f"{found.value:.{digits}f}", interval, note, entry.bold)
+    return Text(f"{found.value:.{digits}f}", interval, note, entry.mark, bool(entry.group.edges))
+
+
+def marked(entry: Text, escape: Callable[[str], str], marks: Mapping[str, str]) -> str:
+    """An entry's mean as its mark has it, with what says that its setting lies on an edge.
+
+    Args:
+        entry: of a table.
+        escape: what makes text of the format.
+        marks: `BETTER` and `WORSE` to how the format prints them, as "**{}**".
+    """
+    return marks.get(entry.mark or "", "{}").format(escape(entry.value)) + (escape(EDGE_MARK) if entry.edge else "")
 
 
 def heading(table: Table, column: Any, metric: str) -> str:
@@ -160,8 +201,9 @@ def heading(table: Table, column: Any, metric: str) -> str:
 
 
 def baseline_of(spec: TableSpec, row: Key, column: Any) -> tuple[Key, Any] | None:
-    """The row and column value that an entry is compared with; None for the baseline itself, or without one."""
-    if not spec.baseline:
+    """The row and column value that an entry is compared with; None for the baseline itself, for the base
+    policy, or without one."""
+    if not spec.baseline or row[0] == BASE:
         return None
     values = dict(zip(spec.rows, row, strict=True)) | ({spec.columns: column} if spec.columns else {})
     wanted = values | dict(spec.baseline)
@@ -170,51 +212,25 @@ def baseline_of(spec: TableSpec, row: Key, column: Any) -> tuple[Key, Any] | Non
     return tuple(wanted[key] for key in spec.rows), wanted[spec.columns] if spec.columns else None
 
 
-def _compared(entries: Mapping[tuple[Key, Any, str], Entry], spec: TableSpec) -> dict[tuple[Key, Any, str], Entry]:
-    """The entries with their differences, adjusted p values, and what is bold."""
-    differences: dict[tuple[Key, Any, str], Difference] = {}
-    for (row, column, metric), entry in entries.items():
-        place = baseline_of(spec, row, column)
-        against = entries.get((*place, metric)) if place else None
-        if entry.group and against and against.group and entry.group.outcomes and against.group.outcomes:
-            differences[row, column, metric] = difference(against.group.outcomes, entry.group.outcomes)
+def _compared(
+    entries: Mapping[tuple[Key, Any, str], Entry], spec: TableSpec, contrasts: Sequence[Verdict]
+) -> dict[tuple[Key, Any, str], Entry]:
+    """The entries with their differences, and what the study's contrasts say of these."""
     if spec.baseline and not any(baseline_of(spec, row, column) is None for row, column, _ in entries):
         named = ", ".join(f"{key}={shown(value)}" for key, value in spec.baseline.items())
         raise LabError(f"table {spec.name}: no cell of the study is the baseline {named}.")
-    tests = {key: found.p for key, found in differences.items() if found.p is not None}
-    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
-    best = _best(entries)
-    found = {}
-    for key, entry in entries.items():
-        row, column, metric = key
-        place, change = baseline_of(spec, row, column), differences.get(key)
-        bold = (
-            key in best
-            and key in adjusted
-            and place is not None
-            and adjusted[key] <= 1 - LEVEL
-            and _complete(entry)
-            and _complete(entries[*place, metric])
-            and change is not None
-            and change.estimate.value is not None
-            and (change.estimate.value > 0) == higher_is_better(metric)
-        )
-        found[key] = Entry(entry.group, change, adjusted.get(key), bold)
+    found = dict(entries)
+    for (row, column, metric), entry in entries.items():
+        place = baseline_of(spec, row, column)
+        own, other = entry.group, entries[*place, metric].group if place and (*place, metric) in entries else None
+        if own is None or other is None or not own.outcomes or not other.outcomes:
+            continue
+        change = difference(other.outcomes, own.outcomes, bounds_of(metric))
+        searched = spec.choose is not None
+        named_by = next((one for one in contrasts if one.is_of(own, other, metric, searched=searched)), None)
+        mark = named_by.mark_of(own) if named_by else None
+        found[row, column, metric] = Entry(own, change, named_by, mark)
     return found
-
-
-def _best(entries: Mapping[tuple[Key, Any, str], Entry]) -> set[tuple[Key, Any, str]]:
-    """The best entries of each column, by their means; more than one where they tie."""
-    by_column: dict[tuple[Any, str], dict[tuple[Key, Any, str], float]] = {}
-    for key, entry in entries.items():
-        value = entry.group.mean.estimate.value if entry.group else None
-        if value is not None and higher_is_better(key[2]) is not None:
-            by_column.setdefault(key[1:], {})[key] = value if higher_is_better(key[2]) else -value
-    return {key for column in by_column.values() for key, value in column.items() if value == max(column.values())}
-
-
-def _complete(entry: Entry) -> bool:
-    return entry.group is not None and not entry.group.others
 
 
 def _lacking(group: Group) -> str:
@@ -241,28 +257,40 @@ def _about_numbers(
     spec: TableSpec, entries: Mapping[tuple[Key, Any, str], Entry], decimals: Mapping[str, int]
 ) -> list[str]:
     """The sentences of a caption that are on its numbers: over how many seeds and prompts, and what is bold."""
-    groups = [entry.group for entry in entries.values() if entry.group]
     parts = []
-    if any(group.mean.interval == OVER_SEEDS for group in groups):
-        seeds = _range([len(group.outcomes) for group in groups if group.mean.interval == OVER_SEEDS])
-        parts.append(f"Mean of {seeds} seeds with its 95 % interval over seeds (Student's t).")
-    if any(group.mean.interval == OVER_PROMPTS for group in groups):
+    groups = [entry.group for (row, *_), entry in entries.items() if entry.group and row[0] != BASE]
+    over = {kind: [len(g.outcomes) for g in groups if g.mean.interval == kind] for kind in (*INTERVALS, OVER_PROMPTS)}
+    for kind, words in INTERVALS.items():
+        if over[kind]:
+            metrics = list(
+                dict.fromkeys(m for (*_, m), e in entries.items() if e.group and e.group.mean.interval == kind)
+            )
+            of = "" if len(spec.metrics) == len(metrics) else f" ({', '.join(map(label, metrics))})"
+            parts.append(f"Mean of {_range(over[kind])} seeds with its 95 % interval {words}{of}.")
+    if over[OVER_PROMPTS]:
         parts.append("Where there is one seed, the 95 % interval is over the prompts of its run.")
+    if any(row[0] == BASE for row, *_ in entries):
+        parts.append(f"The {BASE}: as recorded, with its interval over all of its prompts.")
     prompts: dict[str, list[int]] = {}
-    for (*_, metric), entry in entries.items():
-        if entry.group and entry.group.prompts:
+    for key, entry in entries.items():
+        metric = key[-1]
+        if entry.group and entry.group.prompts and key[0][0] != BASE:
             prompts.setdefault(metric, []).extend(entry.group.prompts)
     if prompts:
         parts.append(f"Prompts: {'; '.join(f'{label(metric)} {_range(n)}' for metric, n in prompts.items())}.")
     if spec.baseline:
         parts += _about_comparisons(spec, entries, decimals)
+    cells = [e.group for (row, _, m), e in entries.items() if m == spec.metrics[0] and e.group and row[0] != BASE]
     lacking: dict[str, int] = {}
-    for group in [e.group for (*_, m), e in entries.items() if m == spec.metrics[0] and e.group]:
+    for group in cells:
         for status, count in group.others.items():
             lacking[status] = lacking.get(status, 0) + count
     if lacking:
-        planned = sum(e.group.planned for (*_, m), e in entries.items() if m == spec.metrics[0] and e.group)
-        parts.append(f"Of {planned} runs, " + ", ".join(f"{n} {status}" for status, n in lacking.items()) + ".")
+        parts.append(
+            f"Of {sum(group.planned for group in cells)} runs, "
+            + ", ".join(f"{n} {status}" for status, n in lacking.items())
+            + "."
+        )
     return parts
 
 
@@ -271,19 +299,43 @@ def _about_comparisons(
 ) -> list[str]:
     """The sentences of a caption that are on differences to the baseline."""
     named = ", ".join(f"{key}={shown(value)}" for key, value in (spec.baseline or {}).items())
-    tests = {key: e.difference for key, e in entries.items() if e.difference and e.p_holm is not None}
+    tests = {key: e for key, e in entries.items() if e.difference and e.difference.error is not None}
     if not tests:
         return [f"Baseline: {named}. Nothing is tested: that takes two seeds."]
-    by = " or ".join(dict.fromkeys(found.paired_by for found in tests.values() if found.paired_by))
+    ways = [e.difference.paired_by for e in tests.values() if e.difference]
+    by = " or ".join(dict.fromkeys(way for way in ways if way))
+    parts = [f"Differences to the baseline {named} are paired by {by}."]
+    contrasts = {e.contrast.contrast.name: e.contrast for e in tests.values() if e.contrast}
+    if contrasts:
+        count = next(iter(contrasts.values())).tests
+        parts.append(
+            f"Bold: better, italic: worse, at 5 % after Holm over the {count} contrasts that the study names, of which "
+            f"{len(contrasts)} are here: {', '.join(contrasts)}. All other differences are descriptive."
+        )
+    else:
+        parts.append("They are descriptive: the study names none of them as a contrast, and none is marked.")
     least = []
+    distinct = len({_data(entries, spec, key) for key in tests})
     for metric in spec.metrics:
-        sizes = [d.detectable for (*_, m), d in tests.items() if m == metric and d.detectable is not None]
+        found = [e.difference.detectable(distinct) for (*_, m), e in tests.items() if m == metric and e.difference]
+        sizes = [size for size in found if size is not None]
         ends = dict.fromkeys(f"{end:.{decimals[metric]}f}" for end in (min(sizes), max(sizes))) if sizes else {}
         least += [f"{label(metric)} {' to '.join(ends)}"] if ends else []
-    return [
-        f"Bold: the best of its column, better than the baseline {named} (t test paired by {by}, 5 % after Holm over "
-        f"{len(tests)} comparisons)."
-    ] + ([f"Smallest difference shown with 80 % power before Holm: {'; '.join(least)}."] if least else [])
+    if least:
+        parts.append(
+            f"Smallest difference that would show with 80 % power, corrected for the {distinct} distinct comparisons "
+            f"here: {'; '.join(least)}."
+        )
+    return parts
+
+
+def _data(entries: Mapping[tuple[Key, Any, str], Entry], spec: TableSpec, key: tuple[Key, Any, str]) -> Hashable:
+    """What tells a comparison from others: one whose runs gave the very same numbers is counted once."""
+    row, column, metric = key
+    place = baseline_of(spec, row, column)
+    assert place is not None
+    sides = [entries[row, column, metric].group, entries[*place, metric].group]
+    return metric, tuple(side.numbers for side in sides if side)
 
 
 def _range(counts: Sequence[int]) -> str:

@@ -1,8 +1,9 @@
 """What a study's folder says of itself.
 
-It holds `study.json`: the study (name, question, tables, figures), its cells (choices, run_id, and the folder of the
-run, relative to the study's; a record file will do) and the command that made it. A cell whose run was made by other
-code than the sweep would have run, which was accepted, names the modules that differ (`accepted_code`).
+It holds `study.json`: the study (name, question, tables, figures, contrasts), its cells (choices, run_id, and the
+folder of the run, relative to the study's; a record file will do), the command that made it, and how many of its runs
+were finished when each of its contrasts was named. A cell whose run was made by other code than the sweep would have
+run, which was accepted, names the modules that differ (`accepted_code`).
 """
 
 import json
@@ -29,6 +30,8 @@ class StudyFolder:
         cells: choices, run_id and folder of each run, and `accepted_code`.
         command: that made it.
         scale: option of the group `scale` that it was swept at, if any.
+        contrasts: the comparisons that it named.
+        named: contrasts that a sweep found in the study's file, each with how many runs were finished when it did.
     """
 
     folder: Path
@@ -39,6 +42,8 @@ class StudyFolder:
     cells: Sequence[Mapping[str, Any]]
     command: str
     scale: str | None = None
+    contrasts: Sequence[Mapping[str, Any]] = ()
+    named: Sequence[tuple[Mapping[str, Any], int]] = ()
 
 
 def read_study(folder: Path) -> StudyFolder:
@@ -64,6 +69,8 @@ def read_study(folder: Path) -> StudyFolder:
             ],
             command=found.get("command", ""),
             scale=found.get("scale"),
+            contrasts=study.get("contrasts") or [],
+            named=[(one["contrast"], one["finished"]) for one in found.get("contrasts_named") or []],
         )
     except FileNotFoundError as error:
         raise LabError(f"There is no study at {file}. `kto-lab sweep study=<name>` writes it.") from error

@@ -8,6 +8,7 @@ One file, `conf/study/<name>.yaml`. Its cells are the product of arms, grid and 
     seeds       values of `seed`
     overrides   what all cells share
     search      what `hydra/sweeper=optuna` searches; see `kto_lab.sweeps.search`
+    contrasts   the few comparisons that answer the question; see `kto_lab.sweeps.contrasts`
     scales      for a size of machine (`scale=tiny`), what all cells and what single arms have beside that
 
 What is said more particularly holds: an arm's own over what all cells share, also at a scale.
@@ -24,10 +25,13 @@ from hydra.errors import HydraException
 
 from kto_lab.configuration import refuse_repeated
 from kto_lab.errors import LabError
+from kto_lab.sweeps.contrasts import check_contrasts, read_contrasts
 
 ARM = "arm"
 SEED = "seed"
 SCALE = "scale"
+# What a report shows of a study.
+SHOWN = ("tables", "figures", "contrasts")
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,12 @@ class Study:
         seeds: values of `seed`.
         overrides: of all cells.
         scales: option of the group `scale` to what suits the study there: `overrides` of all cells; `arms`, name to
-            overrides; and `metrics`, name to what tables and figures show in its place.
+            overrides; and `metrics`, name to what tables, figures and contrasts show in its
+            place.
         search: what a search in the place of the grid tries, and how it is judged.
         tables: what the report's tables show.
         figures: what its figures show.
+        contrasts: the comparisons that answer the question, and what is expected of each.
     """
 
     name: str
@@ -58,9 +64,10 @@ class Study:
     search: Mapping[str, Any] = field(default_factory=dict)
     tables: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     figures: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    contrasts: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        """Refuse a study without a cell."""
+        """Refuse a study without a cell, and one that compares what it does not run."""
         if not self.arms or not self.seeds:
             raise LabError(f"The study {self.name} needs at least one arm and one seed.")
         if repeated := sorted({seed for seed in self.seeds if list(self.seeds).count(seed) > 1}):
@@ -71,6 +78,9 @@ class Study:
                 raise LabError(f"{where} has a key {unknown[0]!r}. Keys are overrides, arms and metrics.")
             if unknown := sorted(node.get("arms", {}).keys() - self.arms.keys()):
                 raise LabError(f"{where} has an arm {unknown[0]!r}. Arms are {', '.join(self.arms)}.")
+        if contrasts := read_contrasts(self.contrasts, self.name):
+            scales = [[], *([f"{SCALE}={scale}"] for scale in self.scales)]
+            check_contrasts(contrasts, [cell.choices for given in scales for cell in cells_of(self, given)])
 
     def levels(self, scale: str | None, arm: str) -> "dict[str, dict[str, _Axis]]":
         """What the study sets in the cells of an arm beside grid and seeds, by the place that says so.
@@ -109,9 +119,9 @@ def scale_of(study: Study, given: Sequence[str]) -> str | None:
 
 
 def shown_at(study: Mapping[str, Any], scale: str | None) -> dict[str, list[Any]]:
-    """The `tables` and `figures` of a study's file, with the metrics that a scale shows in the place of others."""
+    """What a study's file has of each of `SHOWN`, with the metrics that a scale shows in the place of others."""
     others = ((study.get("scales") or {}).get(scale or "") or {}).get("metrics") or {}
-    return {kind: [_renamed(node, others) for node in study.get(kind) or []] for kind in ("tables", "figures")}
+    return {kind: [_renamed(node, others) for node in study.get(kind) or []] for kind in SHOWN}
 
 
 def _renamed(node: Any, others: Mapping[str, str]) -> Any:

@@ -7,7 +7,7 @@ share its run.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
@@ -28,7 +28,7 @@ from kto_lab.sweeps.estimates import Costs, at_once, finished_runs, told, totals
 from kto_lab.sweeps.finished import FinishedRuns
 from kto_lab.sweeps.launching import Launcher
 from kto_lab.sweeps.live import LOOK_SECONDS, Live
-from kto_lab.sweeps.manifest import STUDY
+from kto_lab.sweeps.manifest import STUDY, read_study
 from kto_lab.sweeps.request import Request
 from kto_lab.sweeps.search import is_asked, search, with_defaults
 from kto_lab.sweeps.study import Cell, Study, cells_of, replaced_in_arms, scale_of, shown_at
@@ -257,8 +257,9 @@ def tell_cost(
 def manifest(study: DictConfig, scale: str | None, planned: Sequence[Planned], home: Path) -> dict[str, Any]:
     """What the report reads: the study as it is shown at a scale, and where each of its cells is."""
     content: Any = OmegaConf.to_container(study, resolve=False)
+    shown = shown_at(content, scale)
     return {
-        "study": content | shown_at(content, scale),
+        "study": content | shown,
         "scale": scale,
         "cells": [
             {
@@ -270,7 +271,21 @@ def manifest(study: DictConfig, scale: str | None, planned: Sequence[Planned], h
             for item in planned
         ],
         "command": " ".join(["kto-lab", *sys.argv[1:]]),
+        "contrasts_named": named(shown["contrasts"], planned, home),
     }
+
+
+def named(contrasts: Sequence[Mapping[str, Any]], planned: Sequence[Planned], home: Path) -> list[dict[str, Any]]:
+    """Each contrast with how many of the runs were finished when a sweep first found it, word by word as it is now."""
+    try:
+        before = read_study(home).named
+    except LabError:
+        before = ()
+    finished = sum(status(item.folder) == "done" for item in planned)
+    return [
+        {"contrast": node, "finished": next((count for known, count in before if known == node), finished)}
+        for node in contrasts
+    ]
 
 
 def finish(planned: Sequence[Planned], home: Path) -> None:

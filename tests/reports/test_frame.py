@@ -11,7 +11,7 @@ import pytest
 from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.reports import load
-from kto_lab.reports.comparisons import OVER_PROMPTS, OVER_SEEDS
+from kto_lab.reports.comparisons import OVER_PROMPTS, OVER_SEEDS_AND_PROMPTS
 from kto_lab.reports.frame import choices, grouped, measured, plain, rows_of
 from kto_lab.runs.scores import prompt_scores, scores_in
 from tests.reports.study_folders import PROMPTS, SEEDS, by_rate, draw, fail, grid, record, write_run, write_study
@@ -144,7 +144,7 @@ def test_a_group_has_its_mean_its_scores_and_what_is_lacking(tmp_path: Path) -> 
     home = write_study(tmp_path, grid(range(4), arm=["kto"]), run)
     group = measured(rows_of(load(home)), "pass_rate", scores_in(home), "x")
     assert (group.planned, group.others, group.prompts) == (4, {"failed": 2}, (PROMPTS, PROMPTS))
-    assert group.mean.interval == OVER_SEEDS
+    assert group.mean.interval == OVER_SEEDS_AND_PROMPTS
     scores = group.outcomes[1].scores
     assert scores is not None
     assert scores == {f"p{place}": score for place, score in enumerate(draw(0.5, 1))}

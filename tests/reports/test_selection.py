@@ -13,7 +13,7 @@ from kto_lab.reports import load
 from kto_lab.reports.page import page
 from kto_lab.reports.selection import Search, matching, search, select
 from kto_lab.reports.specs import Choose, FigureSpec, TableSpec
-from kto_lab.reports.tables import build, build_search, text
+from kto_lab.reports.tables import BASE, build, build_search, text
 from kto_lab.runs.prompt_scores import PromptScores
 from kto_lab.runs.scores import TEST, VALIDATION, half_of
 from kto_lab.sweeps.manifest import STUDY, read_study
@@ -91,14 +91,14 @@ def test_the_best_setting_on_validation_is_shown_on_test(tmp_path: Path) -> None
     chose = PROMPTS - len(test)
     assert f"with the best mean pass rate on {chose} validation prompts; settings tried: dpo 4, sft 3" in table.caption
     assert f"Shown: pass rate on the {len(test)} test prompts, which chose nothing; KL, nats/answer as" in table.caption
-    assert "Chosen: dpo learning_rate=0.0001 beta=0.1; sft learning_rate=0.001." in table.caption
+    assert "Chosen: dpo learning_rate=0.0001 beta=0.1†; sft learning_rate=0.001†." in table.caption
 
 
 def test_every_setting_is_listed_with_both_halves(tmp_path: Path) -> None:
     home = study(tmp_path)
     table = build_search(load(home), SPEC, home)
     assert table.spec.name == "best_chosen"
-    assert [row[:3] for row in table.rows] == list(TRUE)
+    assert [row[:3] for row in table.rows if row[0] != BASE] == list(TRUE)
     assert [row[:3] for row in table.rows if row[3] == "yes"] == [("dpo", 1e-4, 0.1), ("sft", 1e-3, None)]
     assert table.spec.metrics == ["pass_rate_validation", "pass_rate_test"]
     validation, test = (table.entries[("dpo", 1e-4, 0.1, "yes"), None, metric].group for metric in table.spec.metrics)
@@ -114,7 +114,7 @@ def test_every_setting_is_listed_with_both_halves(tmp_path: Path) -> None:
 def test_a_setting_that_lacks_a_run_is_not_chosen(tmp_path: Path) -> None:
     home = study(tmp_path, lost=[("dpo", 1e-4, 0.1), *(known for known in TRUE if known[0] == "sft")])
     table = build(load(home), SPEC, home)
-    assert "Chosen: dpo learning_rate=" in table.caption and "beta=0.1; " not in table.caption
+    assert "Chosen: dpo learning_rate=" in table.caption and "beta=0.1†; " not in table.caption
     assert "dpo 4, sft 3 (4 not complete, and so not chosen)" in table.caption
     assert "No setting is complete, and none chosen, of sft." in table.caption
     found = text(table, ("sft",), None, "pass_rate")
@@ -129,7 +129,9 @@ def test_of_settings_that_tie_the_first_is_chosen(tmp_path: Path) -> None:
         write_run(folder, cell["seed"], draw(0.5, cell["seed"]))
 
     home = write_study(tmp_path, CELLS, same)
-    assert "Chosen: dpo learning_rate=1e-05 beta=0.1; sft learning_rate=1e-05." in build(load(home), SPEC, home).caption
+    assert (
+        "Chosen: dpo learning_rate=1e-05 beta=0.1†; sft learning_rate=1e-05†." in build(load(home), SPEC, home).caption
+    )
 
 
 def test_a_figure_shows_and_says_the_same(tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_other_choices_are_not_searched_over(tmp_path: Path) -> None:
     )
     spec = TableSpec("t", ["corruption.rate"], ["pass_rate"], choose=Choose([RATE], "pass_rate"))
     caption = build(load(home), spec, home).caption
-    assert "Chosen: 0 learning_rate=1e-05; 0.4 learning_rate=0.0001." in caption
+    assert "Chosen: 0 learning_rate=1e-05†; 0.4 learning_rate=0.0001†." in caption
     assert "each tried 2 settings" in caption
     assert build_search(load(home), spec, home).spec.rows == ["corruption.rate", RATE, "chosen"]
 

@@ -114,7 +114,7 @@ def test_what_a_search_tried_is_told_too(tmp_path: Path) -> None:
     log_study(logger(), home)
     found = tables(home)
     assert {"rates", "rates_chosen", "cells"} == found.keys()
-    assert len(found["rates_chosen"]["data"]) > len(found["rates"]["data"]) == 2
+    assert len(found["rates_chosen"]["data"]) > len(found["rates"]["data"]) == 3
 
 
 def test_a_study_without_a_finished_cell_is_told_as_that(tmp_path: Path) -> None:

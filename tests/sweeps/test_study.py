@@ -120,14 +120,16 @@ def test_a_scale_shows_other_metrics() -> None:
     node = {
         "tables": [{"name": "pass_rate", "metrics": ["pass_rate", "kl"], "choose": {"by": "pass_rate"}}],
         "figures": [{"name": "frontier", "x": "kl", "y": "pass_rate"}],
+        "contrasts": [{"name": "pass_rate", "metric": "pass_rate"}],
         "scales": {"paper": {"metrics": {"pass_rate": "pair_accuracy"}}},
     }
     assert shown_at(node, "paper") == {
         "tables": [{"name": "pass_rate", "metrics": ["pair_accuracy", "kl"], "choose": {"by": "pair_accuracy"}}],
         "figures": [{"name": "frontier", "x": "kl", "y": "pair_accuracy"}],
+        "contrasts": [{"name": "pass_rate", "metric": "pair_accuracy"}],
     }
     for scale in ("tiny", None):
-        assert shown_at(node, scale) == {"tables": node["tables"], "figures": node["figures"]}
+        assert shown_at(node, scale) == {kind: node[kind] for kind in ("tables", "figures", "contrasts")}
 
 
 OVER_THE_ARM = {"tiny": {"overrides": ["loss.beta=5", "optimization.epochs=2"]}}
