@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.reports.frame import plain
+from kto_lab.reports.frame import base_policy, plain
+from kto_lab.reports.selection import EDGE_MARK
 from kto_lab.reports.specs import FigureSpec, label, shown
-from kto_lab.reports.words import bounds, choice_label
+from kto_lab.reports.tables import BASE
+from kto_lab.reports.words import bounds_of, choice_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +45,7 @@ DASHES: tuple[Any, ...] = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 # Of the policy before training.
-BASE, BASE_COLOUR = "base policy", "#6b6b6b"
+BASE_COLOUR = "#6b6b6b"
 FONT = 8
 # Least distance between two labels at line ends, in points.
 LINE_GAP = 10.0
@@ -170,26 +172,30 @@ def check_lines(lines: Sequence[Any], what: str) -> None:
 
 def end_at_bounds(axes: "Axes", metric: str, which: str = "y") -> None:
     """Let an axis end where its metric does: no share is above 1."""
-    low, high = bounds(metric)
+    ends = bounds_of(metric)
+    if ends is None:
+        return
     get, put = (axes.get_ylim, axes.set_ylim) if which == "y" else (axes.get_xlim, axes.set_xlim)
-    bottom, top = get()
-    put(bottom if low is None else max(bottom, low), top if high is None else min(top, high))
+    low, high = get()
+    put(max(low, ends[0]), min(high, ends[1]))
     # Half of a marker at the end would be missing.
     for drawn in [*axes.lines, *axes.collections]:
         drawn.set_clip_on(False)
 
 
 def draw_base(axes: "Axes", frame: pd.DataFrame, metric: str) -> float | None:
-    """Draw the policy before training as a line across, where runs measured it; returns its height.
-
-    All runs have the same base policy: where they measured it on other prompts, it is the mean.
-    """
-    name = f"{metric}_base"
-    if name not in frame or frame[name].isna().all():
-        return None
-    value = float(frame[name].astype(float).mean())
-    axes.axhline(value, color=BASE_COLOUR, linewidth=1, linestyle=(0, (2, 2)), zorder=1, label=BASE)
+    """Draw the policy before training as a line across, where runs measured the same one; returns its height."""
+    group = base_policy(frame, metric)
+    value = None if group is None else group.mean.estimate.value
+    if value is not None:
+        axes.axhline(value, color=BASE_COLOUR, linewidth=1, linestyle=(0, (2, 2)), zorder=1, label=BASE)
     return value
+
+
+def mark_edges(axes: "Axes", places: Sequence[tuple[float, float]], colour: str) -> None:
+    """Mark means (x, y) whose setting was chosen on the edge of what was tried."""
+    for x, y in places:
+        axes.annotate(EDGE_MARK, (x, y), (4, 4), textcoords="offset points", fontsize=FONT, color=colour)
 
 
 def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]]) -> None:

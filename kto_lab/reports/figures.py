@@ -15,10 +15,8 @@ import pandas as pd
 
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
-from kto_lab.reports.comparisons import OVER_PROMPTS
 from kto_lab.reports.figure_hover import Spot, svg
 from kto_lab.reports.figure_parts import (
-    BASE,
     BASE_COLOUR,
     FONT,
     Style,
@@ -28,14 +26,28 @@ from kto_lab.reports.figure_parts import (
     end_at_bounds,
     finish_x,
     label_ends,
+    mark_edges,
     name_ticks,
     styles,
     x_label,
 )
-from kto_lab.reports.frame import DONE, SEED, Group, check_metric, choices, grouped, measured, of_metrics, plain
-from kto_lab.reports.selection import Searches, Selection, select
+from kto_lab.reports.frame import (
+    DONE,
+    EDGES,
+    SEED,
+    Group,
+    base_policy,
+    check_metric,
+    choices,
+    grouped,
+    measured,
+    of_metrics,
+    plain,
+)
+from kto_lab.reports.selection import EDGE_MARK, Searches, Selection, select
 from kto_lab.reports.specs import FigureSpec, higher_is_better, label, shown
-from kto_lab.reports.words import bounds, choice_label
+from kto_lab.reports.tables import BASE
+from kto_lab.reports.words import choice_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,9 +105,14 @@ def plot(
     axes.spines[["top", "right"]].set_visible(False)
     # Of the whole study: what a figure leaves out takes its colour with it.
     looks = styles(frame, spec.line) if spec.line in choices(frame) else {}
-    note, spots = DRAWINGS[spec.kind](axes, selection.frame, spec, what, looks)
+    note, spots = DRAWINGS[spec.kind](axes, selection, spec, what, looks)
     figure.supxlabel(
-        textwrap.fill(_below(note, selection), 130), fontsize=FONT - 1, x=0.01, ha="left", color="0.35", linespacing=1.3
+        textwrap.fill(_below(note, selection, spec), 120),
+        fontsize=FONT - 1,
+        x=0.01,
+        ha="left",
+        color="0.35",
+        linespacing=1.3,
     )
     # Laid out once: each file would be again, a little otherwise, since formats measure text differently.
     figure.draw_without_rendering()
@@ -108,11 +125,13 @@ def plot(
     return Drawn(files, svg(axes, spots, spec.name))
 
 
-def _below(note: str, selection: Selection) -> str:
+def _below(note: str, selection: Selection, spec: FigureSpec) -> str:
     """What stands below a figure: what the marks are, what was left out or chosen, and what is lacking."""
     frame = selection.frame
     lacking = frame.loc[frame["status"] != DONE, "status"].value_counts()
     parts = [f"{note}.", *selection.notes]
+    if selection.search and base_policy(frame, spec.y):
+        parts.append(f"The {BASE}: as recorded, over all of its prompts.")
     if len(lacking):
         states = ", ".join(f"{count} {state}" for state, count in lacking.items())
         parts.append(f"Not shown, of {len(frame)} runs: {states}.")
@@ -120,10 +139,10 @@ def _below(note: str, selection: Selection) -> str:
 
 
 def _draw_lines(
-    axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
+    axes: "Axes", selection: Selection, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
 ) -> tuple[str, list[Spot]]:
     """Metric y against choice x; returns what the bands are, and the points."""
-    groups = _groups(frame, spec, what)
+    groups = _groups(selection, spec, what)
     axis = axis_of([x for _, x in groups], spec, what)
     ends: list[tuple[float, float, str, str]] = []
     spots: list[Spot] = []
@@ -143,18 +162,14 @@ def _draw_lines(
                 axes.plot(x, y, color=colour, marker=marker, markersize=4.5, markerfacecolor="white")
             spots.append(Spot(x, y, _words(spec, line, *found[x])))
         found_ends = [(x, mean.estimate.low, mean.estimate.high) for x, mean in zip(xs, means, strict=True)]
-        least, most = bounds(spec.y)
-        bands = [
-            (x, low if least is None else max(low, least), high if most is None else min(high, most))
-            for x, low, high in found_ends
-            if low is not None and high is not None
-        ]
+        bands = [(x, low, high) for x, low, high in found_ends if low is not None and high is not None]
         _draw_band(axes, bands, colour, faint=len(lines) > 4)
+        mark_edges(axes, [(x, y) for x, y in zip(xs, ys, strict=True) if found[x][1].edges], colour)
         ends.append((xs[-1], ys[-1], shown(line), colour))
     finish_x(axes, axis, spec)
     axes.set_ylabel(label(spec.y), fontsize=FONT + 1)
     axes.grid(axis="y", color="0.92")
-    base = draw_base(axes, frame, spec.y)
+    base = draw_base(axes, selection.frame, spec.y)
     end_at_bounds(axes, spec.y)
     ends += [] if base is None else [(axes.get_xlim()[1], base, BASE, BASE_COLOUR)]
     label_ends(axes, ends)
@@ -175,10 +190,10 @@ def _draw_band(axes: "Axes", bands: Sequence[tuple[float, float, float]], colour
 
 
 def _draw_heatmap(
-    axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
+    axes: "Axes", selection: Selection, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
 ) -> tuple[str, list[Spot]]:
     """Metric y in numbers, choice x across and choice `line` down."""
-    groups = _groups(frame, spec, what)
+    groups = _groups(selection, spec, what)
     columns = axis_of([x for _, x in groups], spec, what).values
     rows = list(dict.fromkeys(line for line, _ in groups))
     if all(isinstance(row, int | float) for row in rows):
@@ -212,11 +227,11 @@ def _draw_heatmap(
 
 
 def _draw_frontier(
-    axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
+    axes: "Axes", selection: Selection, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
 ) -> tuple[str, list[Spot]]:
     """Metric y against metric x, a point a run, and a line along the best means over seeds."""
-    check_metric(frame, spec.x, what)
-    whole, frame = frame, of_metrics(frame, [spec.x, spec.y])
+    check_metric(selection.frame, spec.x, what)
+    frame = of_metrics(selection.frame, [spec.x, spec.y])
     if spec.line not in choices(frame):
         raise LabError(f"{what}: {spec.line!r} is no choice of this study. Choices are {', '.join(choices(frame))}.")
     names = list(dict.fromkeys(plain(value) for value in frame[spec.line]))
@@ -236,8 +251,14 @@ def _draw_frontier(
         # Of one setting it would be a dot.
         if len(set(along)) > 1:
             axes.step([x for x, _ in along], [y for _, y in along], color=colour, ls=dashes, lw=1.2, where="post")
-        for run, x, y in zip(mine[[*keys, SEED]].to_dict("records"), found[spec.x], found[spec.y], strict=True):
-            has = ", ".join(f"{key}={shown(plain(value))}" for key, value in run.items() if plain(value) is not None)
+        for run, x, y in zip(
+            mine[[name for name in (*keys, SEED, EDGES) if name in mine]].to_dict("records"),
+            found[spec.x],
+            found[spec.y],
+            strict=True,
+        ):
+            has = ", ".join(f"{key}={shown(plain(run[key]))}" for key in (*keys, SEED) if plain(run[key]) is not None)
+            mark_edges(axes, [(x, y)] if plain(run.get(EDGES)) else [], colour)
             spots.append(Spot(x, y, f"{has}\n{label(spec.y)} {y:.4g}\n{label(spec.x)} {x:.4g}"))
     if spec.log_x:
         if (frame[spec.x].dropna() <= 0).any():
@@ -248,7 +269,7 @@ def _draw_frontier(
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     has_line = bool(axes.lines)
-    draw_base(axes, whole, spec.y)
+    draw_base(axes, selection.frame, spec.y)
     for metric, which in ((spec.x, "x"), (spec.y, "y")):
         end_at_bounds(axes, metric, which)
     _legend(axes)
@@ -276,10 +297,10 @@ def frontier(xs: Sequence[float], ys: Sequence[float], *, higher_is_better: bool
 
 
 def _draw_seeds(
-    axes: "Axes", frame: pd.DataFrame, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
+    axes: "Axes", selection: Selection, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
 ) -> tuple[str, list[Spot]]:
     """Metric y of every run, side by side for each value of choice x; a bar is the mean."""
-    groups = _groups(frame, spec, what)
+    groups = _groups(selection, spec, what)
     values = axis_of([x for _, x in groups], spec, what).values
     lines = list(dict.fromkeys(line for line, _ in groups))
     # Where the lines are the columns, too, each column has the points of one, and says which.
@@ -298,6 +319,7 @@ def _draw_seeds(
             ys = [outcome.value for outcome in group.outcomes.values()]
             axes.hlines(float(np.mean(ys)), middle - 0.4 * step, middle + 0.4 * step, color=colour, linewidth=1.6)
             axes.scatter([middle] * len(ys), ys, s=22, color=colour, marker=marker, alpha=0.75, linewidth=0)
+            mark_edges(axes, [(middle + 0.4 * step, float(np.mean(ys)))] if group.edges else [], colour)
             spots += [Spot(middle, y, _words(spec, line, x, group)) for y in ys]
         axes.scatter([], [], s=22, color=colour, marker=marker, linewidth=0, label=shown(line))
     for column in range(1, len(values)):
@@ -307,7 +329,7 @@ def _draw_seeds(
     axes.set_ylabel(label(spec.y), fontsize=FONT + 1)
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
-    based = draw_base(axes, frame, spec.y) is not None
+    based = draw_base(axes, selection.frame, spec.y) is not None
     end_at_bounds(axes, spec.y)
     if beside or based:
         _legend(axes, [shown(line) for line in lines] * beside + [BASE] * based)
@@ -332,11 +354,11 @@ def _legend(axes: "Axes", names: Sequence[str] | None = None) -> None:
 DRAWINGS = {"line": _draw_lines, "heatmap": _draw_heatmap, "frontier": _draw_frontier, "seeds": _draw_seeds}
 
 
-def _groups(frame: pd.DataFrame, spec: FigureSpec, what: str) -> dict[tuple[Any, Any], Group]:
+def _groups(selection: Selection, spec: FigureSpec, what: str) -> dict[tuple[Any, Any], Group]:
     """The cells of each value of `line` and x."""
     keys = list(dict.fromkeys([spec.line, spec.x]))
-    found = grouped(of_metrics(frame, [spec.y]), keys, what)
-    return {(key[0], key[-1]): measured(part, spec.y, None, what) for key, part in found.items()}
+    found = grouped(of_metrics(selection.frame, [spec.y]), keys, what)
+    return {(key[0], key[-1]): measured(part, spec.y, selection.scores, what) for key, part in found.items()}
 
 
 def _words(spec: FigureSpec, line: Any, x: Any, group: Group) -> str:
@@ -357,15 +379,13 @@ def _in_cell(group: Group | None, digits: int) -> str:
     if group.mean.estimate.value is None:
         return "\n".join(group.others)
     lacking = f"\n{len(group.outcomes)} of {group.planned}" if group.others else ""
-    return f"{group.mean.estimate.value:.{digits}f}{lacking}"
+    return f"{group.mean.estimate.value:.{digits}f}{EDGE_MARK if group.edges else ''}{lacking}"
 
 
 def _about(groups: Mapping[Any, Group], intervals: set[str | None]) -> str:
     """What a mean is over, and its band."""
     counts = sorted({len(group.outcomes) for group in groups.values() if group.outcomes})
-    over = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    mean = "One seed" if counts == [1] else f"Mean of {over} seeds"
-    where = "the prompts of a run" if intervals == {OVER_PROMPTS} else "seeds"
-    if len(intervals) > 1:
-        where = "seeds, or the prompts of a run where it is the only one"
-    return f"{mean}; band: 95 % interval over {where}" if intervals else mean
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    mean = "One seed" if counts == [1] else f"Mean of {seeds} seeds"
+    over = ", or over ".join(sorted(filter(None, intervals)))
+    return f"{mean}; band: 95 % interval over {over}" if over else mean

@@ -16,7 +16,7 @@ class Cell:
     Attributes:
         lines: what stands in it; the first is its value.
         value: what it sorts by; None where it has none.
-        bold: whether the value is.
+        mark: the HTML element that the value stands in, such as b; "" for none.
         hover: what a mouse shows beside: nothing that a reader needs.
         colour: of its left edge; "" for none.
         kind: its class in the style sheet.
@@ -25,7 +25,7 @@ class Cell:
 
     lines: Sequence[str]
     value: Any = ""
-    bold: bool = False
+    mark: str = ""
     hover: str = ""
     colour: str = ""
     kind: str = ""

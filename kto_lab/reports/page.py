@@ -10,11 +10,15 @@ from markupsafe import Markup
 
 from kto_lab.pages import render
 from kto_lab.reports.answers import SideBySide
-from kto_lab.reports.figure_parts import BASE, BASE_COLOUR, Style
+from kto_lab.reports.figure_parts import BASE_COLOUR, Style
 from kto_lab.reports.frame import DONE, SEED, about_code, choices, plain
 from kto_lab.reports.html_tables import Cell, html, number, words
 from kto_lab.reports.settings import Options, differing
+from kto_lab.reports.sheets import claim
 from kto_lab.reports.specs import label, shown
+from kto_lab.reports.table_formats import p_value
+from kto_lab.reports.tables import BASE
+from kto_lab.reports.verdicts import Verdict
 from kto_lab.reports.words import choice_label
 from kto_lab.sweeps.manifest import StudyFolder
 
@@ -43,6 +47,8 @@ def page(
     tables: Sequence[PageTable],
     figures: Mapping[str, str],
     *,
+    verdicts: Sequence[Verdict],
+    budgets: Markup,
     answers: SideBySide | None,
     looks: Mapping[Any, Style],
     options: Options,
@@ -54,6 +60,8 @@ def page(
         frame: from `kto_lab.reports.load`.
         tables: in their order.
         figures: name to SVG; they are put into the page.
+        verdicts: on the study's contrasts.
+        budgets: a table of what the runs of each method saw.
         answers: of the policies, side by side.
         looks: how each method is drawn, by `method_of`.
         options: of the configuration's groups, to name settings by.
@@ -70,6 +78,8 @@ def page(
         warnings=about_code(frame),
         method=choice_label(method),
         methods=list(dict.fromkeys(_texts(frame[method]))),
+        verdicts=[_verdict(one) for one in verdicts],
+        budgets=budgets,
         figures={name: Markup(drawn) for name, drawn in figures.items()},
         tables=tables,
         answers=_answers(answers, looks) if answers else None,
@@ -82,6 +92,28 @@ def page(
 def method_of(frame: pd.DataFrame) -> str:
     """The choice that tells methods apart: the first, which is the arm where a study has arms."""
     return choices(frame)[0] if choices(frame) else SEED
+
+
+def _verdict(one: Verdict) -> dict[str, Any]:
+    """What became of a contrast, in words."""
+    numbers = []
+    if one.difference and one.difference.estimate.value is not None:
+        found = one.difference.estimate
+        ends = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
+        numbers.append(f"difference {found.value:+.3f}{ends}")
+    if one.p_holm is not None:
+        numbers.append(f"{p_value(one.p_holm)}, corrected over {one.tests} tests")
+    if one.detectable is not None:
+        numbers.append(f"a true difference of {one.detectable:.2g} would show")
+    if one.finished:
+        numbers.append(f"named when {one.finished} runs were finished: their results could have been seen")
+    return {
+        "name": one.contrast.name,
+        "verdict": one.verdict,
+        "claim": claim(one.contrast),
+        "reason": one.reason,
+        "numbers": "; ".join(numbers),
+    }
 
 
 def _answers(found: SideBySide, looks: Mapping[Any, Style]) -> dict[str, Any]:

@@ -21,12 +21,23 @@ from kto_lab.reports.frame import DONE, choices, load
 from kto_lab.reports.page import UNFOLDED, PageTable, method_of, page
 from kto_lab.reports.selection import Searches, select
 from kto_lab.reports.settings import read_options
+from kto_lab.reports.sheets import Sheet, budget_sheet, contrast_sheet
 from kto_lab.reports.specs import FigureSpec, TableSpec, parse
-from kto_lab.reports.table_formats import comma_separated, html_table, latex, markdown
+from kto_lab.reports.table_formats import (
+    comma_separated,
+    html_table,
+    markdown,
+    sheet_csv,
+    sheet_html,
+    sheet_markdown,
+)
+from kto_lab.reports.table_latex import latex, sheet_latex
 from kto_lab.reports.tables import Table, build, build_search
+from kto_lab.reports.verdicts import finished_before, verdicts
 from kto_lab.runs.record import RECORD
 from kto_lab.runs.scores import write_scores
 from kto_lab.runs.status import FAILURE
+from kto_lab.sweeps.contrasts import read_contrasts
 from kto_lab.sweeps.manifest import STUDY, read_study
 from kto_lab.sweeps.study import shown_at
 
@@ -34,6 +45,7 @@ KEYS = ("study", "runs_dir", "folder", "publish")
 REPORT = "report.html"
 # Suffix to what writes it; HTML goes into the page, too.
 TABLE_FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "tex": latex, "csv": comma_separated}
+SHEET_FORMATS: dict[str, Callable[[Sheet], str]] = {"md": sheet_markdown, "tex": sheet_latex, "csv": sheet_csv}
 HTML = "html"
 
 
@@ -68,6 +80,7 @@ def publish(
     *,
     tables: Sequence[Mapping[str, Any]] | None = None,
     figures: Sequence[Mapping[str, Any]] | None = None,
+    contrasts: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
     """Copy a study without its policies, and write its report there: a folder that any machine can report again.
 
@@ -79,6 +92,7 @@ def publish(
         target: the folder to write: a new one, an empty one, or one that holds the study already.
         tables: as in `report`, and kept in the copy.
         figures: likewise.
+        contrasts: likewise.
 
     Returns:
         The page.
@@ -91,7 +105,9 @@ def publish(
         raise LabError(f"{target} holds something other than the study {study.name}. Publish into a folder of its own.")
     content: dict[str, Any] = json.loads((source / STUDY).read_text(encoding="utf-8"))
     content["study"] |= {
-        kind: list(given) for kind, given in (("tables", tables), ("figures", figures)) if given is not None
+        kind: list(given)
+        for kind, given in (("tables", tables), ("figures", figures), ("contrasts", contrasts))
+        if given is not None
     }
     with atomic_path(target) as partial:
         for node in content["cells"]:
@@ -116,10 +132,12 @@ def report(
     *,
     tables: Sequence[Mapping[str, Any]] | None = None,
     figures: Sequence[Mapping[str, Any]] | None = None,
+    contrasts: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write `tables/`, `figures/` and `report.html` into a study's folder, each file whole or not at all.
 
     A table or figure that chooses among settings adds the table `<name>_chosen`, which lists every one that was tried.
+    What the study says of its contrasts is the table `contrasts`, and what its runs spent the table `budgets`.
 
     All specifications are read, and all tables made, before the first file is written. Where no run is done yet there
     are no figures, and the tables say what is missing.
@@ -128,6 +146,8 @@ def report(
         folder: of the study, with its `study.json`.
         tables: specifications; None for those of `study.json`.
         figures: likewise.
+        contrasts: likewise. Each is said to be named when the study's sweep found it, word by word, in the study's
+            file; one that no sweep found is said to be named now.
 
     Returns:
         The page.
@@ -138,10 +158,15 @@ def report(
     study, frame = read_study(folder), load(folder)
     of_tables = [parse(node, TableSpec) for node in (study.tables if tables is None else tables)]
     of_figures = [parse(node, FigureSpec) for node in (study.figures if figures is None else figures)]
+    nodes = study.contrasts if contrasts is None else contrasts
+    named = read_contrasts(nodes, study.name)
     searches: Searches = {}
-    built = [build(frame, spec, folder, searches) for spec in of_tables]
+    concluded = verdicts(frame, named, folder, searches, finished_before(study, nodes, frame))
+    built = [build(frame, spec, folder, searches, concluded) for spec in of_tables]
     built += [build_search(frame, spec, folder, searches) for spec in _searches([*of_tables, *of_figures])]
-    _refuse_twins("table", [table.spec.name for table in built])
+    budgets = budget_sheet(frame)
+    sheets = [*([contrast_sheet(concluded)] if concluded else []), budgets]
+    _refuse_twins("table", [*(table.spec.name for table in built), *(sheet.name for sheet in sheets)])
     _refuse_twins("figure", [spec.name for spec in of_figures])
     drawable = of_figures if (frame["status"] == DONE).any() else []
     places = {spec.name: folder / "figures" / spec.name for spec in drawable}
@@ -154,6 +179,10 @@ def report(
             write_text(folder / "tables" / f"{name}.{suffix}", written(table))
         write_text(folder / "tables" / f"{name}.{HTML}", found)
         of_page.append(PageTable(found, f"Table {name}, {len(table.rows)} rows", len(table.rows) > UNFOLDED))
+    for sheet in sheets:
+        for suffix, put in SHEET_FORMATS.items():
+            write_text(folder / "tables" / f"{sheet.name}.{suffix}", put(sheet))
+        write_text(folder / "tables" / f"{sheet.name}.{HTML}", sheet_html(sheet))
     target = folder / REPORT
     method = method_of(frame)
     text = page(
@@ -161,6 +190,8 @@ def report(
         frame,
         of_page,
         {name: figure.svg for name, figure in drawn.items()},
+        verdicts=concluded,
+        budgets=sheet_html(budgets),
         answers=_answers(frame, [*of_tables, *of_figures], folder, searches),
         looks=looks.get(method, {}),
         options=read_options(config_dir()),

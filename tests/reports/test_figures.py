@@ -84,7 +84,9 @@ def test_lines_hold_the_means_and_are_labelled_at_their_ends(
     # Lines differ by more than their colour.
     assert len({(line.get_linestyle(), line.get_marker()) for line in thick}) == 3
     note = figures[0].get_supxlabel()
-    assert note.startswith("Mean of 1 to 3 seeds; band: 95 % interval over seeds, or the prompts of a run")
+    assert note.startswith(
+        "Mean of 1 to 3 seeds; band: 95 % interval over prompts of one run, or over seeds and prompts"
+    )
     assert "Not shown, of 27 runs: 2 failed" in note.replace("\n", " ")
 
 
@@ -126,7 +128,7 @@ def test_only_the_cells_that_are_asked_for_are_drawn(study: Path, tmp_path: Path
     spec = FigureSpec("f", "line", "pass_rate", "corruption.rate", where={"arm": ["kto", "dpo"]})
     plot(load(study), spec, tmp_path / "f")
     assert [text.get_text() for text in figures[0].axes[0].texts] == ["kto", "dpo", "base policy"]
-    assert figures[0].get_supxlabel().endswith("seeds. Only runs with arm=kto, dpo.")
+    assert figures[0].get_supxlabel().endswith("seeds and prompts. Only runs with arm=kto, dpo.")
 
 
 def test_a_setting_that_lacks_a_run_has_no_part_in_the_line(tmp_path: Path, figures: list[Figure]) -> None:
@@ -147,7 +149,7 @@ def test_a_setting_that_lacks_a_run_has_no_part_in_the_line(tmp_path: Path, figu
 def test_one_seed_has_bands_of_its_run_by_name(tmp_path: Path, figures: list[Figure]) -> None:
     home = write_study(tmp_path, grid([0], arm=["kto"], corruption__rate=[0, 0.4]), by_rate(RATES))
     plot(load(home), LINE, tmp_path / "f")
-    assert figures[0].get_supxlabel() == "One seed; band: 95 % interval over the prompts of a run."
+    assert figures[0].get_supxlabel() == "One seed; band: 95 % interval over prompts of one run."
 
 
 def test_values_that_are_no_numbers_stand_side_by_side(study: Path, tmp_path: Path, figures: list[Figure]) -> None:

@@ -99,8 +99,8 @@ def test_a_person_can_sort_and_filter(page: Path) -> None:
       found.words = shown("runs");
     """
     assert in_browser(page, clicks) == {
-        "sorted": ["dpo", "sft", "kto"],
-        "reversed": ["kto", "sft", "dpo"],
+        "sorted": ["base policy", "dpo", "sft", "kto"],
+        "reversed": ["kto", "sft", "dpo", "base policy"],
         "method": [["kto"], ["kto", "kto", "kto"]],
         "words": ["sft"],
     }

@@ -26,7 +26,7 @@ def files(folder: Path) -> list[str]:
 def test_a_report_is_tables_figures_and_a_page(tmp_path: Path) -> None:
     home = write_study(tmp_path, grid(arm=list(RATES)), by_rate(RATES), tables=[TABLE], figures=[FIGURE])
     page = report(home)
-    tables = [f"tables/rates.{suffix}" for suffix in (*TABLE_FORMATS, HTML)]
+    tables = [f"tables/{name}.{suffix}" for name in ("rates", "budgets") for suffix in (*TABLE_FORMATS, HTML)]
     figures = ["figures/frontier.png", "figures/frontier.pdf"]
     assert files(home) == sorted([*tables, *figures, "report.html", "study.json"])
     assert (home / "tables" / "rates.html").read_text() in page.read_text()
@@ -56,7 +56,7 @@ def test_a_search_is_listed_once_in_a_table_of_its_own(tmp_path: Path) -> None:
     page = report(home).read_text()
     tables = sorted({file.stem for file in (home / "tables").iterdir()})
     # The frontier's search is the table's; the other one has fewer cells.
-    assert tables == ["kto_chosen", "rates", "rates_chosen"]
+    assert tables == ["budgets", "kto_chosen", "rates", "rates_chosen"]
     assert all((home / "tables" / f"{name}.html").read_text() in page for name in tables)
 
 

@@ -13,8 +13,11 @@ import pytest
 from kto_lab.reports import load
 from kto_lab.reports.figure_parts import Style
 from kto_lab.reports.specs import TableSpec
-from kto_lab.reports.table_formats import NUMBERS, comma_separated, escape_latex, html_table, latex, markdown, p_value
+from kto_lab.reports.table_formats import NUMBERS, comma_separated, html_table, markdown, p_value
+from kto_lab.reports.table_latex import escape_latex, latex
 from kto_lab.reports.tables import Table, build
+from kto_lab.reports.verdicts import verdicts
+from kto_lab.sweeps.contrasts import Contrast
 from tests.reports.study_folders import by_rate, draw, fail, grid, write_run, write_study
 
 PDFLATEX = shutil.which("pdflatex")
@@ -35,7 +38,9 @@ def table(tmp_path: Path) -> Table:
     )
     caption = "Does 40 % noise hurt A&B <most>?"
     spec = TableSpec("by_noise", ["arm"], ["pass_rate", "kl"], "corruption.rate", {"arm": "dpo_a"}, caption)
-    return build(load(home), spec, home)
+    frame, sides = load(home), ({"arm": "kto"}, {"arm": "dpo_a"})
+    named = [Contrast("kto_wins", *sides, "pass_rate", "greater", where={"corruption.rate": 0})]
+    return build(frame, spec, home, contrasts=verdicts(frame, named, home))
 
 
 def test_markdown_has_a_cell_for_each_heading(table: Table) -> None:
@@ -46,7 +51,7 @@ def test_markdown_has_a_cell_for_each_heading(table: Table) -> None:
     assert cells[2][0].strip() == r"dpo\_a"
     assert re.fullmatch(r"\*\*0\.\d+\*\* \[0\.\d+, \d\.\d+\]", cells[3][1].strip())
     assert "(3 of 4 seeds: 1 failed)" in cells[2][2]
-    assert lines[5].startswith(r"Does 40 % noise hurt A&B \<most>?")
+    assert lines[6].startswith(r"Does 40 % noise hurt A&B \<most>?")
 
 
 def test_latex_is_balanced_and_every_line_has_its_columns(table: Table) -> None:
@@ -134,18 +139,20 @@ def test_latex_compiles_no_wider_than_the_text(table: Table, wide: Table, long: 
 
 def test_the_csv_holds_full_precision_and_all_comparisons(table: Table) -> None:
     rows = list(csv.DictReader(io.StringIO(comma_separated(table))))
-    assert len(rows) == 8
+    assert len(rows) == 12
     assert list(rows[0]) == ["arm", "corruption.rate", *NUMBERS]
     row = next(r for r in rows if (r["arm"], r["corruption.rate"], r["metric"]) == ("kto", "0.0", "pass_rate"))
     entry = table.entries[("kto",), 0.0, "pass_rate"]
     assert entry.group is not None and entry.difference is not None
     assert float(row["value"]) == entry.group.mean.estimate.value
     assert float(row["difference_low"]) == entry.difference.estimate.low
-    assert (float(row["p"]), float(row["p_holm"])) == (entry.difference.p, entry.p_holm)
-    assert (row["baseline"], row["paired_by"], row["bold"]) == (
+    assert entry.contrast is not None
+    assert (float(row["p"]), float(row["p_holm"])) == (entry.difference.p, entry.contrast.p_holm)
+    assert (row["baseline"], row["paired_by"], row["contrast"], row["mark"]) == (
         "arm=dpo_a corruption.rate=0",
         "seed and prompt",
-        "True",
+        "kto_wins",
+        "better",
     )
     lacking = next(r for r in rows if (r["arm"], r["corruption.rate"]) == ("dpo_a", "0.4"))
     assert (lacking["seeds"], lacking["seeds_planned"], lacking["lacking"]) == ("3", "4", "3 of 4 seeds: 1 failed")
@@ -175,7 +182,7 @@ def test_html_carries_values_to_sort_by_and_to_hover_over(table: Table) -> None:
     assert "".join(caption[2]).startswith("Does 40 % noise hurt A&B <most>?")
     assert ["".join(words).strip() for _, _, words in heads[:2]] == ["arm", "pass rate, corruption rate 0"]
     numbers = [attributes for tag, attributes, _ in parser.found if tag == "td"]
-    assert len(numbers) == 8
+    assert len(numbers) == 12
     kto = numbers[4]
     entry = table.entries[("kto",), 0.0, "pass_rate"]
     assert entry.group is not None
@@ -190,7 +197,8 @@ def test_html_says_every_comparison_where_no_mouse_is(table: Table) -> None:
     cells = [said for tag, _, said in parser.found if tag == "td"]
     entry = table.entries[("kto",), 0.0, "pass_rate"]
     assert entry.difference is not None and entry.difference.estimate.value is not None
-    assert cells[4][-1].startswith(f"+{entry.difference.estimate.value:.3f}"[:5]) and ", p " in cells[4][-1]
+    assert cells[4][-2].startswith(f"+{entry.difference.estimate.value:.3f}"[:5]) and ", p " in cells[4][-2]
+    assert cells[4][-1].startswith("kto_wins confirmed, corrected p ")
     assert not any(", p " in line for line in cells[0]), "the baseline is compared with nothing"
     assert p_value(0.0312) == "p = 0.031" and p_value(1e-7) == "p < 0.0001"
 
