@@ -1,8 +1,8 @@
-"""What to set, given what is known of how often thumbs are wrong: losses, weights, and when to leave all as it is.
+"""What to set, given what is known about how often thumbs are wrong: losses, weights, or nothing.
 
-Advice follows from an interval and never from a value alone. A loss is prescribed where the lower end of a rate is
-above what matters, and nothing is to be set where both upper ends are below it; otherwise the rates cannot be known
-from the table, and a review is what settles them.
+Advice follows from an interval, never from a point estimate alone. A loss is prescribed where the lower end of a rate
+is above what matters, and nothing is to be set where both upper ends are below it; otherwise the rates cannot be known
+from the table, and only a review can settle them.
 """
 
 import math
@@ -19,9 +19,9 @@ from kto_lab.statistics import Estimate
 
 # Rates up to here do not matter: in results/label_noise KTO, BCO and DPO lost next to nothing to 10 % of flips.
 MATTERS = 0.1
-# What is asked first: a review supposes least, the bounds of the signals tell least.
+# In this order: a review assumes least, and the bounds of the signals tell least.
 FIRST_ASKED = ("reviewed", "raters", "noise_aware")
-# What a review is to tell each rate to.
+# The precision to which a review should tell each rate.
 WITHIN = 0.05
 # So much may noise change lambda_D' / lambda_U' against lambda_D / lambda_U before the weights are worth correcting:
 # the range that the paper advises for the ratio (1 to 3/2) is wider.
@@ -35,7 +35,7 @@ class Advice:
     """One piece of advice.
 
     Attributes:
-        about: what it is for.
+        about: its subject.
         text: what to do and why.
         override: the words to paste after `kto-lab train`; "" where nothing is to be set.
     """

@@ -1,4 +1,4 @@
-"""An audit: signals, what they say together, and the rates at which labels are wrong. No file, no screen."""
+"""An audit: signals, their combination, and the rates at which labels are wrong. No files, no terminal."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +29,9 @@ class Settings:
 
     Attributes:
         signals: of SIGNALS, at least one.
-        folds: parts of the prompts.
-        near_duplicates: least similarity, or None for the same text alone.
-        seed: of all that is drawn.
+        folds: folds by prompt.
+        near_duplicates: minimum similarity, or None for identical texts only.
+        seed: of all random draws.
     """
 
     signals: Sequence[str]

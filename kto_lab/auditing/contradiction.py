@@ -1,4 +1,4 @@
-"""Signal: near-duplicates that have the other thumb.
+"""Signal: near-duplicates with the opposite thumb.
 
 A near-duplicate is an example whose prompt and whose completion are both nearly those of this one; the same text is
 one, too. Candidates are found by MinHash (Broder 1997, "On the resemblance and containment of documents") with
@@ -16,7 +16,7 @@ from kto_lab.errors import LabError
 
 SHINGLE = 4
 PERMUTATIONS = 64
-# A text that stands this often would make its group quadratic; further examples have enough company already.
+# A more frequent text would make its group quadratic, and further examples add little.
 MOST_NEIGHBOURS = 200
 
 

@@ -1,4 +1,4 @@
-"""The examples of a table as the signals read them, and the folds by which nothing is told of itself."""
+"""The examples of a table as the signals read them, and the folds that keep an example's label from its own signals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from kto_lab.auditing.examples import Bools, Examples, Floats, Ints
 from kto_lab.auditing.suspects import ranking
 from kto_lab.statistics import Estimate, auc_interval, share_interval
 
-# Besides as many as labels are wrong: about what a person reviews at a sitting.
+# Beside the number of wrong labels: about as many as a person reviews in one sitting.
 FIRST = 50
 
 

@@ -1,4 +1,4 @@
-"""Signal: what other thumbs on the same answer say, weighed by how reliable each rater has been.
+"""Signal: the other thumbs on the same answer, weighted by how reliable each rater has been.
 
 The model is that of Dawid and Skene 1979 ("Maximum Likelihood Estimation of Observer Error-Rates Using the EM
 Algorithm", doi 10.2307/2346806) for two classes: an answer truly deserves a thumbs-up or not, and each rater gives the
@@ -17,15 +17,15 @@ from kto_lab.auditing.examples import Bools, Examples, Floats, Ints
 from kto_lab.auditing.signals import Signal
 from kto_lab.statistics import LEVEL, Estimate
 
-# Thumbs that all raters together lend to each rater, in each class.
+# Strength of the prior on a rater's error rates, in thumbs per class; its mean is the rate of all raters together.
 SHRINKAGE = 4.0
-# Answers that all answers together lend to those with as many thumbs, for their share of good ones.
+# Strength of the prior on the share of good answers among those with as many thumbs, in answers.
 PRIOR_ANSWERS = 10.0
 ITERATIONS = 200
 TOLERANCE = 1e-6
 # Answers with so many thumbs or more tell wrong thumbs apart.
 LEAST_THUMBS = 3
-# Of a rater's thumbs on such answers, so many are asked for in each class before a rate is told.
+# A rater needs so many thumbs on such answers in each class before a rate is given.
 LEAST_COMPARED = 5
 # Answers with so many thumbs or more share one prior.
 MOST_PRIORS = 6

@@ -15,7 +15,7 @@ Three estimators:
   bootstrap over prompts that is never narrower than Wilson's for as many thumbs. It supposes that the raters' errors
   are independent and that an answer has one truth.
 
-How far each is off where the truth is known is measured in results/feedback/audit.
+results/feedback/audit measures how far each is off where the truth is known.
 """
 
 from dataclasses import asdict, dataclass
@@ -31,7 +31,7 @@ from kto_lab.auditing.signals import Signal
 from kto_lab.statistics import LEVEL, Estimate
 
 RESAMPLES = 100
-# Of answers that tell wrong thumbs apart (see `raters`) so many are asked for.
+# So many answers that tell wrong thumbs apart (see `raters`) are needed.
 LEAST_ANSWERS = 50
 # An interval wider than this says that the rate is not known.
 TOO_WIDE = 0.3

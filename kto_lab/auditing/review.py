@@ -1,6 +1,6 @@
-"""The command `kto-lab feedback review`: reviewers' decisions go into the thumbs, and say how many thumbs are wrong.
+"""The command `kto-lab feedback review`: apply reviewers' decisions to the thumbs, and estimate how many are wrong.
 
-A reviewer who looked at an example on its own is the best truth there is of it. So a decision sets `desirable`, which
+A reviewer who looked at an example on its own is the best available truth. So a decision sets both `desirable`, which
 the loss sees, and `desirable_clean`, which evaluation sees. The identities of examples stay, so that decisions from the
 same audit still find them.
 """
@@ -53,7 +53,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Settled:
-    """All reviewers' decisions as one verdict an example.
+    """All reviewers' decisions as one verdict per example.
 
     Attributes:
         verdicts: example_id to verdict.
@@ -114,7 +114,7 @@ def review_feedback(cfg: DictConfig) -> Path:
 
 
 def settle(decisions: Iterable[Decision], conflicts: Policy) -> Settled:
-    """One verdict an example, of all that reviewers said.
+    """One verdict per example, from all reviewers' decisions.
 
     A reviewer's later decision on the same example replaces the earlier one, and a skip decides nothing.
 

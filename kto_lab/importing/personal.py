@@ -77,8 +77,8 @@ _KEYS = tuple(
         r"lsv2_[a-z]{2}_[0-9a-f]{32}_[0-9a-f]{10}",
     )
 )
-# Plugins of detect-secrets whose patterns name a form of their own; those that go by entropy or by a word such as
-# "password" take much of a chat about programs for a secret.
+# Plugins of detect-secrets with patterns of a definite form; those that go by entropy or by a word such as "password"
+# would take much of a chat about programs for secrets.
 _PLUGINS = {
     "artifactory": "ArtifactoryDetector",
     "aws": "AWSKeyDetector",

@@ -1,1 +1,1 @@
-"""Thumbs where there are none: labelers, and how far they agree."""
+"""Labelers: thumbs for answers that have none, and how far labelers agree."""

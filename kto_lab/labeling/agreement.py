@@ -1,8 +1,8 @@
 """How far raters agree beyond chance: Cohen's kappa, Krippendorff's alpha, and the table behind them.
 
-A rater is a labeler, a person, or a checker that is taken for the truth. All statistics are functions of sums over
-prompts, and their intervals are a percentile bootstrap over prompts: answers to one prompt are alike. Over fewer than
-LEAST_PROMPTS prompts such an interval is too narrow, and there is none; a share of 0 or 1 keeps Wilson's.
+A rater is a labeler, a person, or a checker that is taken as the truth. All statistics are functions of sums over
+prompts, and their intervals come from a percentile bootstrap over prompts, since answers to one prompt are alike. With
+fewer than LEAST_PROMPTS prompts such an interval would be too narrow and is left out; a share of 0 or 1 keeps Wilson's.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from kto_lab.statistics import Estimate, cluster_interval, cluster_sums, share_interval
 
 Floats: TypeAlias = NDArray[np.float64]
-# Seeds every bootstrap here: the same labels have the same intervals.
+# Seeds every bootstrap here, so that the same labels have the same intervals.
 SEED = 0
-# A bootstrap over fewer prompts is too narrow to be shown.
+# A bootstrap over fewer prompts gives intervals that are too narrow.
 LEAST_PROMPTS = 10
 
 
@@ -81,7 +81,7 @@ def agreement(
     if not both:
         return None
     cases = np.array([[a and b, a and not b, b and not a, not (a or b)] for a, b, _ in both], dtype=float)
-    # (C, 4) a prompt: up up, up down, down up, down down.
+    # (C, 4) per prompt: up up, up down, down up, down down.
     sums = cluster_sums(cases, [prompt for *_, prompt in both])
     right = sums[:, 0] + sums[:, 3]
     return Agreement(
@@ -95,20 +95,20 @@ def agreement(
 
 
 def share_of(hits: Floats, counts: Floats) -> Estimate:
-    """Share of hits in counts, both (C,) summed a prompt."""
+    """Share of hits in counts, both (C,) sums per prompt."""
     found = share_interval(hits, counts, seed=SEED)
     return found if found.value in (0.0, 1.0) else of_enough(found)
 
 
 def of_enough(found: Estimate) -> Estimate:
-    """The estimate; without its interval where that is a bootstrap of too few prompts."""
+    """The estimate, without its interval where that would be a bootstrap over too few prompts."""
     return found if found.n >= LEAST_PROMPTS else Estimate(found.value, None, None, found.n)
 
 
 def _kappa(totals: Floats) -> Floats:
     """Cohen's kappa of tables (B, 4): observed agreement above that of independent raters (Cohen 1960).
 
-    Not defined where both raters only ever say one and the same thing.
+    Undefined where both raters only ever give the same single rating.
     """
     share = totals / totals.sum(axis=1, keepdims=True)
     up, truly_up = share[:, 0] + share[:, 1], share[:, 0] + share[:, 2]
@@ -121,13 +121,13 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Hashable | None]], prompts: Se
     """Krippendorff's alpha for nominal data, 1 - observed disagreement / that by chance (Krippendorff 2011).
 
     Args:
-        ratings: (N, R) what each of R raters said of each of N answers, None where nothing; any values that can be
-            told apart.
+        ratings: (N, R) the ratings of N answers by R raters, None where there is none; of any type that can be compared
+            for equality.
         prompts: (N,) the prompt of each answer.
 
     Returns:
-        Alpha over the answers with two ratings or more. None where there is no such answer, or where all say the same
-        thing of all answers.
+        Alpha over the answers with two ratings or more. None where there is no such answer, or where all ratings are
+        the same.
     """
     said = [[value for value in row if value is not None] for row in ratings]
     values = {value: place for place, value in enumerate(dict.fromkeys(value for row in said for value in row))}
@@ -156,7 +156,7 @@ def _alpha(totals: Floats) -> Floats:
 def pairwise_kappa(
     raters: Mapping[str, Sequence[bool | None]], prompts: Sequence[Hashable]
 ) -> dict[tuple[str, str], Estimate]:
-    """Cohen's kappa of every two raters, over the answers where both have a thumb."""
+    """Cohen's kappa of every pair of raters, over the answers where both have a thumb."""
     names = list(raters)
     return {
         (one, other): found.kappa

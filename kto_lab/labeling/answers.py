@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 COLUMNS = ("prompt", "completion", "label", "rater", "score", "timestamp", "group", "split", "finished", "checks")
-# Of a table of examples, what goes on into the labelled one. Rater and score are the labeler's, the rest is rebuilt.
+# Columns of a table of examples that the labelled one keeps. Rater and score are the labeler's, the others are rebuilt.
 KEPT = ("finished", "group", "checks", "split", "ratings", "pair_id", "timestamp", "origin")
-# No column of a user's: rows without a thumb are read with this one.
+# A column that no user has: rows without a thumb are read with it.
 _BLANK = "\0no thumb"
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class File:
         path: the file.
         format: its format; "auto" goes by the file name.
         columns: field name to column name, None where there is no such column. The fields are COLUMNS.
-        labels: what the values of the label column mean; None there for values that are no thumb.
+        labels: what the values of the label column mean; None for values that are not a thumb.
         up_from: see `kto_lab.feedback.scale.Scale`.
         down_to: see `kto_lab.feedback.scale.Scale`.
         ignore: columns, and keys of messages, that are left out by name.
@@ -85,7 +85,7 @@ class File:
 
     def _answers(self) -> Iterator[Answer]:
         named = {field: column for field, column in self.columns.items() if column is not None}
-        # Empty where there is none, which is no column's name.
+        # Empty, which is no column's name, where there is none.
         label = named.get("label", "")
         file = existing(self.path, "answers.path")
         thumb = _layout(named, self, rated=True) if label else None
@@ -157,7 +157,7 @@ def examples_of(table: "Dataset") -> list[Answer]:
 
 
 def of_prompts(answers: Sequence[Answer], prompts: int | None) -> list[Answer]:
-    """The answers of so many prompts, chosen by hash: the same ones in every order, smaller choices within larger."""
+    """The answers to so many prompts, chosen by hash: independent of order, smaller choices within larger ones."""
     if prompts is None:
         return list(answers)
     if prompts < 1:

@@ -1,4 +1,4 @@
-"""From a judge's margins to chances of a thumbs-up."""
+"""From a judge's margins to probabilities of a thumbs-up."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,10 +13,10 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Calibration:
-    """A chance of a thumbs-up for each margin: 1 / (1 + exp(-(slope margin + offset))).
+    """The probability of a thumbs-up for each margin: 1 / (1 + exp(-(slope margin + offset))).
 
     Attributes:
-        slope: a nat; never below 0.
+        slope: per nat; never below 0.
         offset: in nats.
     """
 
@@ -24,7 +24,7 @@ class Calibration:
     offset: float
 
     def chance(self, margins: Floats) -> Floats:
-        """(N,) chances from (N,) margins in nats."""
+        """(N,) probabilities from (N,) margins in nats."""
         from scipy.special import expit
 
         chances: Floats = expit(self.slope * np.asarray(margins) + self.offset)
@@ -32,15 +32,15 @@ class Calibration:
 
 
 def prior_calibration(prior: float) -> Calibration:
-    """Without thumbs: the margin above that of a question about nothing, taken at its word."""
+    """Without thumbs: the margin above that of the same question about nothing, taken as log-odds."""
     return Calibration(1.0, -prior)
 
 
 def platt(margins: Floats, thumbs: NDArray[np.bool_], what: str) -> Calibration:
-    """Platt's scaling (Platt 1999): a logistic regression of the thumb on the margin, in units of its spread.
+    """Platt scaling (Platt 1999): a logistic regression of the thumb on the margin, in units of its spread.
 
-    A judge whose yes goes with thumbs-down tells nothing: its slope is 0, not negative, and every answer gets the share
-    of thumbs-up. Turning it around would be another judge than the one that was asked for.
+    A judge whose yes goes with thumbs-down is useless: its slope is 0, not negative, and every answer gets the share of
+    thumbs-up. Inverting it would make it a different judge than the one requested.
 
     Raises:
         LabError: there are not both kinds of thumb.

@@ -1,8 +1,8 @@
-"""Labels by a small classifier of words and letters, trained on the thumbs there are.
+"""Labels by a small classifier of words and letters, trained on existing thumbs.
 
-TF-IDF of the answer's words, word pairs and letters, and of the prompt's words, into a logistic regression, whose
-chances are calibrated by Platt's scaling on folds of their own. All that it knows of an answer is which words and
-letters are in it: good for tone, topic and form, poor where the thumb depends on what the prompt asked for.
+TF-IDF of the answer's words, word pairs and letters, and of the prompt's words, feeds a logistic regression whose
+probabilities are calibrated by Platt scaling on inner folds. All that it knows of an answer is which words and letters
+are in it: good for tone, topic and form, poor where the thumb depends on what the prompt asked for.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ class Classifier:
     """The labeler.
 
     Attributes:
-        folds: no answer is labelled by a classifier that saw a thumb of its prompt: so many folds by prompt.
+        folds: number of folds by prompt; no answer is labelled by a classifier that saw a thumb of its prompt.
         strength: inverse strength of the L2 penalty.
-        threshold: from scores, which are chances, to thumbs.
+        threshold: from scores, which are probabilities, to thumbs.
     """
 
     folds: int

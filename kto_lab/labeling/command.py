@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 KEYS = ("answers", "labeler", "feedback", "trainer", "output", "given", "limit_prompts")
-# Columns beside those of the table of examples; whoever reads the table as one passes over them.
+# Columns beside those of the table of examples, whose readers ignore them.
 LABELED_BY, SCORES = "labeled_by", "labeler_scores"
 
 
@@ -32,7 +32,7 @@ def label_feedback(cfg: DictConfig) -> Path:
     """Label answers, write the table of examples and the report beside it, and return the table's path.
 
     Raises:
-        LabError: the file exists, no answer gets a thumb, or see the message.
+        LabError: the file exists, or no answer gets a thumb.
     """
     if "feedback" not in cfg:
         OmegaConf.update(cfg, "feedback", None, force_add=True)
@@ -74,9 +74,9 @@ def label_feedback(cfg: DictConfig) -> Path:
 
 
 def to_learn_from(examples: Sequence[Answer], answers: Sequence[Answer]) -> list[Answer]:
-    """The thumbs that a labeler may learn from: of the table and the answers, in the training split, each once.
+    """The thumbs that a labeler may learn from: those of the table and the answers in the training split, each once.
 
-    Thumbs of held-out prompts judge; labels for training must not come to depend on them.
+    Thumbs of held-out prompts are for evaluation; labels for training must not depend on them.
     """
     distinct = {id(answer): answer for answer in (*examples, *answers)}
     return [answer for answer in distinct.values() if answer.thumb is not None and answer.more.get("split") == "train"]

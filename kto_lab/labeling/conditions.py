@@ -1,4 +1,4 @@
-"""Conditions of rules: what can be asked of an answer, and how each is written in YAML.
+"""Conditions of rules: what can be tested of an answer, and how each is written in YAML.
 
 A condition is a mapping with one key, the kind. `all`, `any` and `not` hold further conditions.
 
@@ -6,7 +6,7 @@ A condition is a mapping with one key, the kind. `all`, `any` and `not` hold fur
 |---|---|---|
 | `keywords` | a word or phrase, or a list of them | one of them is there, as whole words, in any case |
 | `regex` | a pattern (of the package regex) | it is found somewhere |
-| `starts_with`, `ends_with` | text | the answer does, but for white space around it |
+| `starts_with`, `ends_with` | text | the answer does, apart from white space around it |
 | `characters`, `words` | `{min: 1, max: 80}`, either or both | the count is within, ends included |
 | `format` | a name in FORMATS, or a list of names | it has one of these forms |
 | `finished` | true or false | the answer ended by itself, or was cut |

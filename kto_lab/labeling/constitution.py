@@ -1,8 +1,8 @@
 """Labels by principles: a local language model judges each answer by each principle, and a policy makes the thumb.
 
-The margin of yes against no (see `judge.py`) becomes a chance of a thumbs-up for each principle: by Platt's scaling on
-the thumbs of a handful of prompts, fitted without those of the answer's own prompt; or, without thumbs, by subtracting
-what the model says to the question when it is asked about nothing.
+The margin of yes against no becomes a probability of a thumbs-up for each principle: by Platt scaling on the thumbs of
+a handful of prompts, fitted without those of the answer's own prompt; or, without thumbs, by subtracting the margin of
+the same question about nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,11 +46,11 @@ class Constitution:
             weight.
         examples: prompts whose thumbs calibrate; 0 for none.
         folds: of the calibration.
-        layout: how the judge is asked: in a turn of its chat template, in plain text that it goes on with, or "auto":
-            chat where there is a template.
-        max_tokens: of what the judge reads.
+        layout: how the judge is asked: "chat" (a turn of its chat template), "text" (plain text to continue) or "auto"
+            (chat where there is a template).
+        max_tokens: tokens that the judge reads.
         batch_tokens: tokens in one forward pass.
-        threshold: from scores, which are chances, to thumbs.
+        threshold: from scores, which are probabilities, to thumbs.
     """
 
     model: "Loaded"
@@ -208,17 +208,17 @@ def _signals(
 def calibrated(
     answers: Sequence[Answer], margins: Floats, learned: Sequence[Answer], theirs: Floats, folds: int
 ) -> tuple[Floats, list[Calibration]]:
-    """Chances from margins, by calibrations that saw no thumb of an answer's own prompt.
+    """Probabilities from margins, by calibrations that saw no thumb of an answer's own prompt.
 
     Args:
-        answers: (N,) what is labelled.
+        answers: (N,) the answers to label.
         margins: (N, P) their margins.
         learned: (M,) answers with thumbs.
         theirs: (M, P) their margins.
         folds: how many, by prompt.
 
     Returns:
-        (N, P) chances, and the calibration of each principle on all thumbs.
+        (N, P) probabilities, and the calibration of each principle on all thumbs.
     """
     prompts, known = ([answer.prompt_id for answer in part] for part in (answers, learned))
     given = np.array([bool(answer.thumb) for answer in learned])
@@ -235,7 +235,7 @@ def calibrated(
 
 
 def _manner(leanings: Sequence[Leaning]) -> dict[str, Any]:
-    """How the judge replies: the chance that it says yes or no at all, and what the order of the two does."""
+    """How the judge replies: the probability that it says yes or no at all, and the effect of their order."""
     if not leanings:
         return {}
     orders = np.array([leaning.order for leaning in leanings])

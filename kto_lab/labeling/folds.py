@@ -1,4 +1,4 @@
-"""Learning from thumbs without looking: what is learned from the thumbs of a prompt is never used on that prompt."""
+"""Out-of-fold learning from thumbs: what is learned from the thumbs of a prompt is never used on that prompt."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias

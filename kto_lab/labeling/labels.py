@@ -1,7 +1,7 @@
-"""What a labeler is given and what it hands back: answers in, a thumb or a reason for none out.
+"""The interface of labelers: answers in; for each a thumb, or a reason for none, out.
 
-A labeler is a Hydra option of the group `labeler`. It sees the answers to label and the thumbs it may learn from, and
-it never sees the thumb of an answer while it labels that answer: what learns does so out of fold by prompt.
+A labeler is a Hydra option of the group `labeler`. It sees the answers to label and the thumbs it may learn from, but
+never the thumb of an answer that it is labelling: labelers that learn do so out of fold by prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ class Label:
 
     Attributes:
         desirable: thumbs-up.
-        by: what of the labeler decided: a rule's or a principle's name.
-        score: how desirable the answer is to the labeler, or None; on the scale of the labeler.
+        by: the part of the labeler that decided: a rule's or a principle's name.
+        score: how desirable the answer is, on the labeler's own scale, or None.
         scores: the parts behind it, by name: every principle's score, every rule that matches.
     """
 
@@ -45,12 +45,12 @@ Verdict: TypeAlias = Label | NoLabel
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a labeler hands back.
+    """What a labeler returns.
 
     Attributes:
-        verdicts: (N,) one an answer, in their order.
-        numbers: what it says of itself in the report: thresholds, calibration, the model.
-        raters: (N,) thumbs of others that the labeler went by, by name, to be compared with each other.
+        verdicts: (N,) one per answer, in their order.
+        numbers: its own entries in the report: thresholds, calibration, the model.
+        raters: (N,) thumbs of others that the labeler used, by name, to be compared with each other.
         signals: (N,) what the scores were made of, by name, None where there is no thumb: to be measured against the
             truth. Not scores calibrated out of fold: a fold whose thumbs are mostly up gets lower ones, since its own
             thumbs were left out, so that of a useless signal they have an AUC below 0.5.

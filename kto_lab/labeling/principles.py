@@ -23,7 +23,7 @@ class Principle:
     Attributes:
         name: what its scores and labels say.
         question: asked about every answer; yes or no.
-        good: the reply that speaks for the answer is yes.
+        good: whether yes is the reply in favour of the answer.
         weight: above 0.
     """
 

@@ -1,4 +1,4 @@
-"""What is said of labels: counts, who gave them, how far they agree with the thumbs there are."""
+"""The report on labels: counts, who gave them, how far they agree with existing thumbs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from kto_lab.labeling.agreement import (
 from kto_lab.labeling.labels import Label, Labelled, NoLabel, Verdict
 from kto_lab.statistics import Estimate, auc_interval, cluster_sums
 
-# Of places, in the report.
+# How many places the report has per reason.
 PLACES = 20
-# Of rules or principles, on the screen.
+# How many rules or principles are shown on the terminal.
 SHOWN = 20
 
 
@@ -32,7 +32,7 @@ class Decider:
     Attributes:
         up: thumbs-up that it gave.
         down: thumbs-down that it gave.
-        right: share of them that are the truth, where that is known.
+        right: share of them that agree with the truth, where it is known.
     """
 
     up: int
@@ -51,11 +51,11 @@ class Report:
         down: thumbs-down given.
         left_out: by reason, how many answers got no thumb, and the first places.
         deciders: by name.
-        truth: agreement with the thumbs that there were, or None where there were none.
-        auc: of the score and each signal behind it, against those.
-        kappa: of every two raters: the labeler, the truth, and whoever it went by.
-        alpha: Krippendorff's, of the raters that the labeler went by, all at once.
-        labeler: what the labeler says of itself.
+        truth: agreement with earlier thumbs, or None where there were none.
+        auc: AUC of the score and each signal behind it, against those thumbs.
+        kappa: Cohen's kappa of every pair of raters: the labeler, the truth, and the raters that the labeler used.
+        alpha: Krippendorff's alpha of the raters that the labeler used, all at once.
+        labeler: the labeler's own entries.
     """
 
     answers: int
@@ -76,12 +76,12 @@ class Report:
 
 
 def report(answers: Sequence[Answer], labelled: Labelled, name: str) -> Report:
-    """What can be said of the labels of answers.
+    """The report on the labels of answers.
 
     Args:
-        answers: (N,) what was labelled.
-        labelled: what the labeler handed back.
-        name: of the labeler.
+        answers: (N,) the answers that were labelled.
+        labelled: what the labeler returned.
+        name: the labeler's name.
     """
     thumbs = [verdict.desirable if isinstance(verdict, Label) else None for verdict in labelled.verdicts]
     truth = [answer.truth for answer in answers]

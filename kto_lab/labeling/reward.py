@@ -1,4 +1,4 @@
-"""Labels by a line through the scores of a reward model."""
+"""Labels by a threshold on the scores of a reward model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Reward(RewardModel):
         """See `Labeler`; a reward model learns nothing here.
 
         Raises:
-            LabError: the model cannot be loaded, is none, or gives a score that is no finite number.
+            LabError: the model cannot be loaded, is not a reward model, or gives a score that is not finite.
         """
         opened = self.open()
         scores = self.scores(opened, answers, device)

@@ -9,7 +9,7 @@ A file of rules:
         when: {keywords: [as an AI language model]}
 
 Rules are tried in the order of the file. All of them are tried on every answer, so that the report can say which match
-and which contradict the one that decides; see `conditions.py` for what can be asked.
+and which contradict the one that decides; see `conditions.py` for the conditions.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ OTHERWISE = "otherwise"
 THUMBS = {"up": True, "down": False}
 NO_RULE = "no rule matches"
 NO_CHECKS = "a rule asks for the answer's own checker, and its row names none that passes or fails"
-# A pattern that is too slow so often will be so again; the rest of a large file would take hours.
+# A pattern that was too slow this often will be again, and the rest of a large file would take hours.
 MOST_TIMEOUTS = 20
 
 
@@ -103,7 +103,7 @@ class Rules:
         """See `Labeler`; rules learn nothing.
 
         Raises:
-            LabError: the rules do not fit, or a pattern is too slow again and again.
+            LabError: the rules do not fit, or a pattern is too slow too often.
         """
         if self.seconds <= 0:
             raise LabError(f"labeler.seconds is {self.seconds}; it must be above 0.")

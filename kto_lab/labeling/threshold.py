@@ -1,4 +1,4 @@
-"""From scores to thumbs: where the line is drawn."""
+"""From scores to thumbs by a threshold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ NEAR = "the score is too near the threshold"
 
 @dataclass(frozen=True)
 class Threshold:
-    """A line through the scores; what is above it is desirable.
+    """A threshold on the scores; answers above it are desirable.
 
     Attributes:
-        by: "value" (a score), "quantile" (of the scores there are), or "ratio" (of thumbs-up to thumbs-down).
+        by: "value" (a score), "quantile" (of the scores), or "ratio" (of thumbs-up to thumbs-down).
         at: the value; the quantile, in (0, 1); or the ratio, above 0.
-        margin: scores whose distance to the line is below it give no thumb; on the scale of the scores.
+        margin: scores nearer to the threshold than this give no thumb; on the scale of the scores.
     """
 
     by: Literal["value", "quantile", "ratio"]
@@ -26,7 +26,7 @@ class Threshold:
     margin: float
 
     def __post_init__(self) -> None:
-        """Refuse a line that cannot be drawn."""
+        """Refuse an impossible threshold."""
         if self.by not in ("value", "quantile", "ratio"):
             raise LabError(f"labeler.threshold.by is {self.by!r}; it must be 'value', 'quantile' or 'ratio'.")
         if self.by == "quantile" and not 0 < self.at < 1:
@@ -39,8 +39,8 @@ class Threshold:
     def line(self, scores: Sequence[float]) -> float:
         """The score that an answer must be above to be desirable.
 
-        For a quantile or a ratio, half-way between the scores on either side. Equal scores are never told apart, so
-        where many are equal the share is only as near as can be.
+        For a quantile or a ratio, half-way between the scores on either side. Equal scores get the same thumb, so where
+        many are equal the share is only as close as possible.
         """
         if self.by == "value" or not scores:
             return float(self.at)
@@ -49,10 +49,10 @@ class Threshold:
         steps = np.flatnonzero(ranked[1:] > ranked[:-1]) + 1
         if not steps.size:
             return float(ranked[0])
-        # Of the places where the line can stand, the one that leaves the nearest share below it.
+        # Among the possible thresholds, the one that leaves the closest share below it.
         place = steps[np.argmin(np.abs(steps - below * ranked.size))]
         return float((ranked[place - 1] + ranked[place]) / 2)
 
     def thumb(self, score: float, line: float) -> bool | None:
-        """Thumbs-up or -down, or None where the score is too near the line."""
+        """Thumbs-up or thumbs-down, or None where the score is too near the threshold."""
         return None if abs(score - line) < self.margin else score > line

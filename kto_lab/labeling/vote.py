@@ -1,7 +1,7 @@
-"""Labels by a vote of label files that were made before, and how far those agree, every two and all at once.
+"""Labels by a vote of earlier label files, and how far these agree, in pairs and all at once.
 
-A text (a prompt with a completion, to the letter) has one vote a file. Where a file holds several thumbs on one text,
-its vote is that of most of them; a tie is no vote.
+A text (a prompt with its completion, compared exactly) has one vote per file. Where a file holds several thumbs on one
+text, its vote is their majority; a tie is no vote.
 """
 
 from collections import defaultdict
@@ -31,8 +31,8 @@ class Vote:
 
     Attributes:
         files: tables of examples, such as this command writes.
-        policy: "majority": the thumb of most files that have one; "unanimous": only where two or more have one and all
-            of these agree.
+        policy: "majority": the thumb of most files that have one; "unanimous": only where at least two have one and all
+            of them agree.
     """
 
     files: Sequence[str]
@@ -43,7 +43,7 @@ class Vote:
         """See `Labeler`; a vote learns nothing.
 
         Raises:
-            LabError: there are not two files or more, two have one name, or one is no table of examples.
+            LabError: there are fewer than two files, two share a name, or one is not a table of examples.
         """
         if self.policy not in ("majority", "unanimous"):
             raise LabError(f"labeler.policy is {self.policy!r}; it must be 'majority' or 'unanimous'.")

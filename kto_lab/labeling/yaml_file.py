@@ -1,4 +1,4 @@
-"""Reading a YAML file that a person wrote: a repeated key or a mistyped one is an error with its place."""
+"""Reading a YAML file that a person wrote: a repeated or mistyped key is an error with its place."""
 
 import difflib
 import importlib.resources
@@ -12,7 +12,7 @@ from kto_lab.errors import LabError
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would keep the last one without a word."""
+    """Refuses a repeated key, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -27,7 +27,7 @@ class _Strict(yaml.SafeLoader):
 
 
 def shipped(name: str) -> Path:
-    """The path of a file that ships with this room."""
+    """The path of a file that ships with this package."""
     return Path(str(importlib.resources.files("kto_lab.labeling") / "data" / name))
 
 
