@@ -5,18 +5,15 @@ is a plain line now and then instead of a bar. In a run of several processes onl
 """
 
 import functools
-import io
 import math
 import os
-import re
-import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -54,105 +51,29 @@ class Screen(Console):
             self._file = before
 
 
-# What moves a terminal's cursor, colours it or names its window.
-CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-
-
-# Where everything goes instead, inside `into`.
+# Where everything goes instead, inside `redirected`.
 _redirected: list[Console] = []
 
 
 def console() -> Console:
     """The one console of this process."""
-    return _redirected[-1] if _redirected else _standard()
+    return _redirected[-1] if _redirected else standard()
 
 
 @functools.cache
-def _standard() -> Screen:
+def standard() -> Screen:
+    """The console on the standard output."""
     first = all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
     return Screen(highlight=False, quiet=not first)
 
 
-class _Words(io.TextIOBase):
-    """Standard output and error inside `into`: a library may keep them, and write when another file has their place.
-
-    Terminal control is left out (colours, and all but the last state of a line that a progress bar writes over), so
-    that the file is plain text.
-    """
-
-    def __init__(self) -> None:
-        self.files: list[TextIO] = []
-        self._line = ""
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Of every file."""
-        return "utf-8"
-
-    def writable(self) -> bool:
-        """It is."""
-        return True
-
-    def fileno(self) -> int:
-        """Of the file, for a program that is started with this as its output."""
-        return (self.files[-1] if self.files else sys.stderr).fileno()
-
-    def write(self, text: str) -> int:
-        """Write whole lines; the last one waits for its end."""
-        if not self.files:
-            return sys.stderr.write(text)
-        *whole, self._line = (self._line + text).split("\n")
-        self.files[-1].writelines(_plain(line) + "\n" for line in whole)
-        self._line = self._line[self._line.rfind("\r", 0, -1) + 1 :]
-        return len(text)
-
-    def flush(self) -> None:
-        """Bring whole lines to the file."""
-        if self.files:
-            self.files[-1].flush()
-
-    @contextmanager
-    def to(self, file: TextIO) -> Iterator[None]:
-        """Write to a file for a block."""
-        self.files.append(file)
-        try:
-            yield
-        finally:
-            if self._line:
-                self.write("\n")
-            self.files.pop()
-
-
-def _plain(line: str) -> str:
-    """A line as a terminal would show it at its end, without colours."""
-    return CONTROL.sub("", line.rstrip("\r").rpartition("\r")[2])
-
-
-_WORDS = _Words()
-
-
 @contextmanager
-def into(path: Path) -> Iterator[None]:
-    """Have everything that is said in a block added to a file, also what libraries print.
+def redirected(log: Console) -> Iterator[None]:
+    """Have everything that is said in a block printed by another console.
 
     A progress display that was begun before stays where it is.
     """
-    screen = _standard()
-    with (
-        path.open("a", encoding="utf-8") as file,
-        screen.pinned(),
-        _WORDS.to(file),
-        redirect_stdout(_WORDS),
-        redirect_stderr(_WORDS),
-    ):
-        log = Console(
-            file=cast(TextIO, _WORDS),
-            highlight=False,
-            quiet=screen.quiet,
-            width=100,
-            force_terminal=False,
-            color_system=None,
-        )
+    with standard().pinned():
         _redirected.append(log)
         try:
             yield

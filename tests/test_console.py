@@ -1,7 +1,5 @@
 import io
-import logging
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,12 +78,12 @@ def test_terminal_progress_shows_count_and_note(screen: Callable[[bool], io.Stri
 def test_only_the_first_process_speaks(
     rank: str, speaks: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console._standard.cache_clear()
+    console.standard.cache_clear()
     monkeypatch.setenv("LOCAL_RANK", rank)
     try:
         console.stage("Training", "why")
     finally:
-        console._standard.cache_clear()
+        console.standard.cache_clear()
     assert ("Training" in capsys.readouterr().out) == speaks
 
 
@@ -153,50 +151,3 @@ def test_files_are_shown_relative_to_here_and_unbroken(
 )
 def test_duration(seconds: float, text: str) -> None:
     assert console.duration(seconds) == text
-
-
-@pytest.fixture(params=["", "1"], ids=["no terminal", "colours forced"])
-def standard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The console of this process made anew, as in a file and as where the environment asks for a terminal's words."""
-    monkeypatch.setenv("FORCE_COLOR", request.param)
-    console._standard.cache_clear()
-    yield
-    console._standard.cache_clear()
-
-
-@pytest.mark.usefixtures("standard")
-def test_progress_that_was_begun_before_stays_out_of_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = tmp_path / "log.txt"
-    with console.progress("cells", 2) as advance, console.into(log):
-        console.say("of the first cell")
-        with console.progress("training", 1) as step:
-            step()
-        advance(2)
-    assert log.read_text() == "of the first cell\n    training 1/1, took 0 s\n"
-    assert "cells" in capsys.readouterr().out
-    console.say("after it")
-    assert "after it" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("standard")
-def test_a_log_is_plain_text(tmp_path: Path) -> None:
-    with console.into(tmp_path / "log.txt"):
-        console.stage("Training", "why")
-        print("\x1b[31mred\x1b[0m words", file=sys.stderr)
-        for percent in (10, 60, 100):
-            sys.stderr.write(f"\rLoading: {percent}%")
-            sys.stderr.flush()
-        print("\ncut\r\nopen", end="")
-    text = (tmp_path / "log.txt").read_text()
-    assert text == "\n==> Training\nwhy\nred words\nLoading: 100%\ncut\nopen\n"
-
-
-def test_what_a_library_keeps_of_one_log_writes_to_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with console.into(tmp_path / "first.txt"):
-        handler = logging.StreamHandler()
-    with console.into(tmp_path / "second.txt"):
-        handler.emit(logging.makeLogRecord({"msg": "of the second"}))
-    handler.emit(logging.makeLogRecord({"msg": "of none"}))
-    assert (tmp_path / "first.txt").read_text() == ""
-    assert (tmp_path / "second.txt").read_text() == "of the second\n"
-    assert capsys.readouterr().err == "of none\n"

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
 from kto_lab.files import write_json
+from kto_lab.log_file import into
 from kto_lab.messages import explain
 from kto_lab.runs.identity import identify
 from kto_lab.runs.job import LOG, Job
@@ -52,7 +53,7 @@ def run_cell(cfg: DictConfig) -> str:
             job.tell(runs)
         if not runs:
             return status(folder)
-        with console.into(folder / LOG):
+        with into(folder / LOG):
             try:
                 train(own, CACHE)
             except Exception as error:
