@@ -16,6 +16,7 @@ from hydra.errors import ConfigCompositionException
 from kto_lab import cli, files
 from kto_lab.models import load
 from kto_lab.models.tiny import byte_tokenizer, random_llama
+from kto_lab.sweeps.request import FLAGS
 from tests.small_runs import composed, options, overrides, thumbs, write_jsonl
 
 Failing = Callable[..., str]
@@ -349,7 +350,9 @@ def test_nested_groups_are_listed_by_the_word_that_chooses_them(
     ]
     assert not {"export", "prompts", "answers", "labeler", "study", "value"} & set(listed)
     assert "model@labeler.model" in lines_of(helped("feedback label", monkeypatch, capsys), "Configuration groups ==")
-    assert "--retry-failed  run cells again" in helped("sweep", monkeypatch, capsys)
+    said = helped("sweep", monkeypatch, capsys)
+    for flag, about in FLAGS.items():
+        assert f"{flag:<{max(map(len, FLAGS))}}  {about}" in said
 
 
 @pytest.mark.parametrize(

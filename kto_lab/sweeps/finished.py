@@ -100,7 +100,7 @@ class FinishedRuns:
             return "there is no finished run to compare with"
         pairs = _pairs(found)
         nearest = min(alike, key=lambda run: (len(run.pairs ^ pairs), _apart(run.identity, identity)))
-        return f"{'; '.join(_differences(nearest, identity, found))} (than in {nearest.folder})"
+        return f"{'; '.join(_differences(nearest, identity, found))} (nearest: {nearest.folder})"
 
 
 def _inputs(identity: Identity) -> tuple[Any, ...]:

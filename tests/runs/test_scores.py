@@ -19,6 +19,15 @@ def test_scores_of_single_prompts_are_those_of_the_answers(tmp_path: Path) -> No
     assert prompt_scores(tmp_path / "no-such-run", "pass_rate") is None
 
 
+def test_a_published_run_has_the_scores_of_its_study(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 0, [1.0, 0.0])
+    write_scores(tmp_path / "published", {"abc": tmp_path / "run"})
+    assert prompt_scores(tmp_path / "published" / "cells" / "abc", "pass_rate") == {"p0": 1.0, "p1": 0.0}
+    assert prompt_scores(tmp_path / "published" / "cells" / "def", "pass_rate") is None
+    # Beside runs of a study of one's own.
+    assert scores_in(tmp_path)("published/cells/abc", "pass_rate") == {"p0": 1.0, "p1": 0.0}
+
+
 def test_a_run_that_was_made_again_is_read_again(tmp_path: Path) -> None:
     write_run(tmp_path, 0, [1.0])
     assert prompt_scores(tmp_path, "pass_rate") == {"p0": 1.0}

@@ -34,7 +34,7 @@ def test_a_cell_whose_loss_is_another_is_missing_and_it_is_said_why(ground: Grou
     assert states(ground) == ["done", "done"]
     (ground.folder / "my_losses.py").write_text(MINE.replace("return sft", "return -sft"))
     assert states(ground) == ["missing", "missing"]
-    assert all(said.startswith("code: my_losses (than in ") for said in ground.why())
+    assert all(said.startswith("code: my_losses (nearest: ") for said in ground.why())
     (ground.folder / "my_losses.py").write_text(f"# Mine.\n{MINE}")
     assert states(ground) == ["done", "done"]
 
@@ -67,7 +67,9 @@ def test_why_names_keys_with_both_values_and_files(ground: Ground) -> None:
     assert all(said.startswith("configuration: loss.reward_beta 0.7 instead of ") for said in ground.why())
     ground.loss("function: my_losses.mine")
     write_jsonl(ground.thumbs, thumbs(28))
-    assert all(said.startswith("data: other content of feedback.path (thumbs.jsonl) (than in") for said in ground.why())
+    assert all(
+        said.startswith("data: other content of feedback.path (thumbs.jsonl) (nearest:") for said in ground.why()
+    )
 
 
 def test_a_published_run_stands_for_its_cell_where_its_identity_holds(ground: Ground) -> None:

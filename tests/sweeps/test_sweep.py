@@ -226,7 +226,7 @@ def test_a_cell_is_run_again_when_its_loss_changes_and_is_not_when_that_is_accep
     (first,) = sweep.folders()
     losses.write_text(losses.read_text().replace("return -", "return "))
     why = sweep.run("--why")
-    assert "1 cells: 1 missing" in why and "code: my_losses (than in" in why
+    assert "1 cells: 1 missing" in why and "code: my_losses (nearest:" in why
     accepted = sweep.run("--accept-code", "my_losses")
     assert "1 cells: 1 done" in accepted and "1 cells are finished runs of other code: my_losses" in accepted
     assert sweep.folders() == [first] and sweep.cells()[0]["accepted_code"] == ["my_losses"]
