@@ -103,6 +103,8 @@ class AlignmentModule(pl.LightningModule):
         if self.device_mesh is not None:
             self.policy = sharded_twin(self.policy)
             mesh = self.device_mesh["data_parallel"]
+            vectors = any(parameter.requires_grad and parameter.ndim == 1 for parameter in self.policy.parameters())
+            self.update_rule.check_sharded(mesh, vectors=vectors)
             shard(self, self.policy, mesh, number_format=str(self.trainer.precision))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

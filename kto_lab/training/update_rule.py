@@ -22,6 +22,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -101,9 +103,7 @@ class UpdateRule:
                 f"optimization.learning_rate is {learning_rate:g}. Set the latter alone, and in the optimiser's file "
                 "lr: ${optimization.learning_rate}."
             )
-        for weight in weights:
-            weight.grad = torch.ones_like(weight)
-        _tried(self.optimizer, "optimizer", optimizer.step)
+        _step(self.optimizer, optimizer, weights, "here")
         for step in range(1, steps + 1):
             rates = [float(group["lr"]) for group in optimizer.param_groups]
             if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
@@ -114,12 +114,34 @@ class UpdateRule:
         for what, state in (("optimizer", optimizer.state_dict()), ("schedule", schedule.state_dict())):
             _check_resumable(state, what, _name(getattr(self, what)))
 
+    def check_sharded(self, mesh: DeviceMesh, *, vectors: bool) -> None:
+        """Try a step on shards, which only processes that talk to one another can do.
+
+        Args:
+            mesh: the processes, one dimension; each has to call it.
+            vectors: see `check`.
+
+        Raises:
+            LabError: the optimiser needs whole tensors.
+        """
+        shapes = (MATRIX, *[VECTOR] * vectors)
+        whole = [torch.zeros(shape, device=mesh.device_type) for shape in shapes]
+        weights = [nn.Parameter(distribute_tensor(tensor, mesh, [Shard(0)])) for tensor in whole]
+        optimizer = _called(self.optimizer, "optimizer", weights)
+        _step(self.optimizer, optimizer, weights, "on the shards of trainer=fsdp (trainer=ddp keeps weights whole)")
+
+
+def _step(make: "partial[Optimizer]", optimizer: Optimizer, weights: Sequence[nn.Parameter], where: str) -> None:
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    _tried(make, "optimizer", optimizer.step, where)
+
 
 def _called(make: "partial[Any]", what: str, *arguments: Any, **more: Any) -> Any:
     return _tried(make, what, lambda: make(*arguments, **more))
 
 
-def _tried(make: "partial[Any]", what: str, attempt: Callable[[], Any]) -> Any:
+def _tried(make: "partial[Any]", what: str, attempt: Callable[[], Any], where: str = "here") -> Any:
     """What an attempt returns.
 
     Raises:
@@ -134,7 +156,7 @@ def _tried(make: "partial[Any]", what: str, attempt: Callable[[], Any]) -> Any:
         advice = f"Change its keys ({keys}), or choose another {what}." if keys else f"Choose another {what}."
         if "cycle_momentum" in str(error):
             advice = "Set schedule.cycle_momentum=false, or use an optimiser with momentum, such as optimizer=adamw."
-        raise LabError(f"{what} names {_name(make)}, which does not work here: {error} {advice}") from error
+        raise LabError(f"{what} names {_name(make)}, which does not work {where}: {error} {advice}") from error
 
 
 def _check_resumable(state: dict[str, Any], what: str, name: str) -> None:

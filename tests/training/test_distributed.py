@@ -31,6 +31,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "dpo": (*UNEVEN, "loss=dpo"),
     "sft": (*UNEVEN, "loss=sft"),
     "lora": (*UNEVEN, *LORA),
+    "sgd": (*UNEVEN, "optimizer=sgd", "optimizer.momentum=0.9", "optimization.learning_rate=0.1"),
     "clipped and recomputed": (
         *UNEVEN,
         "optimization.clip_norm=0.05",
@@ -42,7 +43,7 @@ UNDER = [("ddp", "kto"), ("fsdp", "kto")]
 SLOWLY_UNDER = [
     ("ddp", "dpo"),
     ("ddp", "sft"),
-    *(("fsdp", name) for name in ("dpo", "sft", "lora", "clipped and recomputed")),
+    *(("fsdp", name) for name in ("dpo", "sft", "lora", "sgd", "clipped and recomputed")),
 ]
 # What a resumed run has to bring back: dropout, the optimiser's state, and what the reference point remembers.
 SIX = (

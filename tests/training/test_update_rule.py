@@ -1,11 +1,13 @@
 """Any optimiser and schedule of torch, as a YAML file or on the command line; and what does not fit is said early."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
@@ -130,6 +132,21 @@ def test_what_does_not_fit_is_said(cfg: object, message: str) -> None:
 
 def test_muon_fits_where_matrices_alone_are_trained() -> None:
     checked(named("optimizer", "torch.optim.Muon", lr="${optimization.learning_rate}"), vectors=False)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
+    """A mesh of one process: this one."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_an_optimizer_that_needs_whole_tensors_is_refused_under_fsdp(mesh: DeviceMesh) -> None:
+    for words in ([], SGD):
+        UpdateRule.of(composed([*words])).check_sharded(mesh, vectors=True)
+    with pytest.raises(LabError, match=r"Adafactor, which does not work on the shards of trainer=fsdp \(trainer=ddp"):
+        UpdateRule.of(composed([*ADAFACTOR])).check_sharded(mesh, vectors=True)
 
 
 def test_a_node_that_calls_at_once_is_refused() -> None:
