@@ -24,7 +24,7 @@ from kto_lab.feedback.pairs import pair_noise
 from kto_lab.feedback.table import fingerprint, of_split
 from kto_lab.files import write_json
 
-KEYS = ("feedback", "corruption", "deployment_ratio", "output")
+KEYS = ("feedback", "corruption", "seed", "deployment_ratio", "output")
 NUMBERS, PICTURE = "inspect.json", "inspect.png"
 
 

@@ -110,6 +110,29 @@ def test_an_option_from_the_command_line(option: str) -> None:
     assert set(change.parameters) == {str(name) for name in cfg.corruption if not str(name).startswith("_")}
 
 
+@pytest.mark.parametrize("option", sorted(OVERRIDES.keys() - {"label_noise_disagreeing_raters"}))
+def test_another_seed_of_the_run_is_another_draw(option: str) -> None:
+    key, value = OVERRIDES[option]
+    words = [f"corruption={option}", *([f"corruption.{key}={value}"] if key != "seed" else [])]
+    (first,), (other,), (fixed,) = (
+        instantiate(composed([*words, *more]).corruption)(TABLE).changes
+        for more in (["seed=3"], ["seed=4"], ["seed=4", "corruption.seed=3"])
+    )
+    assert first.parameters["seed"] == 3 and other.parameters["seed"] == 4
+    assert first.touched != other.touched and fixed == first
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_corruption_nests_across_rates_within_each_seed(seed: int) -> None:
+    words = [f"seed={seed}", "corruption=label_noise"]
+    assert_chain(
+        [
+            flips(TABLE, instantiate(composed([*words, f"corruption.rate={rate}"]).corruption)(TABLE).table)
+            for rate in (0, 0.1, 0.2, 0.4)
+        ]
+    )
+
+
 def test_a_composition_from_the_command_line() -> None:
     words = ["corruption=compose", "corruption@corruption.first=imbalance", "corruption.first.keep_desirable=0.5"]
     words += ["corruption@corruption.second=label_noise", "corruption.second.rate=0.2"]

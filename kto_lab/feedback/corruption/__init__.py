@@ -1,8 +1,9 @@
 """The corruption lab: controlled damage to the training labels and to the classes.
 
 Each option of the group `corruption` is a function f(table, **keys) -> `Corrupted`. It gets the rows of the training
-split, draws with a seed of its own, apart from the run's, and says exactly what it did (`Change`). Evaluation keeps
-reading `desirable_clean`, which no corruption touches.
+split, draws with the run's seed unless `corruption.seed` says another, and says exactly what it did (`Change`). So the
+spread over seeds is that of new draws of the corruption, too. Evaluation keeps reading `desirable_clean`, which no
+corruption touches.
 
 Draws are hashes of the seed and of an example's identity (common random numbers). So they do not depend on the order of
 the table, and they nest: the flips at rate 0.1 are among those at 0.2, the examples kept at a half are among those kept

@@ -49,5 +49,6 @@ def _refuse_equal_draws(changes: tuple[Change, ...], place: str) -> None:
     if repeated := [seed for seed, count in seeds.items() if count > 1]:
         raise LabError(
             f"corruption.{place} adds label noise with the seed {repeated[0]} of a label noise before it: it would "
-            f"draw the same examples, and turn them back. Set corruption.{place}.seed to another number."
+            f"draw the same examples, and turn them back. Set corruption.{place}.seed to another number, such as 1000, "
+            "which no run has as its own seed."
         )
