@@ -102,7 +102,7 @@ def _verdict(one: Verdict) -> dict[str, Any]:
         ends = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
         numbers.append(f"difference {found.value:+.3f}{ends}")
     if one.p_holm is not None:
-        numbers.append(f"{p_value(one.p_holm)}, corrected over {one.tests} tests")
+        numbers.append(f"{p_value(one.p_holm)}, corrected over {one.tests} test{'s' * (one.tests != 1)}")
     if one.detectable is not None:
         numbers.append(f"a true difference of {one.detectable:.2g} would show")
     if one.finished:

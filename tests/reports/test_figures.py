@@ -13,6 +13,7 @@ from kto_lab.reports import load
 from kto_lab.reports.figure_parts import COLOURS
 from kto_lab.reports.figures import frontier, plot
 from kto_lab.reports.specs import KINDS, FigureSpec
+from kto_lab.sweeps.contrasts import Choose
 from tests.reports.study_folders import by_rate, fail, grid, write_run, write_study
 
 RATES = {"kto": 0.8, "dpo": 0.5, "sft": 0.45}
@@ -230,3 +231,15 @@ def test_the_base_policy_is_a_line(study: Path, tmp_path: Path, figures: list[Fi
     count = len(figures)
     plot(frame, FigureSpec("f", "line", y="seconds", x="corruption.rate"), tmp_path / "f")
     assert "base policy" not in [line.get_label() for line in figures[count].axes[0].lines]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_setting_on_the_edge_of_what_was_tried_has_a_dagger(kind: str, tmp_path: Path, figures: list[Figure]) -> None:
+    # The less noise, the better: 0.1 is the smallest that was tried.
+    home = write_study(tmp_path, grid(arm=["kto"], corruption__rate=[0.1, 0.3, 0.5]), by_rate(RATES, slope=1.5))
+    choose = Choose(["corruption.rate"], "pass_rate")
+    x = "kl" if kind == "frontier" else "arm"
+    plot(load(home), FigureSpec("f", kind, "pass_rate", x, choose=choose), tmp_path / "f", home)
+    texts = [text.get_text() for text in figures[0].axes[0].texts]
+    assert any("†" in text for text in texts)
+    assert "† on the edge of the settings that were tried" in figures[0].get_supxlabel().replace("\n", " ")

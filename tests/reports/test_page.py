@@ -71,6 +71,28 @@ def unfolded(text: str, table: str) -> bool:
     return before.count("<details>") == before.count("</details>")
 
 
+def test_verdicts_stand_first_and_say_why_they_are_open(tmp_path: Path) -> None:
+    sides = {"of": {"arm": "kto"}, "metric": "pass_rate", "expect": "greater"}
+    contrasts = [
+        sides | {"name": "kto_wins", "against": {"arm": "dpo"}},
+        sides | {"name": "kto_beats_what_failed", "against": {"arm": "sft"}},
+    ]
+    made = by_rate(RATES)
+
+    def run(folder: Path, cell: Mapping[str, Any]) -> None:
+        fail(folder) if (cell["arm"], cell["seed"]) == ("sft", 2) else made(folder, cell)
+
+    text = report(write_study(tmp_path, grid(arm=list(RATES)), run, tables=[TABLE]), contrasts=contrasts).read_text()
+    part = text.partition("What the study set out to show</h2>")[2].partition("<h2>")[0]
+    assert text.index("set out to show") < text.index("<table")
+    first, second = part.split("<li>")[1:]
+    assert "confirmed" in first and "arm=kto &gt; arm=dpo" in first and ", corrected over " in first
+    assert "open" in second and "Why open: of 6 runs 1 failed" in second
+    # Nothing of it is in hover text.
+    assert "title=" not in part
+    assert 'id="table-budgets"' in text.partition("Budgets</h2>")[2]
+
+
 def test_a_script_of_somebody_else_does_not_run(tmp_path: Path) -> None:
     hostile = "</title><script>document.title='owned'</script>"
     home = write_study(tmp_path, grid([0], arm=[hostile]), lambda folder, cell: fail(folder, hostile))
