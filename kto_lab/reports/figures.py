@@ -229,7 +229,7 @@ def _draw_heatmap(
 def _draw_frontier(
     axes: "Axes", selection: Selection, spec: FigureSpec, what: str, looks: Mapping[Any, Style]
 ) -> tuple[str, list[Spot]]:
-    """Metric y against metric x, a point a run, and a line along the best means over seeds."""
+    """Metric y against metric x, one point per run, and a line along the best means over seeds."""
     check_metric(selection.frame, spec.x, what)
     frame = of_metrics(selection.frame, [spec.x, spec.y])
     if spec.line not in choices(frame):

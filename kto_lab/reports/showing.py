@@ -2,7 +2,7 @@
 
 import kto_lab.reports
 study = kto_lab.reports.open_study("results/label_noise")
-study.frame                  # a pandas frame, a row a run
+study.frame                  # a pandas frame, one row per run
 study.table("pass_rate")     # as its report has it
 study.figure("pass_rate")
 """

@@ -59,7 +59,7 @@ def markdown(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """Every number of the table with its comparison, a line each, at full precision."""
+    """Every number of the table with its comparison, one line per number, at full precision."""
     keys = [*table.spec.rows, *([table.spec.columns] if table.spec.columns else [])]
     file = io.StringIO()
     writer = csv.DictWriter(file, [*keys, *NUMBERS], lineterminator="\n")
@@ -191,7 +191,7 @@ def _place(table: Table, row: Key, column: Any) -> str:
 
 
 def _seeds(entry: Entry, digits: int) -> str:
-    """The value of each seed, a line each, and what became of the others."""
+    """The value of each seed, one line per seed, and what became of the others."""
     if entry.group is None:
         return ""
     lines = [f"seed {seed}: {one.value:.{digits}f}" for seed, one in sorted(entry.group.outcomes.items())]
