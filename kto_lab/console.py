@@ -188,12 +188,20 @@ class Comparison:
         base: the base policy's estimate.
         trained: the trained policy's.
         difference: trained minus base, paired.
+        decimals: shown; None for as many as the intervals allow.
     """
 
     name: str
     base: Interval | None
     trained: Interval | None
     difference: Interval | None
+    decimals: int | None = None
+
+    @property
+    def digits(self) -> int:
+        """Decimals of its numbers."""
+        found = _decimals(self.base, self.trained, self.difference)
+        return found if self.decimals is None else self.decimals
 
 
 def comparison_table(rows: Sequence[Comparison], *, title: str) -> Table:
@@ -205,7 +213,7 @@ def comparison_table(rows: Sequence[Comparison], *, title: str) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for row in rows:
-        digits = _decimals(row.base, row.trained, row.difference)
+        digits = row.digits
         cells = [_two_lines(row.base, digits), _two_lines(row.trained, digits)]
         if paired:
             cells.append(_two_lines(row.difference, digits, signed=True))
@@ -238,7 +246,7 @@ def group_table(rows: Sequence[Comparison], *, title: str, group: str) -> Table:
     for heading in ("base", "trained", "difference [95 %]", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        digits = _decimals(row.base, row.trained, row.difference)
+        digits = row.digits
         difference = Text.assemble(
             _value(row.difference, digits, signed=True),
             " ",

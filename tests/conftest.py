@@ -9,6 +9,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from kto_lab.evaluation import metrics
 from kto_lab.files import cache_dir
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.models.tokens import Encoder
@@ -39,3 +40,9 @@ def encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
 @pytest.fixture
 def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return random_llama(vocabulary=len(tokenizer), hidden=32, layers=2, intermediate=64)
+
+
+@pytest.fixture
+def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No record has declared a metric in this process, and what those of a test declare is forgotten after it."""
+    monkeypatch.setattr(metrics, "_learned", {})

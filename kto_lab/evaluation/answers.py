@@ -4,7 +4,7 @@ Greedy answers show what a person would get; answers sampled at temperature 1 me
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,12 @@ from kto_lab.hashing import content_hash
 from kto_lab.models.adapters import Policy
 from kto_lab.models.generate import generate
 from kto_lab.models.tokens import Encoder, Prompt
-from kto_lab.statistics import (
-    Estimate,
-    mean_interval,
-    paired_difference,
-    proportion_interval,
-    smallest_detectable_difference,
-)
-
-# Outcomes that are yes or no for each answer; the others are measured on a scale.
-SHARES = ("pass_rate", "finished")
+from kto_lab.statistics import Estimate, mean_interval
 
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """One answer to a held-out prompt and its score.
+    """One answer to a held-out prompt and its scores.
 
     Attributes:
         prompt_id: the identity of the prompt.
@@ -39,12 +30,11 @@ class ScoredAnswer:
         answer: the answer's text.
         n_tokens: tokens of the answer, its end not counted.
         finished: whether it ended by itself.
-        metric: what the score is ("pass_rate" or "sentiment"), None where the prompt has no checks.
-        score: the score, None where the prompt has no checks.
+        scores: metric to score, for each by which the answer was judged: first the checks, if the prompt has any, then
+            the judge that `evaluation.judge` names, if there is one and the answer is not too long for it.
         desirable: where it has none, a held-out answer to the prompt that got a thumb up, for a person to compare with;
             None where there is none.
         undesirable: the same with a thumb down.
-        judge_score: of the model that `evaluation.judge` names, None where there is none or the answer is too long.
     """
 
     prompt_id: str
@@ -53,48 +43,14 @@ class ScoredAnswer:
     answer: str
     n_tokens: int
     finished: bool
-    metric: str | None
-    score: float | None
+    scores: dict[str, float] = field(default_factory=dict)
     desirable: str | None = None
     undesirable: str | None = None
-    judge_score: float | None = None
 
-    def outcomes(self) -> dict[str, float]:
-        """Each metric's value for this answer."""
-        scored = {} if self.metric is None or self.score is None else {self.metric: self.score}
-        if self.judge_score is not None:
-            scored["judge_score"] = self.judge_score
-        return {**scored, "answer_length": float(self.n_tokens), "finished": float(self.finished)}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One metric of two policies on the same prompts.
-
-    Attributes:
-        base: the policy before training.
-        trained: the policy after it.
-        difference: trained - base, paired by prompt.
-        detectable: the smallest true difference that this many prompts would show in 80 of 100 experiments, at the
-            variance that was seen; None where no answer changed.
-    """
-
-    base: Estimate
-    trained: Estimate
-    difference: Estimate
-    detectable: float | None
-
-
-@dataclass(frozen=True)
-class AnswerComparison:
-    """Metrics by name for all prompts, and the same for each group."""
-
-    overall: dict[str, Comparison]
-    groups: dict[str, dict[str, Comparison]]
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values, ready for a record."""
-        return asdict(self)
+    @property
+    def score(self) -> float | None:
+        """By the checks, or else by the judge; None where nothing judged it."""
+        return next(iter(self.scores.values()), None)
 
 
 def select_prompts(table_test: Dataset, prompts: int) -> list[int]:
@@ -161,8 +117,7 @@ def answer_prompts(
             answer=answer.text,
             n_tokens=answer.length,
             finished=answer.finished,
-            metric=metric_name(row["checks"]) if row["checks"] else None,
-            score=score_answer(row["checks"], answer.text) if row["checks"] else None,
+            scores={metric_name(row["checks"]): score_answer(row["checks"], answer.text)} if row["checks"] else {},
             desirable=thumbs[True].get(row["prompt_id"]),
             undesirable=thumbs[False].get(row["prompt_id"]),
         )
@@ -180,36 +135,14 @@ def held_out_answers(table_test: Dataset, prompt_ids: Collection[str], *, desira
     return found
 
 
-def summarise_answers(answers: Sequence[ScoredAnswer]) -> dict[str, Estimate]:
-    """Each metric over the answers that have it: `pass_rate`, `answer_length` in tokens, ...; see `compare_answers`."""
-    return {
-        metric: _estimate(metric, [found[metric] for found in map(ScoredAnswer.outcomes, answers) if metric in found])
-        for metric in _metrics(answers)
-    }
-
-
-def compare_answers(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer], *, seed: int) -> AnswerComparison:
-    """Compare two policies on the same prompts.
-
-    Args:
-        base: answers of the policy before training.
-        trained: answers of the policy after it, to the same prompts in the same order.
-        seed: seeds the bootstraps.
-
-    Returns:
-        For each metric (`pass_rate` or `sentiment`, `judge_score`, `answer_length` in tokens, `finished`) both policies
-        and their paired difference, over all prompts and a group, of the prompts where both have the metric.
-    """
-    if [answer.prompt_id for answer in base] != [answer.prompt_id for answer in trained]:
-        raise ValueError("base and trained answers are not to the same prompts in the same order")
-    groups = sorted({answer.group for answer in base})
-    return AnswerComparison(
-        overall=_compare(base, trained, seed),
-        groups={
-            group: _compare([a for a in base if a.group == group], [a for a in trained if a.group == group], seed)
-            for group in groups
-        },
-    )
+def scores_of(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, float]]:
+    """Metric to prompt_id to score: what each answer was judged by, `answer_length` in tokens, and `finished`."""
+    found: dict[str, dict[str, float]] = {}
+    for answer in answers:
+        outcomes = {**answer.scores, "answer_length": float(answer.n_tokens), "finished": answer.finished}
+        for metric, score in outcomes.items():
+            found.setdefault(metric, {})[answer.prompt_id] = score
+    return found
 
 
 def side_by_side(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
@@ -218,15 +151,20 @@ def side_by_side(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer]) 
     A row has `group`, `prompt` (of a conversation, its last turn), `base`, `base_score` (by the checks, or else by the
     judge), `trained`, `trained_score`, and where nothing checks them `thumbs_up` and `thumbs_down`, held-out answers
     with such a thumb.
+
+    Raises:
+        ValueError: the answers are not to the same prompts in the same order.
     """
+    if [answer.prompt_id for answer in base] != [answer.prompt_id for answer in trained]:
+        raise ValueError("base and trained answers are not to the same prompts in the same order")
     return [
         {
             "group": before.group,
             "prompt": before.prompt if isinstance(before.prompt, str) else before.prompt[-1]["content"],
             "base": before.answer,
-            "base_score": before.score if before.score is not None else before.judge_score,
+            "base_score": before.score,
             "trained": after.answer,
-            "trained_score": after.score if after.score is not None else after.judge_score,
+            "trained_score": after.score,
             "thumbs_up": before.desirable,
             "thumbs_down": before.undesirable,
         }
@@ -275,33 +213,3 @@ def sampled_kl(policy_logps: ArrayLike, reference_logps: ArrayLike) -> Estimate:
         reference_logps: (N,) the same under the reference.
     """
     return mean_interval(np.asarray(policy_logps, dtype=np.float64) - np.asarray(reference_logps, dtype=np.float64))
-
-
-def _compare(base: Sequence[ScoredAnswer], trained: Sequence[ScoredAnswer], seed: int) -> dict[str, Comparison]:
-    found = {}
-    for metric in _metrics(base):
-        pairs = [
-            (before.outcomes()[metric], after.outcomes()[metric])
-            for before, after in zip(base, trained, strict=True)
-            if metric in before.outcomes() and metric in after.outcomes()
-        ]
-        if not pairs:
-            continue
-        before, after = np.array(pairs).T
-        variance = float((after - before).var(ddof=1)) if len(pairs) > 1 else 0.0
-        found[metric] = Comparison(
-            base=_estimate(metric, before.tolist()),
-            trained=_estimate(metric, after.tolist()),
-            difference=paired_difference(before, after, seed=seed),
-            detectable=smallest_detectable_difference(len(pairs), variance),
-        )
-    return found
-
-
-def _metrics(answers: Sequence[ScoredAnswer]) -> list[str]:
-    """The metrics that some answer has, in order of first appearance."""
-    return list(dict.fromkeys(metric for answer in answers for metric in answer.outcomes()))
-
-
-def _estimate(metric: str, values: Sequence[float]) -> Estimate:
-    return proportion_interval(int(sum(values)), len(values)) if metric in SHARES else mean_interval(values)

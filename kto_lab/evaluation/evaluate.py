@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from datasets import Dataset
 
 from kto_lab import narration
@@ -17,13 +18,14 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import (
     ScoredAnswer,
     answer_prompts,
-    compare_answers,
     sample_answers,
     sampled_kl,
+    scores_of,
     select_prompts,
 )
 from kto_lab.evaluation.judge import judged
-from kto_lab.evaluation.lm_eval import run_lm_eval
+from kto_lab.evaluation.lm_eval import TaskResults, run_lm_eval
+from kto_lab.evaluation.measuring import PolicyResults, compare, find_metrics, own_scores, summarise
 from kto_lab.evaluation.rewards import reward_metrics
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import pair_ids_of
@@ -36,6 +38,9 @@ from kto_lab.statistics import Estimate
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
 
+# Of a folder: metric to prompt_id to the score of the trained policy.
+PROMPT_SCORES = "scores.json"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -44,12 +49,12 @@ class Measured:
     Attributes:
         answers: greedy answers, scored.
         logps: log-probability of each held-out example that `reward_rows` names, nats.
-        lm_eval: estimates by task and metric.
+        lm_eval: of its tasks.
     """
 
     answers: list[ScoredAnswer]
     logps: list[float]
-    lm_eval: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    lm_eval: TaskResults = field(default_factory=TaskResults)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` takes them back."""
@@ -61,10 +66,13 @@ class Measured:
         return cls(
             answers=[ScoredAnswer(**answer) for answer in value["answers"]],
             logps=value["logps"],
-            lm_eval={
-                task: {name: Estimate(**estimate) for name, estimate in metrics.items()}
-                for task, metrics in value["lm_eval"].items()
-            },
+            lm_eval=TaskResults(
+                estimates={
+                    task: {name: Estimate(**estimate) for name, estimate in metrics.items()}
+                    for task, metrics in value["lm_eval"]["estimates"].items()
+                },
+                higher_is_better=value["lm_eval"]["higher_is_better"],
+            ),
         )
 
 
@@ -174,13 +182,19 @@ class Judge:
             load: loads the reference onto the device; called only where the policy has no adapter to switch off.
 
         Returns:
-            `answers` and `groups` (base, trained, paired difference), `rewards`, `kl` (nats an answer) and `lm_eval`
-            (base, trained), each only where it was measured.
+            `answers` and `groups` (base, trained, paired difference of what has a score for each prompt), `rewards`,
+            `kl` (nats an answer) and `lm_eval` (base, trained), each only where it was measured. The trained policy's
+            scores of single prompts are kept in the folder, too.
         """
         metrics: dict[str, Any] = {}
-        if base.answers:
-            answers = compare_answers(base.answers, trained.answers, seed=self.seed).as_dict()
-            metrics |= {"answers": answers["overall"], "groups": answers["groups"]}
+        before, after = (self._prompt_scores(found, base.logps, beta) for found in (base, trained))
+        if before:
+            prompts, groups = (self.held_out.table[name][:] for name in ("prompt_id", "group"))
+            # Of the first row of each prompt, as for its answer.
+            groups = dict(zip(reversed(prompts), reversed(groups), strict=True))
+            compared = compare(before, after, groups, seed=self.seed).as_dict()
+            metrics |= {"answers": compared["overall"], "groups": compared["groups"]}
+            write_json(self.folder / PROMPT_SCORES, after)
         if base.logps:
             part = self.held_out.table.select(self.held_out.reward_rows)
             rewards = [beta * (new - old) for new, old in zip(trained.logps, base.logps, strict=True)]
@@ -189,9 +203,50 @@ class Judge:
             )
         if self.settings.kl_prompts:
             metrics["kl"] = self._kl(policy, load)
-        if base.lm_eval:
-            metrics["lm_eval"] = {"base": base.lm_eval, "trained": trained.lm_eval}
+        if base.lm_eval.estimates:
+            metrics["lm_eval"] = {"base": base.lm_eval.estimates, "trained": trained.lm_eval.estimates}
         return metrics
+
+    def summarise(self, found: Measured) -> dict[str, Any]:
+        """The metrics of one policy that is compared with none, as a record holds them: `answers` and `lm_eval`."""
+        return {"answers": summarise(self._prompt_scores(found, [], 1.0)), "lm_eval": found.lm_eval.estimates}
+
+    def try_metrics(self, base: Measured, *, beta: float) -> None:
+        """Compute the metrics of `evaluation.metrics` for the policy before training, so that a mistake shows early.
+
+        Raises:
+            LabError: see `own_scores`.
+        """
+        self._prompt_scores(base, base.logps, beta)
+
+    def declarations(self, found: Measured) -> dict[str, dict[str, Any]]:
+        """The metrics that the lab does not declare, by name, as `Metric.as_dict`: a record is read without their code.
+
+        They are those of `evaluation.metrics`, and lm-eval's with the better side that its tasks give them.
+        """
+        sides = {True: "up", False: "down", None: None}
+        return {metric.name: metric.as_dict() for metric in find_metrics(self.settings.metrics)} | {
+            f"{task}.{name}": {"better": sides[higher], "per_prompt": False}
+            for task, metrics in found.lm_eval.higher_is_better.items()
+            for name, higher in metrics.items()
+        }
+
+    def _prompt_scores(
+        self, found: Measured, reference_logps: Sequence[float], beta: float
+    ) -> dict[str, dict[str, float]]:
+        """Metric to prompt_id to a policy's score; of answers alone where there are no log-probs of the reference."""
+        scores = scores_of(found.answers)
+        part = self.held_out.table.select(self.held_out.reward_rows if reference_logps else [])
+        logps, reference = np.array(found.logps), np.array(reference_logps)
+        results = PolicyResults(
+            answers=found.answers,
+            prompt_ids=part["prompt_id"][:],
+            desirable=np.array(part["desirable_clean"][:], dtype=bool),
+            logps=logps,
+            reference_logps=reference,
+            rewards=beta * (logps - reference),
+        )
+        return scores | own_scores(find_metrics(self.settings.metrics), results)
 
     def _answers(self, policy: Policy, name: str) -> list[ScoredAnswer]:
         prompts = self._at_most(self.settings.prompts)
@@ -235,9 +290,9 @@ class Judge:
                 logp_cache.settle()
         return logps.tolist()
 
-    def _lm_eval(self, policy: Policy, name: str) -> dict[str, dict[str, Estimate]]:
+    def _lm_eval(self, policy: Policy, name: str) -> TaskResults:
         if not self.settings.lm_eval:
-            return {}
+            return TaskResults()
         narration.say(f"    {name}: lm-eval on {', '.join(self.settings.lm_eval)}")
         return run_lm_eval(
             policy,

@@ -28,7 +28,7 @@ def check_judge(judge: "RewardModel") -> dict[str, Any]:
 
 
 def judged(judge: "RewardModel", answers: "Sequence[ScoredAnswer]", device: "torch.device") -> "list[ScoredAnswer]":
-    """The answers with the judge's scores; None stays where an answer is too long for it.
+    """The answers with the judge's scores, `judge_score`; an answer that is too long for it has none.
 
     Raises:
         LabError: the judge cannot be loaded, or gives a score that is no finite number.
@@ -39,7 +39,10 @@ def judged(judge: "RewardModel", answers: "Sequence[ScoredAnswer]", device: "tor
     asked = [Answer(answer.prompt, answer.answer, answer.prompt_id) for answer in answers]
     with _by_its_keys():
         scores = judge.scores(judge.open(), asked, device)
-    return [replace(answer, judge_score=score) for answer, score in zip(answers, scores, strict=True)]
+    return [
+        answer if score is None else replace(answer, scores={**answer.scores, "judge_score": score})
+        for answer, score in zip(answers, scores, strict=True)
+    ]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import importlib.resources
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ from kto_lab.statistics import Estimate, Floats, cluster_interval, mean_interval
 
 # lm-eval's resamples for metrics that have no closed-form error; its default of 100,000 takes minutes.
 _RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """What lm-eval found.
+
+    Attributes:
+        estimates: task to metric to estimate, for each task, each group, and each member of a group.
+        higher_is_better: task to metric to whether more of it is better, as the task's configuration says; None where
+            it does not say, or the members of a group disagree.
+    """
+
+    estimates: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    higher_is_better: dict[str, dict[str, bool | None]] = field(default_factory=dict)
 
 
 def write_tasks(folder: Path, encoder: Encoder, table_test: Dataset, *, max_new_tokens: int, limit: int | None) -> None:
@@ -70,7 +85,7 @@ def run_lm_eval(
     batch_size: int,
     num_fewshot: int | None,
     seed: int,
-) -> dict[str, dict[str, Estimate]]:
+) -> TaskResults:
     """Run lm-eval's `simple_evaluate` on a model in memory.
 
     The chat template is applied where the table's prompts are chat messages, and not where they are plain text. What
@@ -90,8 +105,8 @@ def run_lm_eval(
         seed: seeds what lm-eval draws.
 
     Returns:
-        For each task (and each group and member of a group) its metrics. Intervals are Wilson's for the checks, a
-        bootstrap over documents for perplexities, and else 1.96 of lm-eval's standard errors on both sides.
+        Its metrics. Intervals are Wilson's for the checks, a bootstrap over documents for perplexities, and else 1.96
+        of lm-eval's standard errors on both sides.
     """
     from lightning.pytorch.utilities.seed import isolate_rng
     from lm_eval import simple_evaluate
@@ -100,7 +115,7 @@ def run_lm_eval(
     checked = table_test if CHECKS in tasks else table_test.select([])
     write_tasks(folder, encoder, checked, max_new_tokens=max_new_tokens, limit=limit)
     was_training = model.training
-    found: dict[str, dict[str, Estimate]] = {}
+    found = TaskResults()
     try:
         with isolate_rng(), printing_to(folder.with_name("lm_eval.log")), _ending_at(model, encoder.ending(chat)):
             lm = _language_model(model, encoder, batch_size)
@@ -119,7 +134,12 @@ def run_lm_eval(
                     torch_random_seed=seed,
                     fewshot_random_seed=seed,
                 )
-                found |= {task: _estimates(results, task, seed) for task in results["results"]}
+                for task in results["results"]:
+                    estimates = _estimates(results, task, seed)
+                    sides = results["higher_is_better"].get(task, {})
+                    found.estimates[task] = estimates
+                    # A name may end in the filter that its value is of: "exact_match,strict-match".
+                    found.higher_is_better[task] = {name: sides.get(name.partition(",")[0]) for name in estimates}
     finally:
         model.train(was_training)
     return found
@@ -190,7 +210,8 @@ def _checks_task(encoder: Encoder, documents: list[dict[str, str]], chat: bool, 
             "do_sample": False,
         },
         "metric_list": [
-            {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in [*metrics, "answer_words"]
+            *({"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics),
+            {"metric": "answer_words", "aggregation": "mean", "higher_is_better": None},
         ],
     }
 
@@ -208,8 +229,8 @@ def _estimates(results: dict[str, Any], task: str, seed: int) -> dict[str, Estim
         name = metric if chosen == "none" else key
         logged = [sample[metric] for sample in samples if sample["filter"] == chosen and metric in sample]
         if task == CHECKS:
-            passes = metric == "pass_rate"
-            found[name] = proportion_interval(int(sum(logged)), len(logged)) if passes else mean_interval(logged)
+            shares = all(isinstance(score, bool) for score in logged)
+            found[name] = proportion_interval(int(sum(logged)), len(logged)) if shares else mean_interval(logged)
         elif metric in _PERPLEXITIES and logged:
             found[name] = cluster_interval(logged, _PERPLEXITIES[metric], seed=seed)
         else:

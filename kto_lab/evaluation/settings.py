@@ -1,10 +1,12 @@
 """What is evaluated, and how much of it: the keys of `conf/evaluation`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from kto_lab.errors import LabError
 from kto_lab.evaluation.lm_eval_tasks import AUTO, check_files, tasks_for
+from kto_lab.evaluation.measuring import find_metrics
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,6 +39,7 @@ class Evaluation:
         lm_eval_limit: documents a lm-eval task, at most; None for all of them.
         lm_eval_fewshot: worked examples before each document; None for what the task says.
         judge: the reward model that scores the greedy answers; None for none.
+        metrics: dotted names of further metrics; see `kto_lab.evaluation.metrics`.
     """
 
     reward_examples: int
@@ -48,6 +51,7 @@ class Evaluation:
     lm_eval_limit: int | None
     lm_eval_fewshot: int | None
     judge: "RewardModel | None" = None
+    metrics: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse what can be seen to be wrong without the feedback."""
@@ -60,6 +64,13 @@ class Evaluation:
                 raise LabError(f"evaluation.{name} is {value!r}; it must be a whole number of at least {bound}.")
         if self.judge is not None and not self.prompts:
             raise LabError("evaluation.judge scores greedy answers, and evaluation.prompts is 0. Raise it.")
+        if isinstance(self.metrics, str):
+            raise LabError(f"evaluation.metrics is {self.metrics!r}; give a list, such as [my_metrics.EXCLAMATIONS].")
+        if find_metrics(self.metrics) and not self.prompts and not self.reward_examples:
+            raise LabError(
+                "evaluation.metrics are computed from greedy answers and rewards, and evaluation.prompts and "
+                "evaluation.reward_examples are 0. Raise one."
+            )
         if self.lm_eval == AUTO:
             return
         if isinstance(self.lm_eval, str) or not all(isinstance(task, str) for task in self.lm_eval):

@@ -17,7 +17,9 @@ from typing import Any
 
 from kto_lab.errors import LabError
 
+# Checker to the metric that its scores make; see `kto_lab.evaluation.metrics`.
 METRICS = {"ifeval": "pass_rate", "arithmetic": "pass_rate", "sentiment": "sentiment"}
+ON_A_SCALE = ("sentiment",)
 
 
 def ifeval_checks(*instructions: tuple[str, dict[str, Any]]) -> str:
@@ -33,20 +35,25 @@ def arithmetic_checks(answer: str) -> str:
 
 
 def metric_name(checks: str) -> str:
-    """What the score of these checks is called: "pass_rate" or "sentiment"."""
+    """The metric that the score of these checks makes."""
     return METRICS[_parse(checks)["checker"]]
 
 
+def pass_or_fail(checks: str) -> bool:
+    """Whether an answer passes these checks or fails them, rather than being measured on a scale."""
+    return _parse(checks)["checker"] not in ON_A_SCALE
+
+
 def score_answer(checks: str, answer: str) -> float:
-    """The score of an answer: 1 or 0 for pass and fail, VADER's compound score for sentiment.
+    """The score of an answer: True or False where it passes or fails, VADER's compound score for sentiment.
 
     Raises LabError when `checks` names an unknown checker or instruction, or does not fit it.
     """
     parsed = _parse(checks)
     if parsed["checker"] == "ifeval":
-        return float(all(_follows(item["id"], item["kwargs"], answer) for item in parsed["instructions"]))
+        return all(_follows(item["id"], item["kwargs"], answer) for item in parsed["instructions"])
     if parsed["checker"] == "arithmetic":
-        return float(answer.strip() == parsed["answer"])
+        return bool(answer.strip() == parsed["answer"])
     return float(_sentiment().polarity_scores(answer)["compound"])
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.checkers import metric_name, score_answer
+from kto_lab.feedback.checkers import pass_or_fail, score_answer
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.files import write_json
 from kto_lab.hashing import content_hash
@@ -138,13 +138,13 @@ def _collect_block(
 
 def _row(item: CheckedPrompt, answer: Answer, sampling: Sampling, origin: str) -> dict[str, Any]:
     score = score_answer(item.checks, answer.text)
-    passed = score == 1.0 if metric_name(item.checks) == "pass_rate" else score > sampling.threshold
+    passed = bool(score) if pass_or_fail(item.checks) else score > sampling.threshold
     return {
         "prompt": item.prompt,
         "completion": answer.text,
         "finished": answer.finished,
         "desirable": passed,
-        "score": score,
+        "score": float(score),
         "group": item.group,
         "checks": item.checks,
         "origin": origin,

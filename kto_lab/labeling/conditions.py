@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 import regex
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.checkers import metric_name, read_checks, score_answer
+from kto_lab.feedback.checkers import pass_or_fail, read_checks, score_answer
 from kto_lab.judging.answer import Answer
 
 
@@ -177,16 +177,16 @@ def _checker(given: Any, place: str) -> Condition:
     if not isinstance(given, Mapping):
         raise LabError(f"{place}: write 'own', or checks such as {{checker: arithmetic, answer: '42'}}; not {given!r}.")
     checks = read_checks(dict(given), place)
-    if metric_name(checks) != "pass_rate":
+    if not pass_or_fail(checks):
         raise LabError(f"{place}: A sentiment is no pass or fail: use the condition 'sentiment'.")
-    return lambda seen: score_answer(checks, seen.text) == 1.0
+    return lambda seen: bool(score_answer(checks, seen.text))
 
 
 def _passes_its_own(seen: Text) -> bool:
     checks = seen.answer.more.get("checks")
-    if not checks or metric_name(checks) != "pass_rate":
+    if not checks or not pass_or_fail(checks):
         raise NoChecksError
-    return score_answer(checks, seen.text) == 1.0
+    return bool(score_answer(checks, seen.text))
 
 
 def _prompt(given: Any, place: str) -> Condition:

@@ -12,12 +12,14 @@ from typing import Any
 
 import pandas as pd
 
+from kto_lab.evaluation.metrics import label
 from kto_lab.models.tokens import Prompt
 from kto_lab.reports.frame import DONE, SEED, choices, plain
-from kto_lab.reports.specs import label, shown
+from kto_lab.reports.specs import shown
 from kto_lab.reports.words import choice_label
-from kto_lab.runs.scores import ANSWERS
 
+# Of a run folder: the answers of the trained policy, and of the one before training.
+ANSWERS = Path("evaluation") / "trained.json"
 BASE = ANSWERS.with_name("base.json")
 # Prompts that are shown.
 MOST = 8

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.metrics import label
 from kto_lab.reports.frame import base_policy, plain
 from kto_lab.reports.selection import EDGE_MARK
-from kto_lab.reports.specs import FigureSpec, label, shown
+from kto_lab.reports.specs import FigureSpec, shown
 from kto_lab.reports.tables import BASE
 from kto_lab.reports.words import bounds_of, choice_label
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.metrics import higher_is_better, label
 from kto_lab.files import atomic_path
 from kto_lab.reports.figure_hover import Spot, svg
 from kto_lab.reports.figure_parts import (
@@ -45,7 +46,7 @@ from kto_lab.reports.frame import (
     plain,
 )
 from kto_lab.reports.selection import EDGE_MARK, Searches, Selection, select
-from kto_lab.reports.specs import FigureSpec, higher_is_better, label, shown
+from kto_lab.reports.specs import FigureSpec, shown
 from kto_lab.reports.tables import BASE
 from kto_lab.reports.words import choice_label
 

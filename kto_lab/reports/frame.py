@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.metrics import learn
 from kto_lab.reports.comparisons import Mean, Outcome, mean_over_seeds
 from kto_lab.reports.record_columns import Columns, Found
 from kto_lab.reports.words import bounds_of
@@ -84,12 +85,14 @@ def load(folder: Path | str) -> pd.DataFrame:
     """The cells of a study, one a row, in the order of the sweep; see the module for the columns.
 
     Raises:
-        LabError: `folder` holds no study.
+        LabError: `folder` holds no study, or its records disagree on which side of a metric is better.
     """
     study = read_study(Path(folder))
     names = list(dict.fromkeys(key for cell in study.cells for key in cell["choices"] if key != SEED))
     shapes = Columns({*names, *BOOKKEEPING})
-    rows = [_row(f"{study.folder}/{cell['folder']}", cell, shapes) for cell in study.cells]
+    declared: list[Mapping[str, Any]] = []
+    rows = [_row(f"{study.folder}/{cell['folder']}", cell, shapes, declared) for cell in study.cells]
+    learn(declared)
     every = dict.fromkeys([*names, *BOOKKEEPING, *(name for shape in shapes.shapes for name in shape)])
     columns = {name: place for place, name in enumerate(every)}
     # By columns, as pandas looks at them.
@@ -269,8 +272,13 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _row(run: str, cell: Mapping[str, Any], shapes: Columns) -> tuple[dict[str, Any], Found | None]:
-    """What is told of one cell, and the columns of its record where its folder, `run`, has one."""
+def _row(
+    run: str, cell: Mapping[str, Any], shapes: Columns, declared: list[Mapping[str, Any]]
+) -> tuple[dict[str, Any], Found | None]:
+    """What is told of one cell, and the columns of its record where its folder, `run`, has one.
+
+    What the record declares of metrics is added to `declared`.
+    """
     found = None
     row = {**cell["choices"], "run_id": cell["run_id"], "folder": cell["folder"]}
     if cell["accepted_code"]:
@@ -282,6 +290,8 @@ def _row(run: str, cell: Mapping[str, Any], shapes: Columns) -> tuple[dict[str, 
         if record is not None:
             row.setdefault(SEED, record["seeds"].get("seed"))
             found = shapes.of(record)
+            # Records of earlier versions declare nothing.
+            declared.append(record.get("declared", {}))
         else:
             row["status"] = status(Path(run))
             if row["status"] == "failed":

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from kto_lab.evaluation.metrics import label
 from kto_lab.pages import render
 from kto_lab.reports.answers import SideBySide
 from kto_lab.reports.figure_parts import BASE_COLOUR, Style
@@ -15,7 +16,7 @@ from kto_lab.reports.frame import DONE, SEED, about_code, choices, plain
 from kto_lab.reports.html_tables import Cell, html, number, words
 from kto_lab.reports.settings import Options, differing
 from kto_lab.reports.sheets import claim
-from kto_lab.reports.specs import label, shown
+from kto_lab.reports.specs import shown
 from kto_lab.reports.table_formats import p_value
 from kto_lab.reports.tables import BASE
 from kto_lab.reports.verdicts import Verdict

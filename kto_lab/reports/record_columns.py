@@ -9,15 +9,10 @@ from typing import Any, TypeAlias
 
 import orjson
 
-# Sections of the metrics whose names need no prefix, and sections of a record that have columns of their own.
-PLAIN = ("answers", "rewards", "lm_eval")
-SHORT = ("metrics", "timings", "training", "peak_memory")
-# What a row says in columns of its own.
-NO_COLUMNS = ("status", "run_id", "identity")
-# The last parts of a metric's place, and what they put behind its name.
-ENDS = {"value": "", "trained": ""} | {
-    end: f"_{end}" for end in ("low", "high", "n", "base", "difference", "detectable")
-}
+from kto_lab.runs.columns import column
+
+# What a row says in columns of its own, and what is said of metrics rather than of the run.
+NO_COLUMNS = ("status", "run_id", "identity", "declared")
 # Of a value in a record: the keys on the way.
 Place: TypeAlias = tuple[str, ...]
 
@@ -68,7 +63,7 @@ class Columns:
     def _named(self, places: Sequence[Place]) -> list[str]:
         names, seen = ["seconds"], {"seconds"} | self._taken
         for place in places:
-            name = _name(place)
+            name = column(place)
             names.append(".".join(place) if name in seen else name)
             seen.add(names[-1])
         return names
@@ -153,24 +148,3 @@ def _leaves(node: Any, place: Place) -> Iterator[Place]:
 def _text(value: bytes) -> str:
     """JSON, spelled with blanks."""
     return json.dumps(orjson.loads(value))
-
-
-def _name(place: tuple[str, ...]) -> str:
-    """The readable name of a place in a record."""
-    section, *rest = place
-    if section not in SHORT or not rest:
-        return ".".join(place)
-    if section == "timings":
-        return ".".join(["seconds", *rest])
-    if section == "peak_memory":
-        return "peak_memory" if rest == ["process"] else "_".join([section, *rest])
-    if section == "training":
-        return ".".join(rest)
-    names = rest[1:] if rest[0] in PLAIN else rest
-    if rest[0] == "lm_eval" and len(rest) > 2:
-        # lm_eval/base/task/metric/value: which policy it is comes first there, and elsewhere after the metric.
-        names = [*rest[2:-1], rest[1], rest[-1]]
-    ends: list[str] = []
-    while len(names) > 1 and names[-1] in ENDS:
-        ends.insert(0, ENDS[names.pop()])
-    return ".".join(names) + "".join(ends)

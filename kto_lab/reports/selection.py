@@ -24,11 +24,12 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.metrics import is_declared, label, metric_of
 from kto_lab.reports.frame import BOOKKEEPING, DONE, EDGE_BREAK, EDGES, about_code, choices, plain
-from kto_lab.reports.specs import FigureSpec, TableSpec, label, shown
+from kto_lab.reports.specs import FigureSpec, TableSpec, check_choosing, shown
 from kto_lab.reports.words import bounds_of
 from kto_lab.runs.prompt_scores import PromptScores
-from kto_lab.runs.scores import SCORED, TEST, VALIDATION, Scores, scores_in
+from kto_lab.runs.scores import TEST, VALIDATION, Scores, scores_in
 from kto_lab.statistics import Bounds, Estimate, mean_interval, proportion_interval
 from kto_lab.sweeps.contrasts import Choose, Contrast
 
@@ -167,13 +168,15 @@ def search(frame: pd.DataFrame, asked: Choose, validation: Scores, test: Scores,
     have = choices(frame)
     if strange := [key for key in asked.over if key not in have]:
         raise LabError(f"{what}: choose.over names {strange[0]!r}, which is no choice. Choices are {', '.join(have)}.")
+    if (frame["status"] == DONE).any():
+        check_choosing(what, asked.by)
     others = [key for key in have if key not in asked.over]
     by_half = {VALIDATION: _rows(frame, validation, asked.by), TEST: _rows(frame, test, asked.by)}
     counts = tuple(_common(by_half[half], f"{what}: {half}") for half in (VALIDATION, TEST))
     if (frame["status"] == DONE).any() and not all(counts):
         raise LabError(
             f"{what}: no finished run keeps the score of each prompt by {asked.by} in both halves, so nothing can be "
-            "chosen by it. Choose by pass_rate, sentiment or finished, and report where the run folders are."
+            "chosen by it. Report where the run folders are, or choose by a metric that they measure."
         )
     halves = frame.copy()
     for half, rows in by_half.items():
@@ -196,7 +199,8 @@ def search(frame: pd.DataFrame, asked: Choose, validation: Scores, test: Scores,
         ]
         for combination, settings in members.items()
     }
-    chosen = {combination: _best(settings) for combination, settings in tried.items()}
+    higher = metric_of(asked.by).better == "up"
+    chosen = {combination: _best(settings, higher_is_better=higher) for combination, settings in tried.items()}
     best = {place for setting in chosen.values() if setting for place in setting.places}
     halves.insert(len(have), CHOSEN, ["yes" if place in best else "no" for place in range(len(frame))])
     return Search(others, tried, chosen, halves, _shown(frame, tried, chosen, test, asked.over), (counts[0], counts[1]))
@@ -231,10 +235,11 @@ def edges_of(over: Sequence[str], values: Values, tried: Sequence[Values]) -> li
     return found
 
 
-def _best(settings: Sequence[Setting]) -> Setting | None:
+def _best(settings: Sequence[Setting], *, higher_is_better: bool) -> Setting | None:
     """The best of the complete settings, the first of those that tie."""
     ranked = [setting for setting in settings if setting.mean is not None]
-    return max(ranked, key=lambda setting: setting.mean or 0.0, default=None)
+    sign = 1 if higher_is_better else -1
+    return max(ranked, key=lambda setting: sign * (setting.mean or 0.0), default=None)
 
 
 def _shown(
@@ -254,14 +259,19 @@ def _shown(
     found["status"] = [
         NOT_CHOSEN if place in lost else state for place, state in zip(places, found["status"], strict=True)
     ]
-    for metric in SCORED:
-        if metric in found:
-            _put(found, metric, [_estimate(scores, bounds_of(metric)) for scores in _rows(found, test, metric)])
+    for name in _scored(found, test):
+        _put(found, name, [_estimate(scores, bounds_of(name)) for scores in _rows(found, test, name)])
     if not lost:
         return found
     first = list(found.columns).index(EDGES) + 1
     measured = found.iloc[:, first:].astype(object).where(found["status"] != NOT_CHOSEN)
     return pd.concat([found.iloc[:, :first], measured.infer_objects()], axis=1)
+
+
+def _scored(frame: pd.DataFrame, scores: Scores) -> list[str]:
+    """The metrics of a frame of which each prompt has a score, in some finished run."""
+    named = [str(name) for name in frame.columns if is_declared(str(name))]
+    return [name for name in named if metric_of(name).per_prompt and any(_rows(frame, scores, name))]
 
 
 def _rows(frame: pd.DataFrame, scores: Scores, metric: str) -> list[PromptScores | None]:
@@ -319,8 +329,8 @@ def _notes(found: Search, asked: Choose, metrics: Sequence[str]) -> list[str]:
         f"Of each, the {over} with the best mean {label(asked.by)} on {found.prompts[0]} validation prompts; "
         f"{_tried(found)}; the same seeds chose and are shown."
     ]
-    scored = [label(metric) for metric in metrics if metric in SCORED]
-    recorded = [label(metric) for metric in metrics if metric not in SCORED]
+    scored = [label(name) for name in metrics if metric_of(name).per_prompt]
+    recorded = [label(name) for name in metrics if not metric_of(name).per_prompt]
     parts = [f"{', '.join(scored)} on the {found.prompts[1]} test prompts, which chose nothing"] if scored else []
     parts += [f"{', '.join(recorded)} as recorded, over all prompts"] if recorded else []
     notes.append(f"Shown: {'; '.join(parts)}.")

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from kto_lab.evaluation.metrics import label
 from kto_lab.reports.frame import DONE, choices, plain
-from kto_lab.reports.specs import label, shown
+from kto_lab.reports.specs import shown
 from kto_lab.reports.verdicts import Verdict
 from kto_lab.sweeps.contrasts import EQUAL, Contrast
 

@@ -1,36 +1,14 @@
-"""What a study's tables and figures are to show, and how metrics are named and read."""
+"""What a study's tables and figures are to show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kto_lab.errors import LabError
-from kto_lab.runs.summary import LABELS
+from kto_lab.evaluation.metrics import DECLARED, is_declared, metric_of
 from kto_lab.sweeps.contrasts import Choose, check_keys
 
 KINDS = ("line", "heatmap", "frontier", "seeds")
-# By the last part of a metric's name. What is in neither (lengths, KL, costs) has no better side and is never bold.
-HIGHER = (
-    "pass_rate",
-    "sentiment",
-    "judge_score",
-    "finished",
-    "reward_accuracy",
-    "reward_auc",
-    "pair_accuracy",
-    "acc",
-    "acc_norm",
-    "exact_match",
-)
-LOWER = ("word_perplexity", "byte_perplexity", "bits_per_byte", "perplexity")
-# What the end of a metric's name says.
-ENDS = {
-    "_base": ", base",
-    "_difference": ", trained - base",
-    "_detectable": ", detectable",
-    "_validation": ", validation",
-    "_test": ", test",
-}
 Spec = TypeVar("Spec", "TableSpec", "FigureSpec")
 
 
@@ -146,22 +124,27 @@ def _check_search(what: str, search: Choose | None, keys: Sequence[str]) -> None
         raise LabError(f"{what}: choose.over is a list that names at least one choice.")
     if split := [key for key in search.over if key in keys]:
         raise LabError(f"{what}: {split[0]!r} is searched over, so it can be neither row, column, line nor axis.")
-    if not higher_is_better(search.by):
-        raise LabError(f"{what}: choose.by is a metric of which more is better, and {search.by!r} is none.")
+    # Others may be declared by the records.
+    if search.by in DECLARED:
+        check_choosing(what, search.by)
 
 
-def label(metric: str) -> str:
-    """A metric for a reader: "pass rate", "pass rate, base"."""
-    for end, words in ENDS.items():
-        if metric.endswith(end):
-            return label(metric.removesuffix(end)) + words
-    return LABELS.get(metric, metric.replace("_", " "))
-
-
-def higher_is_better(metric: str) -> bool | None:
-    """Whether more of it is better, less is (False), or neither (None)."""
-    name = metric.rsplit(".", 1)[-1].removesuffix("_difference")
-    return True if name in HIGHER else False if name in LOWER else None
+def check_choosing(what: str, by: str) -> None:
+    """LabError where nothing can be chosen by a metric; `what` asks, for the message."""
+    found = metric_of(by)
+    if found.better is not None and found.per_prompt:
+        return
+    fitting = ", ".join(one.name for one in DECLARED.values() if one.better is not None and one.per_prompt)
+    if not is_declared(by):
+        lacks = "which no finished run declares"
+    elif found.better is None:
+        lacks = "of which neither more nor less is better"
+    else:
+        lacks = "which has no score for each prompt"
+    raise LabError(
+        f"{what}: choose.by is {by!r}, {lacks}. Choose by one of {fitting}, or by a metric of evaluation.metrics that "
+        'is declared with better="up" or better="down".'
+    )
 
 
 def shown(value: Any) -> str:

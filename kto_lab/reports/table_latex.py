@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
+from kto_lab.evaluation.metrics import label
 from kto_lab.reports.sheets import Sheet
-from kto_lab.reports.specs import label, shown
+from kto_lab.reports.specs import shown
 from kto_lab.reports.tables import Table, Text, marked, text
 from kto_lab.reports.verdicts import BETTER, WORSE
 from kto_lab.reports.words import choice_label

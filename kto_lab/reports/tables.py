@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.metrics import label
 from kto_lab.reports.comparisons import OVER_PROMPTS, OVER_SEEDS, OVER_SEEDS_AND_PROMPTS, Difference, difference
 from kto_lab.reports.frame import Group, base_policy, check_metric, grouped, measured, of_metrics, plain
 from kto_lab.reports.selection import EDGE_MARK, Searches, search_spec, select
-from kto_lab.reports.specs import FigureSpec, TableSpec, label, shown
+from kto_lab.reports.specs import FigureSpec, TableSpec, shown
 from kto_lab.reports.verdicts import Verdict
 from kto_lab.reports.words import bounds_of, choice_label
 

@@ -23,10 +23,11 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.metrics import DECLARED, higher_is_better
 from kto_lab.reports.comparisons import Difference, difference, holm
 from kto_lab.reports.frame import DONE, Group, check_metric, grouped, measured, of_metrics, plain
 from kto_lab.reports.selection import Searches, select
-from kto_lab.reports.specs import HIGHER, higher_is_better, shown
+from kto_lab.reports.specs import shown
 from kto_lab.reports.words import bounds_of
 from kto_lab.statistics import LEVEL
 from kto_lab.sweeps.contrasts import EQUAL, GREATER, Contrast, matches
@@ -136,7 +137,7 @@ def check_direction(one: Contrast) -> None:
     if higher_is_better(one.metric) is None:
         raise LabError(
             f"{one.what}: of {one.metric} neither more nor less is better, so nothing can be better or worse by it. "
-            f"Name a metric with a better side, such as {', '.join(HIGHER)}, and show {one.metric} in a table."
+            f"Name a metric with a better side, such as {', '.join(name for name, found in DECLARED.items() if found.better)}, and show {one.metric} in a table."
         )
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from kto_lab import console
 from kto_lab.configuration import check_keys
+from kto_lab.evaluation.metrics import refuse_taken_names
 from kto_lab.runs import train as run
 from kto_lab.runs import wandb_log
 from kto_lab.runs.claim import CONFIG
@@ -38,6 +39,7 @@ def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
         LabError: something that a person can mend; see its message.
     """
     check_keys(cfg, KEYS)
+    refuse_taken_names(cfg.evaluation.metrics)
     return run.train(cfg, Display(instantiate(cfg.logger)), cache)
 
 
@@ -82,7 +84,7 @@ class Display:
         """Hand the results to the loggers, and show what was found."""
         finished = read_record(record.folder)
         wandb_log.finish(self.made, finished, tables={"sample answers": answers}, curves=record.folder / CURVES)
-        show_metrics(finished["metrics"])
+        show_metrics(finished["metrics"], finished["declared"])
         show_examples(answers)
         console.stage("Files", "The record is written last: where it is, the run has finished.")
         console.show_files(record.files)

@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
-from kto_lab.evaluation.answers import side_by_side, summarise_answers
+from kto_lab.evaluation.answers import side_by_side
 from kto_lab.evaluation.evaluate import HeldOut, Judge
+from kto_lab.evaluation.metrics import refuse_taken_names
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.hashing import content_hash
@@ -56,6 +57,7 @@ def evaluate(cfg: DictConfig) -> Path:
         LabError: something that a person can mend; see its message.
     """
     check_keys(cfg, KEYS)
+    refuse_taken_names(cfg.evaluation.metrics)
     given = [name for name in ("model", "feedback") if cfg.get(name) is not None]
     if cfg.run is not None and given:
         raise LabError(f"A run brings its own model and feedback. Leave out run=..., or {' and '.join(given)}.")
@@ -129,8 +131,10 @@ def evaluate_run(cfg: DictConfig) -> Path:
         record.metrics = deployed.compare(
             policy, base, trained, beta=components.objective.reward_beta, load=reference_policy
         )
+        record.declared = deployed.declarations(trained)
     record.files = {"results": target, "answers and scores": judge.folder}
-    show_metrics(_write(record, target)["metrics"])
+    written = _write(record, target)
+    show_metrics(written["metrics"], written["declared"])
     show_examples(side_by_side(base.answers, trained.answers))
     console.stage("Files", "The run's own record is as it was.")
     console.show_files(record.files)
@@ -171,9 +175,10 @@ def evaluate_model(cfg: DictConfig) -> Path:
     with record.stage("evaluation"):
         console.stage("Evaluation", "Held-out prompts, answered greedily, and lm-eval's tasks.")
         found = judge.measure(loaded.model.to(hardware.device), "model")
-    record.metrics = {"answers": summarise_answers(found.answers), "lm_eval": found.lm_eval}
+    record.metrics, record.declared = judge.summarise(found), judge.declarations(found)
     record.files = {"results": target, "answers and scores": judge.folder}
-    show_single(_write(record, target)["metrics"], name=loaded.provenance["name"])
+    written = _write(record, target)
+    show_single(written["metrics"], written["declared"], name=loaded.provenance["name"])
     console.stage("Files", "Results, and each answer with its score.")
     console.show_files(record.files)
     return target

@@ -12,6 +12,7 @@
 | `model`       | where the policy's weights came from, in which formats they were loaded, trained and frozen    |
 | `training`    | optimiser steps, examples and tokens seen                                                      |
 | `metrics`     | all final metrics, nested by name; a leaf is an estimate {value, low, high, n} (95 % interval) |
+| `declared`    | better side, label and so on of the metrics that `kto_lab.evaluation.metrics` does not declare |
 | `timings`     | stage to seconds, of the process that finished the run                                         |
 | `peak_memory` | bytes                                                                                          |
 | `environment` | package versions, commit, hardware                                                             |
@@ -62,6 +63,7 @@ class Record:
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    declared: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int | None] = field(default_factory=dict)
@@ -92,6 +94,7 @@ class Record:
             "model": self.model,
             "training": self.training,
             "metrics": self.metrics,
+            "declared": self.declared,
             "timings": {name: round(seconds, 3) for name, seconds in self.timings.items()},
             "peak_memory": self.peak_memory,
             "environment": self.environment,

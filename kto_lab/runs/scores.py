@@ -1,11 +1,11 @@
-"""What each held-out prompt scored in a run, from the answers that the run keeps, and the two halves of the prompts."""
+"""What each held-out prompt scored in a run, as its folder keeps it, and the two halves of the prompts."""
 
 import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 # Of a study that is published: the scores of all its runs, in the place of their answers.
 PUBLISHED = "scores.parquet"
-ANSWERS = Path("evaluation") / "trained.json"
+# Metric to prompt_id to score, of the trained policy; evaluation.evaluate writes it.
+KEPT = Path("evaluation") / "scores.json"
 VALIDATION, TEST = "validation", "test"
 # Columns of the published file, beside the score.
 NAMES = ("run", "prompt", "metric")
-# Metrics of which every prompt has a score, as `evaluation.answers.ScoredAnswer.outcomes` has them.
-SCORED = ("pass_rate", "sentiment", "judge_score", "answer_length", "finished")
 # The scores of a run, as its folder stands in a frame; None where it keeps none of this metric.
 Scores: TypeAlias = Callable[[str, str], PromptScores | None]
 
@@ -51,21 +50,16 @@ def scores_in(folder: Path, half: str | None = None) -> Scores:
 
 
 def prompt_scores(run: Path, metric: str) -> PromptScores | None:
-    """What each held-out prompt's greedy answer scored after training; None where the run keeps no such scores.
+    """What each held-out prompt scored after training; None where the run keeps no such scores.
 
     Args:
         run: the run folder, also that of a published run, whose scores are its study's.
-        metric: one of `SCORED`; others have no score of a prompt.
+        metric: its name; some have no score per prompt.
     """
-    file, published = run / ANSWERS, run.parent.parent / PUBLISHED
-    try:
-        return _read(file, file.stat().st_mtime_ns).get(metric)
-    except OSError:
-        pass
-    try:
-        return _read_published(published, published.stat().st_mtime_ns).of(run.name, metric)
-    except OSError:
-        return None
+    published = run.parent.parent / PUBLISHED
+    if (run / KEPT).exists() or not published.exists():
+        return _kept(run).get(metric)
+    return _read_published(published, published.stat().st_mtime_ns).of(run.name, metric)
 
 
 def write_scores(folder: Path, runs: Mapping[str, Path]) -> None:
@@ -82,8 +76,8 @@ def write_scores(folder: Path, runs: Mapping[str, Path]) -> None:
     rows = [
         (run, prompt, metric, score)
         for run, where in runs.items()
-        for metric in SCORED
-        for prompt, score in (prompt_scores(where, metric) or {}).items()
+        for metric, scores in _kept(where).items()
+        for prompt, score in scores.items()
     ]
     kinds = dict.fromkeys(NAMES, pa.string()) | {"score": pa.float64()}
     columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
@@ -108,27 +102,28 @@ def _of_half(prompts: tuple[str, ...], half: str) -> tuple[tuple[str, ...], NDAr
     return tuple(prompts[place] for place in places), np.array(places, dtype=np.intp)
 
 
+def _kept(run: Path) -> dict[str, PromptScores]:
+    """Metric to scores; empty where the run folder has none."""
+    file = run / KEPT
+    try:
+        return _read(file, file.stat().st_mtime_ns)
+    except OSError:
+        return {}
+
+
 # Tables and figures ask for the same run again. The time of the file tells a new one from what was read.
 @lru_cache(maxsize=1 << 14)
 def _read(file: Path, changed: int) -> dict[str, PromptScores]:
     """Metric to scores; empty where the file is damaged."""
-    found: dict[str, dict[str, float]] = {}
     try:
-        for answer in json.loads(file.read_text(encoding="utf-8"))["answers"]:
-            for metric, score in _outcomes(answer).items():
-                # One string a prompt for all runs: they share their prompts.
-                found.setdefault(metric, {})[sys.intern(answer["prompt_id"])] = score
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        # One string per prompt for all runs: they share their prompts.
+        return {
+            metric: PromptScores.of({sys.intern(prompt): float(score) for prompt, score in scores.items()})
+            for metric, scores in found.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    return {metric: PromptScores.of(scores) for metric, scores in found.items()}
-
-
-def _outcomes(answer: Mapping[str, Any]) -> dict[str, float]:
-    """The scores of one kept answer."""
-    found = {answer["metric"]: answer["score"], "answer_length": answer["n_tokens"], "finished": answer["finished"]}
-    # Published answers are older than judges.
-    found["judge_score"] = answer.get("judge_score")
-    return {metric: float(score) for metric, score in found.items() if metric is not None and score is not None}
 
 
 class _Published:

@@ -5,51 +5,57 @@ from typing import Any
 
 from kto_lab import console
 from kto_lab.console import Comparison
+from kto_lab.evaluation.metrics import learn, metric_of
 
-LABELS = {
-    "pass_rate": "pass rate",
-    "sentiment": "sentiment, -1 to 1",
-    "judge_score": "score by the judge",
-    "answer_length": "answer tokens",
-    "finished": "ended by itself",
-    "reward_accuracy": "reward accuracy",
-    "reward_auc": "reward AUC",
-    "pair_accuracy": "pairs ranked right",
-    "reward_margin": "reward margin",
-    "kl": "KL, nats/answer",
-}
-SCORES = ("pass_rate", "sentiment", "judge_score")
 EXAMPLES = 3
 POLICIES = ("base", "trained")
 
 
-def show_metrics(metrics: Mapping[str, Any]) -> None:
-    """Print the metrics of a record: base against trained policy, then by group, then lm-eval."""
+def show_metrics(metrics: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Print the metrics of a record: base against trained policy, then by group, then lm-eval.
+
+    Args:
+        metrics: of the record.
+        declared: of the record, too.
+    """
+    learn([declared or {}])
     answers, rewards = metrics.get("answers", {}), metrics.get("rewards", {})
     single = {**rewards, "kl": metrics.get("kl")}
-    rows = [_compared(LABELS[name], values) for name, values in answers.items()]
-    rows += [Comparison(label, None, single[name], None) for name, label in LABELS.items() if name in single]
+    rows = [
+        _compared(_name(name), values, metric_of(name).decimals)
+        for name, values in answers.items()
+        if metric_of(name).in_table
+    ]
+    rows += [
+        Comparison(_name(name), None, value, None, metric_of(name).decimals)
+        for name, value in single.items()
+        if metric_of(name).in_table
+    ]
     _show_comparisons(rows, "Held-out prompts, never trained on")
-    for name in SCORES:
-        groups = [_compared(group, found[name]) for group, found in metrics.get("groups", {}).items() if name in found]
+    for name in filter(lambda name: metric_of(name).by_group, answers):
+        groups = [
+            _compared(group, found[name], metric_of(name).decimals)
+            for group, found in metrics.get("groups", {}).items()
+            if name in found
+        ]
         if len(groups) > 1:
-            console.show(console.group_table(groups, title=f"{LABELS[name].capitalize()} by group", group="group"))
+            title = f"{metric_of(name).title.capitalize()} by group"
+            console.show(console.group_table(groups, title=title, group="group"))
     tasks = metrics.get("lm_eval", {"base": {}, "trained": {}})
     rows = [
-        Comparison(_task_metric(task, name), tasks["base"][task].get(name), value, None)
+        Comparison(_two_lines(task, name), tasks["base"][task].get(name), value, None)
         for task, values in tasks["trained"].items()
         for name, value in values.items()
     ]
     _show_comparisons(rows, "lm-eval")
 
 
-def show_single(metrics: Mapping[str, Any], *, name: str) -> None:
-    """Print the metrics of one policy that is compared with none."""
-    found = {LABELS[key]: value for key, value in metrics["answers"].items()}
+def show_single(metrics: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]], *, name: str) -> None:
+    """Print the metrics of one policy that is compared with none; `declared` as in `show_metrics`."""
+    learn([declared])
+    found = {_name(key): value for key, value in metrics["answers"].items() if metric_of(key).in_table}
     found |= {
-        _task_metric(task, metric): value
-        for task, values in metrics["lm_eval"].items()
-        for metric, value in values.items()
+        _two_lines(task, key): value for task, values in metrics["lm_eval"].items() for key, value in values.items()
     }
     filled = {label: estimate for label, estimate in found.items() if estimate["value"] is not None}
     if filled:
@@ -112,10 +118,15 @@ def _show_comparisons(rows: Iterable[Comparison], title: str) -> None:
         console.show(console.comparison_table(filled, title=title))
 
 
-def _task_metric(task: str, metric: str) -> str:
-    """Task and metric as a label of two lines."""
-    return f"{task}\n  {metric}"
+def _name(name: str) -> str:
+    """A metric's label, its unit on a line of its own."""
+    found = metric_of(name)
+    return _two_lines(found.title, found.unit) if found.unit else found.title
 
 
-def _compared(label: str, values: Mapping[str, Any]) -> Comparison:
-    return Comparison(label, values["base"], values["trained"], values["difference"])
+def _two_lines(first: str, second: str) -> str:
+    return f"{first}\n  {second}"
+
+
+def _compared(label: str, values: Mapping[str, Any], decimals: int | None) -> Comparison:
+    return Comparison(label, values["base"], values["trained"], values["difference"], decimals)

@@ -74,6 +74,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
     if first:
         with record.stage("evaluation before"):
             base = measure_base(judge, policy, start.logp_cache, cache, made.base_key)
+            judge.try_metrics(base, beta=objective.reward_beta)
     loggers = observer.loggers(record)
     with record.stage("training"), masters(policy, number_format=hardware.number_format, seed=seed):
         record.training |= fit(
@@ -125,6 +126,7 @@ def conclude(
         policy = moved(policy, source.hardware.device)
         trained = deployed.measure(policy, "trained")
         record.metrics = deployed.compare(policy, base, trained, beta=objective.reward_beta, load=load)
+        record.declared = deployed.declarations(trained)
     with record.stage("saving"):
         saved = record.folder / "policy"
         difference = save_and_compare(policy, deployed, saved, source=source, data=data, load=load)

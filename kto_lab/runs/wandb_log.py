@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from kto_lab.evaluation.metrics import label, learn, metric_of
+from kto_lab.runs.columns import column
+
 if TYPE_CHECKING:
     import wandb
 
@@ -23,7 +26,8 @@ def finish(
     Args:
         loggers: the run's; others than W&B's are left alone.
         record: the run's record, as `read_record` returns it. Every metric becomes `<metric>`, `<metric>_low` and
-            `<metric>_high` in the summary (what is None is left out), and a row of the table `metrics`.
+            `<metric>_high` in the summary (what is None is left out), and a row of the table `metrics`, which also has
+            its label and better side. Names are those of a report's columns.
         tables: further tables by name, such as sample answers; each row maps columns to plain values.
         curves: the picture of the training curves.
     """
@@ -31,12 +35,16 @@ def finish(
         if not isinstance(logger, WandbLogger):
             continue
         run = logger.experiment
+        learn([record["declared"]])
         estimates = dict(flat_estimates(record["metrics"]))
         # "model" is a node of the configuration, and W&B refuses a second value for a key.
         found = {"environment": record["environment"], "data": record["data"], "provenance": record["model"]}
         run.config.update(found)
         run.summary.update(_summary(estimates))
-        results = [{"metric": name, **estimate} for name, estimate in estimates.items()]
+        results = [
+            {"metric": name, "label": label(name), "better": metric_of(name).better, **estimate}
+            for name, estimate in estimates.items()
+        ]
         media: dict[str, Any] = {name: table(rows) for name, rows in {"metrics": results, **tables}.items() if rows}
         if curves is not None:
             # Imported here because it takes a second, and the default logger does without.
@@ -47,13 +55,20 @@ def finish(
         run.finish()
 
 
-def flat_estimates(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """The estimates of a record's nested metrics, each with its path joined by "/"."""
+def flat_estimates(
+    metrics: Mapping[str, Any], place: tuple[str, ...] = ("metrics",)
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The estimates of a record's nested metrics, each with its name as a column of a report.
+
+    Args:
+        metrics: those of a record, or a part of them.
+        place: its place in the record.
+    """
     for name, value in metrics.items():
         if isinstance(value, Mapping) and value.keys() == ESTIMATE:
-            yield prefix + name, dict(value)
+            yield column((*place, name, "value")), dict(value)
         elif isinstance(value, Mapping):
-            yield from flat_estimates(value, f"{prefix}{name}/")
+            yield from flat_estimates(value, (*place, name))
 
 
 def _summary(estimates: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -31,7 +31,9 @@ from omegaconf import DictConfig, read_write
 
 from kto_lab import console
 from kto_lab.errors import LabError
-from kto_lab.runs.scores import SCORED, VALIDATION, scores_in
+from kto_lab.evaluation.measuring import Metric, find_metrics
+from kto_lab.evaluation.metrics import DECLARED
+from kto_lab.runs.scores import VALIDATION, scores_in
 from kto_lab.runs.status import status
 from kto_lab.sweeps.composing import Planned
 from kto_lab.sweeps.study import ARM, SEED, Cell, Study, cells_of, key_of
@@ -60,7 +62,7 @@ class Asked:
 
     Attributes:
         space: key to values in Hydra's sweep syntax, searched in every arm.
-        metric: that a trial is judged by; it must have a score a prompt.
+        metric: that a trial is judged by; it must have a score per prompt.
         direction: "maximize" or "minimize"; the sweeper's configuration reads it.
         trials: of each arm at each point of the grid; the sweeper's configuration reads it.
     """
@@ -153,7 +155,7 @@ def search(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    asked = asked_of(study)
+    asked = asked_of(study, find_metrics(config.evaluation.metrics))
     found = Found()
     for point in points_of(study, given, asked):
         trials = _Trials(point, asked.metric, config.hydra.sweeper.n_trials, plan, make, due, found)
@@ -177,11 +179,16 @@ def search(
     return found
 
 
-def asked_of(study: Study) -> Asked:
+def asked_of(study: Study, own: Sequence[Metric] = ()) -> Asked:
     """The `search` of a study, checked.
 
+    Args:
+        study: what is searched.
+        own: the metrics of `evaluation.metrics`.
+
     Raises:
-        LabError: a key is unknown, a value of the space does not sweep, or the metric has no score a prompt.
+        LabError: a key is unknown, a value of the space does not sweep, the metric has no score per prompt, or the
+            direction leads to its worse side.
     """
     where = f"study.search of {study.name}"
     if unknown := sorted(study.search.keys() - Asked.__dataclass_fields__.keys()):
@@ -190,10 +197,17 @@ def asked_of(study: Study) -> Asked:
     for key, values in asked.space.items():
         if not _parsed(f"{key}={values}", f"{where}.space").is_sweep_override():
             raise LabError(f"{where}.space has one value for {key}: {values}. Name several, or an interval.")
-    if asked.metric not in SCORED:
+    fitting = {metric.name: metric for metric in (*DECLARED.values(), *own) if metric.per_prompt}
+    if asked.metric not in fitting:
         raise LabError(
             f"{where}.metric is {asked.metric!r}. A trial is judged by the scores of validation prompts; metrics that "
-            f"have one for each are {', '.join(SCORED)}."
+            f"have one for each are {', '.join(fitting)}, and those that evaluation.metrics names."
+        )
+    better = {"up": "maximize", "down": "minimize", None: study.search.get("direction")}[fitting[asked.metric].better]
+    if asked.direction != better:
+        raise LabError(
+            f"{where}.direction is {asked.direction}, and the metric {asked.metric} has its better side elsewhere or "
+            f"nowhere. Write direction: {better or 'maximize, or minimize'}."
         )
     return asked
 

@@ -10,12 +10,13 @@ from transformers import LlamaForCausalLM
 from kto_lab.evaluation.answers import (
     ScoredAnswer,
     answer_prompts,
-    compare_answers,
     sample_answers,
     sampled_kl,
+    scores_of,
     select_prompts,
-    summarise_answers,
+    side_by_side,
 )
+from kto_lab.evaluation.measuring import PromptComparison, compare, summarise
 from kto_lab.feedback.checkers import arithmetic_checks
 from kto_lab.feedback.table import build_table
 from kto_lab.models.tokens import Encoder
@@ -39,12 +40,18 @@ def sums(count: int, *, checks: bool = True) -> Dataset:
 
 
 def scored(identity: str, score: float, *, group: str = "g", n_tokens: int = 4, finished: bool = True) -> ScoredAnswer:
-    return ScoredAnswer(identity, group, identity, "text", n_tokens, finished, "pass_rate", score)
+    return ScoredAnswer(identity, group, identity, "text", n_tokens, finished, {"pass_rate": bool(score)})
+
+
+def compare_answers(base: list[ScoredAnswer], trained: list[ScoredAnswer], *, seed: int) -> PromptComparison:
+    groups = {answer.prompt_id: answer.group for answer in base}
+    return compare(scores_of(base), scores_of(trained), groups, seed=seed)
 
 
 def test_prompts_that_one_side_has_no_score_for_are_left_out_of_the_difference() -> None:
     def judged(identity: str, score: float | None) -> ScoredAnswer:
-        return dataclasses.replace(scored(identity, 1.0), metric=None, score=None, judge_score=score)
+        scores = {} if score is None else {"judge_score": score}
+        return dataclasses.replace(scored(identity, 1.0), scores=scores)
 
     # What is too long for a judge has no score.
     base, trained = [judged("a", 1.0), judged("b", None), judged("c", 2.0)], [judged("a", 3.0), judged("b", 9.0)]
@@ -81,7 +88,7 @@ def test_answers_are_scored_greedy_and_leave_the_model_as_it_was(model: LlamaFor
     for row, answer in zip(select_prompts(table, 6), found, strict=True):
         assert answer.prompt_id == table["prompt_id"][row] and answer.prompt == table["prompt"][row]
         right = json.loads(table["checks"][row])["answer"]
-        assert answer.metric == "pass_rate" and answer.score == float(answer.answer.strip() == right)
+        assert answer.scores == {"pass_rate": answer.answer.strip() == right}
         assert answer.n_tokens <= 5 and (answer.finished or answer.n_tokens == 5)
     again = answer_prompts(model, encoder, table, prompts=6, max_new_tokens=5, batch_size=2, seed=9)
     assert [a.answer for a in again] == [a.answer for a in found]
@@ -103,14 +110,14 @@ def test_a_right_answer_passes(model: LlamaForCausalLM, encoder: Encoder, monkey
 
 def test_prompts_without_checks_have_no_score(model: LlamaForCausalLM, encoder: Encoder) -> None:
     found = answer_prompts(model, encoder, sums(4, checks=False), prompts=3, max_new_tokens=3, batch_size=4, seed=0)
-    assert all(answer.score is None and answer.metric is None for answer in found)
-    assert list(summarise_answers(found)) == ["answer_length", "finished"]
+    assert all(answer.score is None and answer.scores == {} for answer in found)
+    assert list(summarise(scores_of(found))) == ["answer_length", "finished"]
     assert list(compare_answers(found, found, seed=0).overall) == ["answer_length", "finished"]
 
 
 def test_comparison_is_paired_and_broken_down() -> None:
     base = [scored(str(i), float(i % 3 == 0), group="xy"[i % 2], n_tokens=4) for i in range(30)]
-    trained = [dataclasses.replace(a, score=float(i % 3 != 1), n_tokens=4 + i % 2) for i, a in enumerate(base)]
+    trained = [dataclasses.replace(a, scores={"pass_rate": i % 3 != 1}, n_tokens=4 + i % 2) for i, a in enumerate(base)]
     found = compare_answers(base, trained, seed=1)
     passed = found.overall["pass_rate"]
     assert passed.base == proportion_interval(10, 30) and passed.trained == proportion_interval(20, 30)
@@ -128,7 +135,7 @@ def test_comparison_is_paired_and_broken_down() -> None:
 
 
 def test_sentiment_is_a_mean_not_a_share() -> None:
-    base = [dataclasses.replace(scored(str(i), 0.1 * i - 0.5), metric="sentiment") for i in range(10)]
+    base = [dataclasses.replace(scored(str(i), 0), scores={"sentiment": 0.1 * i - 0.5}) for i in range(10)]
     found = compare_answers(base, base, seed=0).overall
     assert found["sentiment"].base.value == pytest.approx(-0.05)
     assert found["sentiment"].detectable is None and found["sentiment"].difference.value == 0.0
@@ -136,7 +143,7 @@ def test_sentiment_is_a_mean_not_a_share() -> None:
 
 def test_other_prompts_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same prompts"):
-        compare_answers([scored("a", 1.0)], [scored("b", 1.0)], seed=0)
+        side_by_side([scored("a", 1.0)], [scored("b", 1.0)])
     assert compare_answers([], [], seed=0).as_dict() == {"overall": {}, "groups": {}}
 
 

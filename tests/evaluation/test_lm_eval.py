@@ -18,6 +18,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.evaluation.answers import answer_prompts
 from kto_lab.evaluation.lm_eval import run_lm_eval, write_tasks
+from kto_lab.evaluation.lm_eval_tasks import LOCAL_TASKS
+from kto_lab.evaluation.metrics import higher_is_better
 from kto_lab.feedback.checkers import arithmetic_checks
 from kto_lab.feedback.table import build_table
 from kto_lab.models.tiny import byte_tokenizer, random_llama
@@ -78,7 +80,12 @@ def evaluate(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tasks: list[str], data: Dataset, run: Path, **more: Any
 ) -> dict[str, dict[str, Estimate]]:
     settings = {"max_new_tokens": TOKENS, "limit": None, "batch_size": 4, "num_fewshot": None, "seed": 0, **more}
-    return run_lm_eval(model, Encoder(tokenizer), tasks, table_test=data, folder=run / "lm_eval", **settings)
+    found = run_lm_eval(model, Encoder(tokenizer), tasks, table_test=data, folder=run / "lm_eval", **settings)
+    for task in {*LOCAL_TASKS} & found.higher_is_better.keys():
+        # What the lab declares of its own tasks is what these say.
+        declared = {name: higher_is_better(f"{task}.{name}") for name in found.estimates[task]}
+        assert found.higher_is_better[task] == declared
+    return found.estimates
 
 
 def test_the_command_line_returns_the_same_numbers(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kto_lab.files import write_json
+from kto_lab.runs.scores import KEPT
 from kto_lab.statistics import Estimate, proportion_interval
 
 DEMO = Path(__file__).resolve().parents[2] / "results" / "demo" / "seed0.json"
@@ -37,18 +38,20 @@ def record(seed: int, *, scores: Sequence[float], kl: float = 5.0, config: Mappi
     return found
 
 
-def answers(scores: Sequence[float]) -> dict[str, Any]:
-    """What `evaluation/trained.json` holds, as far as it is read."""
-    rows = [
-        {"prompt_id": f"p{place}", "metric": "pass_rate", "score": score, "n_tokens": 10 + place % 7, "finished": True}
-        for place, score in enumerate(scores)
-    ]
-    return {"answers": rows, "logps": [], "lm_eval": {}}
+def prompt_scores(scores: Sequence[float]) -> dict[str, dict[str, float]]:
+    """What `evaluation/scores.json` holds of a run whose answers pass or fail like this."""
+    prompts = [f"p{place}" for place in range(len(scores))]
+    lengths = [10 + place % 7 for place in range(len(scores))]
+    return {
+        "pass_rate": dict(zip(prompts, map(float, scores), strict=True)),
+        "answer_length": dict(zip(prompts, map(float, lengths), strict=True)),
+        "finished": dict.fromkeys(prompts, True),
+    }
 
 
 def write_run(folder: Path, seed: int, scores: Sequence[float], **more: Any) -> None:
     write_json(folder / "record.json", record(seed, scores=scores, **more))
-    write_json(folder / "evaluation" / "trained.json", answers(scores))
+    write_json(folder / KEPT, prompt_scores(scores))
 
 
 def draw(rate: float, seed: int, prompts: int = PROMPTS) -> list[float]:

@@ -13,9 +13,8 @@ TABLE = {"name": "rates", "rows": ["arm"], "metrics": ["pass_rate"], "where": {"
 
 
 def answer(prompt: int, text: str, score: float | None) -> dict[str, Any]:
-    metric = None if score is None else "pass_rate"
     known = {"prompt_id": f"p{prompt}", "prompt": f"question {prompt}?", "n_tokens": 3, "finished": True}
-    return known | {"answer": text, "metric": metric, "score": score, "group": "g"}
+    return known | {"answer": text, "scores": {} if score is None else {"pass_rate": score}, "group": "g"}
 
 
 def run(folder: Path, cell: Mapping[str, Any]) -> None:
@@ -66,7 +65,8 @@ def test_answers_that_nothing_scored_or_a_judge_did(tmp_path: Path) -> None:
     home = study(tmp_path)
     for place, cell in enumerate(sorted((tmp_path / "cells").iterdir())):
         file = cell / "evaluation" / "trained.json"
-        rows = [answer(0, f"text {place}", None), answer(1, f"text {place}", None) | {"judge_score": place / 8}]
+        judged = answer(1, f"text {place}", None) | {"scores": {"judge_score": place / 8}}
+        rows = [answer(0, f"text {place}", None), judged]
         write_json(file, {"answers": rows[:1]})
     unscored = shown(home)
     assert unscored is not None and unscored.score == "" and unscored.rows[0].spread == 0

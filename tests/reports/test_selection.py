@@ -15,9 +15,10 @@ from kto_lab.reports.selection import Search, matching, search, select
 from kto_lab.reports.specs import Choose, FigureSpec, TableSpec
 from kto_lab.reports.tables import BASE, build, build_search, text
 from kto_lab.runs.prompt_scores import PromptScores
-from kto_lab.runs.scores import TEST, VALIDATION, half_of
+from kto_lab.runs.record import RECORD, read_record
+from kto_lab.runs.scores import KEPT, TEST, VALIDATION, half_of
 from kto_lab.sweeps.manifest import STUDY, read_study
-from tests.reports.study_folders import draw, fail, grid, write_run, write_study
+from tests.reports.study_folders import draw, fail, grid, prompt_scores, write_run, write_study
 
 PROMPTS = 120
 RATE, BETA = "optimization.learning_rate", "loss.beta"
@@ -158,18 +159,36 @@ def test_other_choices_are_not_searched_over(tmp_path: Path) -> None:
     assert build_search(load(home), spec, home).spec.rows == ["corruption.rate", RATE, "chosen"]
 
 
-def test_what_cannot_be_chosen_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_chosen_is_said(tmp_path: Path, nothing_learned: None) -> None:
     home = study(tmp_path)
     frame = load(home)
     with pytest.raises(LabError, match=r"table t: choose.over names 'loss.gamma', which is no choice"):
         build(frame, TableSpec("t", ["arm"], ["kl"], choose=Choose(["loss.gamma"], "pass_rate")), home)
-    with pytest.raises(LabError, match="no finished run keeps the score of each prompt by reward_accuracy"):
-        build(frame, TableSpec("t", ["arm"], ["kl"], choose=Choose([RATE, BETA], "reward_accuracy")), home)
+    with pytest.raises(LabError, match="no finished run keeps the score of each prompt by judge_score"):
+        build(frame, TableSpec("t", ["arm"], ["kl"], choose=Choose([RATE, BETA], "judge_score")), home)
+    with pytest.raises(LabError, match=r"choose\.by is 'shouting', which no finished run declares"):
+        build(frame, TableSpec("t", ["arm"], ["kl"], choose=Choose([RATE, BETA], "shouting")), home)
     with pytest.raises(LabError, match="the study's folder is needed"):
         build(frame, SPEC)
     write_run(home / frame["folder"][0], 0, draw(0.5, 0, PROMPTS - 20))
     with pytest.raises(LabError, match="prompts are not the same in all runs"):
         build(frame, SPEC, home)
+
+
+def test_a_metric_of_which_less_is_better_chooses_the_least(tmp_path: Path, nothing_learned: None) -> None:
+    def run(folder: Path, cell: Mapping[str, Any]) -> None:
+        write_run(folder, cell["seed"], [1.0] * PROMPTS)
+        marks = dict.fromkeys(prompt_scores([1.0] * PROMPTS)["pass_rate"], 2.0 if cell[RATE] == 1e-5 else 1.0)
+        write_json(folder / KEPT, {"shouting": marks})
+        mean = {"value": 1.5, "low": None, "high": None, "n": PROMPTS}
+        record = read_record(folder)
+        record["metrics"]["answers"]["shouting"] = {"trained": mean}
+        write_json(folder / RECORD, record | {"declared": {"shouting": {"better": "down", "label": "marks"}}})
+
+    home = write_study(tmp_path, grid(arm=["kto"], optimization__learning_rate=[1e-5, 1e-4]), run)
+    table = build(load(home), TableSpec("t", ["arm"], ["shouting"], choose=Choose([RATE], "shouting")), home)
+    assert "Chosen: learning_rate=0.0001." in table.caption and "with the best mean marks on" in table.caption
+    assert text(table, ("kto",), None, "shouting").value == "1.00"
 
 
 def test_before_a_run_is_done_nothing_is_chosen(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.reports.specs import Choose, FigureSpec, TableSpec, higher_is_better, label, parse, shown
+from kto_lab.reports.specs import Choose, FigureSpec, TableSpec, parse, shown
 
 TABLE = {"name": "t", "rows": ["arm"], "metrics": ["pass_rate"]}
 FIGURE = {"name": "f", "kind": "line", "x": "corruption.rate", "y": "pass_rate"}
@@ -41,7 +41,12 @@ def test_a_search_is_read_with_its_table_or_figure() -> None:
         (
             {**FIGURE, "choose": {"over": ["x"], "by": "kl"}},
             FigureSpec,
-            "figure f: choose.by is a metric of which more",
+            "figure f: choose.by is 'kl', of which neither more nor less is better. Choose by one of pass_rate",
+        ),
+        (
+            {**TABLE, "choose": {"over": ["x"], "by": "reward_auc"}},
+            TableSpec,
+            "table t: choose.by is 'reward_auc', which has no score for each prompt",
         ),
         ({**FIGURE, "kind": "pie"}, FigureSpec, r"figure f: there is no kind 'pie'. Kinds are line, heatmap"),
     ],
@@ -49,22 +54,6 @@ def test_a_search_is_read_with_its_table_or_figure() -> None:
 def test_a_mistake_is_named(node: dict[str, Any], spec: Any, message: str) -> None:
     with pytest.raises(LabError, match=message):
         parse(node, spec)
-
-
-def test_metrics_for_a_reader() -> None:
-    assert label("pass_rate") == "pass rate"
-    assert label("kl") == "KL, nats/answer"
-    assert label("pass_rate_base") == "pass rate, base"
-    assert label("pass_rate_difference") == "pass rate, trained - base"
-    assert label("pass_rate_validation") == "pass rate, validation"
-    assert label("tokens_seen") == "tokens seen"
-
-
-def test_which_side_of_a_metric_is_better() -> None:
-    assert higher_is_better("pass_rate") and higher_is_better("kto_lab_checks.pass_rate")
-    assert higher_is_better("pass_rate_difference")
-    assert higher_is_better("kto_lab_neutral.byte_perplexity") is False
-    assert higher_is_better("kl") is higher_is_better("answer_length") is higher_is_better("seconds") is None
 
 
 def test_choices_for_a_reader() -> None:

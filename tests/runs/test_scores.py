@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kto_lab.files import write_json
-from kto_lab.runs.scores import PUBLISHED, TEST, VALIDATION, half_of, prompt_scores, scores_in, write_scores
+from kto_lab.runs.scores import KEPT, PUBLISHED, TEST, VALIDATION, half_of, prompt_scores, scores_in, write_scores
 from tests.reports.study_folders import draw, write_run
 
 
@@ -33,16 +33,15 @@ def test_a_run_that_was_made_again_is_read_again(tmp_path: Path) -> None:
     assert prompt_scores(tmp_path, "pass_rate") == {"p0": 1.0}
     write_run(tmp_path, 0, [0.0])
     assert prompt_scores(tmp_path, "pass_rate") == {"p0": 0.0}
-    (tmp_path / "evaluation" / "trained.json").write_text("{")
+    (tmp_path / KEPT).write_text("{")
     assert prompt_scores(tmp_path, "pass_rate") is None
 
 
 def test_a_prompt_without_a_check_has_no_score(tmp_path: Path) -> None:
-    file = tmp_path / "evaluation" / "trained.json"
     write_run(tmp_path, 0, [1.0, 0.0])
-    found = json.loads(file.read_text())
-    found["answers"][1] |= {"metric": None, "score": None}
-    write_json(file, found)
+    found = json.loads((tmp_path / KEPT).read_text())
+    del found["pass_rate"]["p1"]
+    write_json(tmp_path / KEPT, found)
     assert prompt_scores(tmp_path, "pass_rate") == {"p0": 1.0}
     assert prompt_scores(tmp_path, "finished") == {"p0": 1.0, "p1": 1.0}
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from kto_lab import console
 from kto_lab.runs.summary import show_examples, show_metrics, show_single
 
+pytestmark = pytest.mark.usefixtures("nothing_learned")
+
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
@@ -57,12 +59,13 @@ def test_metrics_fit_80_columns_with_no_label_broken(screen: io.StringIO) -> Non
     starts = [line.strip().split("  ")[0] for line in lines]
     for label in (
         "pass rate",
-        "answer tokens",
+        "answer length",
         "ended by itself",
         "reward accuracy",
         "reward AUC",
         "reward margin",
-        "KL, nats/answer",
+        "KL",
+        "nats/answer",
         "title",
         "kto_lab_neutral",
         "word_perplexity",
@@ -70,6 +73,26 @@ def test_metrics_fit_80_columns_with_no_label_broken(screen: io.StringIO) -> Non
         assert label in starts, label
     assert "+0.20 *" in screen.getvalue()
     assert "[4.00e+12, 1.50e+13]" in screen.getvalue()
+
+
+def test_a_metric_that_nobody_declared_is_shown_by_its_name(screen: io.StringIO) -> None:
+    show_metrics({"answers": {"exclamation_marks": compared(3.0, 1.0)}, "rewards": {"reward_gap": estimate(0.1)}})
+    starts = [line.strip().split("  ")[0] for line in screen.getvalue().splitlines()]
+    assert "exclamation marks" in starts and "reward gap" in starts
+    show_single({"answers": {"exclamation_marks": estimate(3.0)}, "lm_eval": {}}, {}, name="my model")
+    assert screen.getvalue().count("exclamation marks") == 2
+
+
+def test_a_metric_is_shown_as_the_record_declares_it(screen: io.StringIO) -> None:
+    metrics = {
+        "answers": {"shouting": compared(3.0, 1.0), "whispering": compared(0.1, 0.2)},
+        "groups": {"title": {"shouting": compared(4.0, 2.0)}, "no_comma": {"shouting": compared(2.0, 0.5)}},
+    }
+    declared = {"label": "exclamation marks", "unit": "per answer", "by_group": True, "decimals": 3}
+    show_metrics(metrics, {"shouting": declared, "whispering": {"in_table": False}})
+    shown = screen.getvalue()
+    assert "exclamation marks" in shown and "  per answer" in shown and "Exclamation marks by group" in shown
+    assert "-2.000" in shown and "-1.500" in shown and "whispering" not in shown
 
 
 def test_what_has_no_value_has_no_row(screen: io.StringIO) -> None:
@@ -90,7 +113,7 @@ def test_one_group_is_not_a_breakdown(screen: io.StringIO) -> None:
 
 def test_a_single_policy_has_one_column(screen: io.StringIO) -> None:
     show_single(
-        {"answers": {"pass_rate": estimate(0.4, 0.3, 0.5)}, "lm_eval": METRICS["lm_eval"]["base"]}, name="my model"
+        {"answers": {"pass_rate": estimate(0.4, 0.3, 0.5)}, "lm_eval": METRICS["lm_eval"]["base"]}, {}, name="my model"
     )
     shown = screen.getvalue()
     assert "Held-out prompts: my model" in shown

@@ -90,7 +90,7 @@ def test_answers_are_kept_beside_held_out_ones_and_their_thumbs(finished: Path) 
         kept = json.loads((finished / "evaluation" / f"{policy}.json").read_text())["answers"]
         assert len(kept) == 4
         for answer in kept:
-            assert answer["score"] is None and answer["desirable"] == known[repr(answer["prompt"])]
+            assert answer["scores"] == {} and answer["desirable"] == known[repr(answer["prompt"])]
             assert answer["undesirable"] == answer["desirable"].replace("It is", "No")
 
 
@@ -107,7 +107,7 @@ def test_a_judge_scores_the_answers_before_and_after(home: Path, judge: Path, tm
         kept = json.loads((folder / "evaluation" / f"{policy}.json").read_text())["answers"]
         asked = [Answer(answer["prompt"], answer["answer"], "") for answer in kept]
         scores = model.scores(model.open(), asked, torch.device("cpu"))
-        assert [answer["judge_score"] for answer in kept] == pytest.approx(scores, abs=1e-5)
+        assert [answer["scores"]["judge_score"] for answer in kept] == pytest.approx(scores, abs=1e-5)
         assert found[policy]["value"] == pytest.approx(sum(scores) / 4, abs=1e-5)
 
 

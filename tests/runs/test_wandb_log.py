@@ -30,6 +30,7 @@ RECORD_OF_RUN = {
         "answers": {"pass_rate": {"base": {**ESTIMATE, "value": 0.4, "low": None, "high": None}, "trained": ESTIMATE}},
         "kl": {"value": None, "low": None, "high": None, "n": 0},
     },
+    "declared": {},
     "environment": {"python": "3.11"},
     "data": {"fingerprint": "f00"},
     "model": {"name": "tiny"},
@@ -88,13 +89,8 @@ def test_steps_are_in_the_history(records: list[Records]) -> None:
 
 def test_summary_has_metrics_with_intervals_and_nothing_that_is_none(records: list[Records]) -> None:
     summary = merged(records[1], "summary")
-    found = {name: value for name, value in summary.items() if name.startswith(("answers/", "kl"))}
-    assert found == {
-        "answers/pass_rate/base": 0.4,
-        "answers/pass_rate/trained": 0.6,
-        "answers/pass_rate/trained_low": 0.5,
-        "answers/pass_rate/trained_high": 0.7,
-    }
+    found = {name: value for name, value in summary.items() if name.startswith(("pass_rate", "kl"))}
+    assert found == {"pass_rate_base": 0.4, "pass_rate": 0.6, "pass_rate_low": 0.5, "pass_rate_high": 0.7}
 
 
 def test_tables_and_curves_are_there(run_folder: Path, records: list[Records]) -> None:
@@ -102,7 +98,7 @@ def test_tables_and_curves_are_there(run_folder: Path, records: list[Records]) -
     answers = found["sample answers"]
     assert answers["columns"] == ["prompt", "base", "trained"]
     assert answers["data"] == [["Say hi.", "No.", "Hi!"], ["Say no.", "No.", None]]
-    assert ["answers/pass_rate/trained", 0.6, 0.5, 0.7, 120] in found["metrics"]["data"]
+    assert ["pass_rate", "pass rate", "up", 0.6, 0.5, 0.7, 120] in found["metrics"]["data"]
     (image,) = run_folder.glob("wandb/offline-run-*/files/media/images/curves*.png")
     assert image.read_bytes() == (run_folder / "curves.png").read_bytes()
 
@@ -117,9 +113,18 @@ def test_finishing_leaves_no_run_open_and_ignores_other_loggers(run_folder: Path
     finish([], RECORD_OF_RUN, tables={}, curves=None)
 
 
-def test_flat_estimates_join_their_path() -> None:
-    names = [name for name, _ in flat_estimates({"a": {"b": ESTIMATE, "note": "text"}, "c": ESTIMATE})]
-    assert names == ["a/b", "c"]
+def test_estimates_are_called_as_in_a_report() -> None:
+    both = {"base": ESTIMATE, "trained": ESTIMATE, "difference": ESTIMATE, "detectable": 0.1}
+    tasks = {policy: {"arc": {"acc": ESTIMATE}} for policy in ("base", "trained")}
+    record = {"answers": {"pass_rate": both}, "groups": {"title": {"pass_rate": both}}, "kl": ESTIMATE}
+    names = [name for name, _ in flat_estimates({**record, "lm_eval": tasks})]
+    assert names == [
+        *("pass_rate_base", "pass_rate", "pass_rate_difference"),
+        *("groups.title.pass_rate_base", "groups.title.pass_rate", "groups.title.pass_rate_difference"),
+        *("kl", "arc.acc_base", "arc.acc"),
+    ]
+    alone = flat_estimates({"answers": {"pass_rate": ESTIMATE}, "lm_eval": {"arc": {"acc": ESTIMATE}}})
+    assert [name for name, _ in alone] == ["pass_rate", "arc.acc"]
 
 
 class Killed(BaseException):
@@ -188,7 +193,7 @@ def test_a_real_run_has_configuration_intervals_answers_and_curves(cell: Path, p
     assert config["loss"]["beta"] == 0.1 and config["optimization"]["max_steps"] == 4
     margin = record["metrics"]["rewards"]["reward_margin"]
     for end, suffix in {"value": "", "low": "_low", "high": "_high"}.items():
-        assert summary[f"rewards/reward_margin{suffix}"] == pytest.approx(margin[end])
+        assert summary[f"reward_margin{suffix}"] == pytest.approx(margin[end])
     assert len(tables(cell)["sample answers"]["data"]) == 4
     (image,) = cell.glob("wandb/offline-run-*/files/media/images/curves*.png")
     assert image.read_bytes() == (cell / CURVES).read_bytes()

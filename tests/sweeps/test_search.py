@@ -238,6 +238,11 @@ def test_a_fixed_value_of_what_is_searched_gives_way() -> None:
         ({"search": {"space": {RATE: "1e-4"}}}, "has one value for optimization.learning_rate"),
         ({"search": {"space": {RATE: "interval(1"}}}, "study.search of noise.space"),
         ({"search": {"space": {RATE: LOG}, "metric": "kl"}}, "metric is 'kl'.*pass_rate"),
+        (
+            {"search": {"space": {RATE: LOG}, "direction": "minimize"}},
+            "direction is minimize.*Write direction: maximize",
+        ),
+        ({"search": {"space": {RATE: LOG}, "metric": "answer_length"}}, "Write direction: maximize, or minimize"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
