@@ -16,6 +16,7 @@ import yaml
 from torch import Tensor
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.metrics import DECLARED
 from kto_lab.losses import Feed, Needs, Thumbs, declares, kto
 from tests.pasted import paste, paste_files, shell_lines
 
@@ -67,6 +68,13 @@ def documented(doc: str, *, reference: bool = True) -> Callable[[Thumbs], Tensor
 def test_the_page_of_losses_is_what_the_code_says(writer: ModuleType) -> None:
     kept = writer.TARGET.read_text(encoding="utf-8")
     assert kept == writer.page(), "docs/losses.md is not what the docstrings and conf/ say: run `make docs`."
+
+
+def test_the_page_of_metrics_is_what_is_declared() -> None:
+    metrics = script("write_metric_docs")
+    kept = metrics.TARGET.read_text(encoding="utf-8")
+    assert kept == metrics.page(), "docs/metrics.md is not what metrics.py declares: run `make docs`."
+    assert all(f"| `{name}` | {metric.about} |" in kept for name, metric in DECLARED.items())
 
 
 def test_the_page_has_every_option_and_every_key(writer: ModuleType) -> None:

@@ -176,12 +176,46 @@ COSTS = (
     Metric("tokens_seen", "Tokens of those, prompts included.", per_prompt=False),
     Metric("peak_memory", "Most memory that the process held.", unit="bytes", per_prompt=False),
 )
+# Columns of a run's metrics.csv; W&B has them behind "train/".
+STEPS = (
+    Metric("loss", "The step's loss: its mean over the units of the batch.", better="down", per_prompt=False),
+    Metric(
+        "saturated",
+        "Share of examples whose value function is nearly flat: its slope is under 5 % of the steepest.",
+        label="share of saturated examples",
+        bounds=SHARE,
+        per_prompt=False,
+    ),
+    Metric(
+        "z0_raw",
+        "The reference point before it is clamped at 0.",
+        label="z0 before clamping",
+        unit="nats",
+        per_prompt=False,
+    ),
+    Metric("z0", "The reference point that the loss is given.", unit="nats", per_prompt=False),
+    Metric(
+        "z0_stderr",
+        "Standard error of the estimate of the reference point.",
+        label="z0, standard error",
+        unit="nats",
+        per_prompt=False,
+    ),
+    Metric("z0_clamped", "Share of the step's reference points that were clamped.", bounds=SHARE, per_prompt=False),
+    Metric("grad_norm", "Norm of the gradient.", label="gradient norm before clipping", per_prompt=False),
+    Metric("clip_factor", "What clipping multiplied the gradient by.", bounds=SHARE, per_prompt=False),
+    Metric("learning_rate", "The learning rate of the step.", per_prompt=False),
+    Metric("tokens", "Tokens of the step's examples, prompts included.", per_prompt=False),
+    Metric("padding", "Share of the policy pass's positions that are padding.", bounds=SHARE, per_prompt=False),
+    Metric("examples", "Examples of the step; a pair is two.", per_prompt=False),
+)
 # By where they come from; docs/metrics.md has a table of each.
 SECTIONS: Mapping[str, tuple[Metric, ...]] = {
     "Greedy answers to held-out prompts": PROMPTS + OWN,
     "Held-out examples and samples": REWARDS,
     "lm-eval": TASKS,
     "Costs": COSTS,
+    "Each optimiser step": STEPS,
 }
 DECLARED: Mapping[str, Metric] = {metric.name: metric for part in SECTIONS.values() for metric in part}
 # What a column's name may end in, and what that means.

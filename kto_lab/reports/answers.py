@@ -153,7 +153,6 @@ def _read(file: Path) -> dict[str, _Kept]:
 
 
 def _kept(row: Mapping[str, Any]) -> _Kept:
-    metric, score = row["metric"], row["score"]
-    if score is None and row.get("judge_score") is not None:
-        metric, score = "judge_score", row["judge_score"]
+    # The first score is of the checks, or else of the judge.
+    metric, score = next(iter(row["scores"].items()), (None, None))
     return _Kept(row["prompt"], row["answer"], metric, score)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.metrics import label
+from kto_lab.evaluation.metrics import label, metric_of
 from kto_lab.reports.comparisons import OVER_PROMPTS, OVER_SEEDS, OVER_SEEDS_AND_PROMPTS, Difference, difference
 from kto_lab.reports.frame import Group, base_policy, check_metric, grouped, measured, of_metrics, plain
 from kto_lab.reports.selection import EDGE_MARK, Searches, search_spec, select
@@ -126,7 +126,10 @@ def build(
     if base := _base_row(selection.frame, spec, columns):
         rows = [*rows, (BASE, *[None] * (len(spec.rows) - 1))]
         filled |= {(rows[-1], column, metric): Entry(group) for (column, metric), group in base.items()}
-    decimals = {metric: _decimals([e.group for (*_, m), e in filled.items() if m == metric]) for metric in spec.metrics}
+    decimals = {
+        metric: _decimals([e.group for (*_, m), e in filled.items() if m == metric], metric_of(metric).decimals)
+        for metric in spec.metrics
+    }
     caption = [*([spec.caption.rstrip()] if spec.caption else []), *selection.notes, selection.listed]
     caption += _about_numbers(spec, filled, decimals)
     return Table(spec, rows, columns, filled, " ".join(filter(None, caption)), decimals)
@@ -244,8 +247,10 @@ def _lacking(group: Group) -> str:
     return f"{len(group.outcomes)} of {group.planned} seeds: {reasons}"
 
 
-def _decimals(groups: Sequence[Group | None]) -> int:
-    """So many that an interval's half width has two figures; without intervals, that the largest value has three."""
+def _decimals(groups: Sequence[Group | None], declared: int | None) -> int:
+    """As declared; else an interval's half width has two figures, or without intervals the largest value three."""
+    if declared is not None:
+        return declared
     found = [group.mean.estimate for group in groups if group]
     halves = [(e.high - e.low) / 2 for e in found if e.high is not None and e.low is not None and e.high > e.low]
     if halves:

@@ -135,9 +135,10 @@ def finished_before(study: StudyFolder, nodes: Sequence[Mapping[str, object]], f
 def check_direction(one: Contrast) -> None:
     """LabError where neither more nor less of a contrast's metric is better."""
     if higher_is_better(one.metric) is None:
+        sided = ", ".join(name for name, found in DECLARED.items() if found.better is not None)
         raise LabError(
             f"{one.what}: of {one.metric} neither more nor less is better, so nothing can be better or worse by it. "
-            f"Name a metric with a better side, such as {', '.join(name for name, found in DECLARED.items() if found.better)}, and show {one.metric} in a table."
+            f"Name a metric with a better side, such as {sided}, and show {one.metric} in a table."
         )
 
 

@@ -16,13 +16,13 @@ from kto_lab.runs import train as run
 from kto_lab.runs import wandb_log
 from kto_lab.runs.claim import CONFIG
 from kto_lab.runs.components import KEYS
+from kto_lab.runs.curves import CURVES, plot_curves
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.job import logs
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
 from kto_lab.runs.record import RECORD, Record, read_record
 from kto_lab.runs.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
-from kto_lab.training.curves import CURVES, plot_curves
 from kto_lab.training.loggers import MetricsFileOnly, Wandb
 
 

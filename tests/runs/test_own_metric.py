@@ -9,14 +9,14 @@ import pytest
 from hydra.errors import InstantiationException
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.metrics import higher_is_better, label
+from kto_lab.evaluation.metrics import DECLARED, higher_is_better, label
 from kto_lab.files import write_json
 from kto_lab.reports import load
 from kto_lab.runs.evaluate import evaluate
 from kto_lab.runs.record import RECORD, read_record
 from kto_lab.runs.scores import prompt_scores
 from kto_lab.runs.train import assemble
-from tests.small_runs import composed, configuration, run
+from tests.small_runs import composed, configuration, metrics, run
 
 MODULE = """
 import numpy as np
@@ -69,6 +69,11 @@ def test_the_record_has_its_numbers_and_its_declaration(finished: Path) -> None:
     assert found["liked"]["base"]["value"] == 0 and found["liked"]["trained"]["value"] > 0
     assert found["liked"]["base"]["low"] == 0 and found["liked"]["base"]["high"] < 1
     assert all("characters" in group for group in record["metrics"]["groups"].values())
+
+
+def test_every_column_of_the_steps_is_declared(finished: Path) -> None:
+    (first, *_) = metrics(finished)
+    assert first.keys() - {"step"} <= DECLARED.keys()
 
 
 def test_its_code_is_a_part_of_the_run_and_labels_are_not(finished: Path) -> None:

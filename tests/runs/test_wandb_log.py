@@ -9,10 +9,10 @@ import pytest
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 
+from kto_lab.runs.curves import CURVES, plot_curves
 from kto_lab.runs.record import RECORD, read_record
 from kto_lab.runs.wandb_log import finish, flat_estimates
 from kto_lab.sweeps.cell import run_cell
-from kto_lab.training.curves import CURVES, plot_curves
 from kto_lab.training.loggers import Wandb
 from tests.runs.wandb_files import Records, about, history, merged, offline_runs, tables
 from tests.small_runs import configuration

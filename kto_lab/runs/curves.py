@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.measuring import Metric
+from kto_lab.evaluation.metrics import metric_of
 from kto_lab.files import atomic_path
 
 if TYPE_CHECKING:
@@ -24,34 +26,46 @@ class Panel:
     """One small plot.
 
     Attributes:
-        title: what is shown, with its unit.
         lines: column of `metrics.csv` to the label at the line's end ("" for none).
+        of: what is shown, where that is more than the first column; "" for the column's own label.
         zero: draw a line at 0.
         band: column of a standard error to shade around the first line.
-        share: the axis runs from 0 to 1.
         exact: a setting, without noise: no running mean, and powers of ten on the axis.
     """
 
-    title: str
     lines: dict[str, str]
+    of: str = ""
     zero: bool = False
     band: str | None = None
-    share: bool = False
     exact: bool = False
+
+    @property
+    def metric(self) -> Metric:
+        """That of the first line."""
+        return metric_of(next(iter(self.lines)))
+
+    @property
+    def title(self) -> str:
+        """What is shown, with its unit, and what the band is."""
+        notes = [
+            *([self.metric.unit] if self.metric.unit else []),
+            *(["band: ± 1 standard error"] if self.band else []),
+        ]
+        return (self.of or self.metric.title) + (f" ({', '.join(notes)})" if notes else "")
 
 
 PANELS = (
-    Panel("loss", {"loss": ""}),
+    Panel({"loss": ""}),
     Panel(
-        "implicit reward of each class (beta x nats)",
         {"reward_desirable": "desirable", "reward_undesirable": "undesirable"},
+        of="implicit reward of each class",
         zero=True,
     ),
-    Panel("reward margin, desirable - undesirable (beta x nats)", {"reward_margin": ""}, zero=True),
-    Panel("z0 before clamping (nats, band: ± 1 standard error)", {"z0_raw": ""}, zero=True, band="z0_stderr"),
-    Panel("share of saturated examples", {"saturated": ""}, share=True),
-    Panel("gradient norm before clipping", {"grad_norm": ""}),
-    Panel("learning rate", {"learning_rate": ""}, exact=True),
+    Panel({"reward_margin": ""}, zero=True),
+    Panel({"z0_raw": ""}, zero=True, band="z0_stderr"),
+    Panel({"saturated": ""}),
+    Panel({"grad_norm": ""}),
+    Panel({"learning_rate": ""}, exact=True),
 )
 
 
@@ -124,8 +138,10 @@ def _draw(axes: "Axes", frame: pd.DataFrame, panel: Panel) -> None:
             error = frame[panel.band].reindex(values.index)
             axes.fill_between(values.index, values - error, values + error, color=colour, alpha=0.15, linewidth=0)
         ends.append((shown.index[-1], shown.iloc[-1], label, colour))
-    if panel.share:
-        axes.set_ylim(-0.03, 1.03)
+    low, high = panel.metric.bounds
+    if low is not None and high is not None:
+        margin = 0.03 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
     if panel.exact:
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         axes.yaxis.get_offset_text().set_fontsize(8)

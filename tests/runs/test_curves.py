@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from kto_lab.errors import LabError
-from kto_lab.training.curves import PANELS, plot_curves
+from kto_lab.runs.curves import PANELS, plot_curves
 
 COLUMNS = sorted({column for panel in PANELS for column in panel.lines} | {"z0_stderr", "z0", "tokens"})
 
