@@ -267,7 +267,7 @@ def _say(settled: Settled, changes: Mapping[str, int], reviewers: int) -> None:
     console.say(f"    {changes['labels_changed']} labels of the table changed")
     if otherwise := changes["shown_otherwise"]:
         console.say(
-            f"    {otherwise} labels are not what the reviewers were shown: the audit saw damaged thumbs, or this "
+            f"    {otherwise} labels are not what the reviewers were shown: the audit saw corrupted thumbs, or this "
             "table was reviewed before. The reviewers' word counts."
         )
 

@@ -1,4 +1,4 @@
-"""What a judge is given: an answer to a prompt, and what is known of it."""
+"""What a judge gets: an answer to a prompt, and what is known about it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ class Answer:
         prompt: text, or chat messages.
         completion: the answer.
         where: its place in the source, for messages.
-        thumb: the thumb it has already, or None.
-        truth: the same before any noise, or None: what labels are compared with.
+        thumb: the thumb that it already has, or None.
+        truth: the thumb before any noise, which labels are compared with, or None.
         more: further columns of its row for `build_table`: `finished`, `checks`, `group`, `split`, ...
     """
 

@@ -1,11 +1,11 @@
-"""Asking a language model yes or no: how much likelier it is to begin its reply with yes than with no.
+"""Asking a language model yes or no: how much likelier its reply is to begin with yes than with no.
 
-A question is asked twice, once with "yes or no" and once with "no or yes", and the two are averaged: small models
-favour what was named last (or first). A yes is every token that begins one ("Yes", "yes", " Yes", "YES", ...) and
-begins no no; their probabilities are summed.
+A question is asked twice, once with "yes or no" and once with "no or yes", and the two are averaged, since small models
+favour what was named last (or first). Every token that begins a yes ("Yes", "yes", " Yes", "YES", ...) and not a no
+counts as one; their probabilities are summed.
 
-All questions about an answer come after one text, prompt and answer, which is run once: the questions go on from its
-keys and values. So the two parts are tokenised apart.
+All questions about an answer follow the same text of prompt and answer, which is run once: the questions continue from
+its keys and values. So the two parts are tokenised separately.
 """
 
 from collections.abc import Callable, Iterator, Sequence
