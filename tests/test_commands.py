@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import cli
 from kto_lab.configuration import check_keys
-from kto_lab.feedback.mapping import layout, table_rows
+from kto_lab.feedback.layout import layout
+from kto_lab.feedback.mapping import table_rows
 from kto_lab.feedback.table import build_table
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.runs.components import assemble

@@ -5,7 +5,7 @@ from typing import Literal, Unpack
 
 from datasets import Dataset
 
-from kto_lab.feedback.mapping import Settings, layout
+from kto_lab.feedback.layout import Settings, layout
 from kto_lab.feedback.rows import existing, read_rows
 from kto_lab.feedback.survey import table_of
 
@@ -28,10 +28,10 @@ def from_file(
         path: the file.
         format: see `rows.read_rows`.
         as_chat: a prompt that is text becomes one user message.
-        min_certainty: see `mapping.layout`.
-        bad_rows: see `mapping.layout`.
+        min_certainty: see `layout.layout`.
+        bad_rows: see `layout.layout`.
         held_out: share of prompts in the test split, in [0, 1).
-        settings: see `mapping.layout`.
+        settings: see `layout.layout`.
 
     Raises:
         LabError: the file or a row of it cannot be read; the message names the file and the line (Parquet: the row).

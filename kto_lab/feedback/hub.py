@@ -9,7 +9,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.mapping import Settings, layout
+from kto_lab.feedback.layout import Settings, layout
 from kto_lab.feedback.rows import Raw
 from kto_lab.feedback.survey import table_of
 
@@ -40,12 +40,12 @@ def from_hub(
         revision: the commit or tag; None for the newest.
         data_files: the files to read, local or on the hub; None for those that the dataset's card names.
         as_chat: a prompt that is text becomes one user message.
-        min_certainty: see `mapping.layout`.
-        bad_rows: see `mapping.layout`.
+        min_certainty: see `layout.layout`.
+        bad_rows: see `layout.layout`.
         limit: how many rows to draw at random; None for all. A smaller draw is part of a larger one.
         seed: of the draw.
         held_out: share of prompts in the test split, in [0, 1).
-        settings: see `mapping.layout`.
+        settings: see `layout.layout`.
 
     Raises:
         LabError: the dataset cannot be reached or read, or a row is malformed.

@@ -13,7 +13,8 @@ from datasets import Dataset
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import is_conversation, messages_of, needs_chat, texts_of
-from kto_lab.feedback.mapping import ANSWERS, Layout, no_column, table_rows
+from kto_lab.feedback.layout import ANSWERS, Layout, no_column
+from kto_lab.feedback.mapping import table_rows
 from kto_lab.feedback.rows import Raw, all_readable, readable
 from kto_lab.feedback.scale import Values
 from kto_lab.feedback.table import build_table

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kto_lab import console
 from kto_lab.errors import LabError
-from kto_lab.feedback.mapping import Layout, layout, rows_of
+from kto_lab.feedback.layout import Layout, layout
+from kto_lab.feedback.mapping import rows_of
 from kto_lab.feedback.rows import Raw, Unreadable, all_readable, existing, read_rows
 from kto_lab.feedback.survey import surveyed
 from kto_lab.feedback.table import prompt_id, require_same_checks, require_share, split_of

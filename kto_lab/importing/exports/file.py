@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 from typing import Literal, Unpack
 
-from kto_lab.feedback.mapping import Settings
+from kto_lab.feedback.layout import Settings
 from kto_lab.feedback.rows import existing, read_rows
 from kto_lab.importing.exports.mapped import mapped, mapped_rows
 from kto_lab.importing.thumbs import Note, Row
@@ -25,7 +25,7 @@ class FileExport:
         Args:
             path: the file.
             format: see `kto_lab.feedback.rows.read_rows`.
-            settings: see `kto_lab.feedback.mapping.layout`.
+            settings: see `kto_lab.feedback.layout.layout`.
 
         Raises:
             LabError: two settings contradict each other.

@@ -10,7 +10,8 @@ from typing import Any, Unpack
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import messages_of, texts_of
-from kto_lab.feedback.mapping import ANSWERS, ASKED, PAIR, THUMB, Layout, Settings, answers_of, layout
+from kto_lab.feedback.layout import ANSWERS, ASKED, PAIR, THUMB, Layout, Settings, layout
+from kto_lab.feedback.mapping import answers_of
 from kto_lab.feedback.rows import Raw
 from kto_lab.feedback.scale import number_of
 from kto_lab.feedback.survey import surveyed
@@ -55,7 +56,7 @@ def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) 
 
 
 def mapped(**settings: Unpack[Settings]) -> Layout:
-    """The layout of an export whose columns are mapped by its settings; see `kto_lab.feedback.mapping.layout`.
+    """The layout of an export whose columns are mapped by its settings; see `kto_lab.feedback.layout.layout`.
 
     Raises:
         LabError: a field is unknown or missing, or two settings contradict each other.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.mapping import Settings, no_column
+from kto_lab.feedback.layout import Settings, no_column
 from kto_lab.feedback.rows import Raw, Unreadable
 from kto_lab.importing.exports.mapped import mapped, mapped_rows
 from kto_lab.importing.thumbs import Note, Row
@@ -50,7 +50,7 @@ class SqlExport:
             url_variable: the environment variable that holds it, or None.
             query: the SELECT.
             parameters: values for its `:name` places.
-            settings: see `kto_lab.feedback.mapping.layout`.
+            settings: see `kto_lab.feedback.layout.layout`.
 
         Raises:
             LabError: two settings contradict each other.
