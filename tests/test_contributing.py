@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: a loss, an optimiser, a feedback source and a study, each one file and one test."""
+"""CONTRIBUTING.md: a loss, an optimiser, a feedback source, a metric and a study, each one file and one test."""
 
 import json
 import re
@@ -18,7 +18,7 @@ SMALL = {
     "report": [],
 }
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-TAUGHT = {"a loss", "an optimiser", "a feedback source", "a study"}
+TAUGHT = {"a loss", "an optimiser", "a feedback source", "a metric", "a study"}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,7 @@ def test_each_is_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert record("loss")["training"]["loss"] == "least_squares"
     assert record("optimizer")["config"]["optimizer"]["_target_"] == "torch.optim.NAdam"
     assert sum(split["examples"] for split in record("feedback")["data"]["counts"].values()) == 10
+    assert record("metric")["metrics"]["answers"]["exclamations"]["trained"]["n"] > 0
     report = Path("runs/studies/slope")
     cells = json.loads((report / "study.json").read_text())["cells"]
     assert len(cells) == 4 and (report / "report.html").is_file() and (report / "tables" / "pass_rate.md").is_file()
