@@ -230,7 +230,7 @@ def compare(base: Scores, trained: Scores, groups: Mapping[str, str], *, seed: i
     return PromptComparison(
         overall=_compare(base, trained, seed),
         groups={
-            name: _compare(*(_of_group(scores, groups, name) for scores in (base, trained)), seed) for name in names
+            name: _compare(_of_group(base, groups, name), _of_group(trained, groups, name), seed) for name in names
         },
     )
 
