@@ -39,6 +39,7 @@ from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import flip_rates
 from kto_lab.files import write_json, write_text
 from kto_lab.models.logps import find_exact_rows
+from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.store_scorer import score_and_keep
 from kto_lab.models.tokens import Encoder
 from kto_lab.statistics import Estimate
@@ -277,6 +278,7 @@ def rewards_at(steps: Sequence[int], table: Dataset, train: Ints, score: Ints, r
             recipe.objective,
             recipe.optimization,
             recipe.update_rule,
+            ReferencePolicy(load=lambda: policy, inside=True),
             recipe.hardware,
             folder=Path(folder),
             loggers=[Watch(steps, lambda step: after.update({step: logps() - before}))],

@@ -25,11 +25,12 @@ from kto_lab.auditing.signals import Signal
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Corrupted
 from kto_lab.losses import Objective
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, check_loaded, moved, reference_at_start
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved
 from kto_lab.models.attention import set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
 from kto_lab.models.number_format import as_read, masters
+from kto_lab.models.reference import ReferencePolicy, at_start, check_loaded, initial
 from kto_lab.models.store_scorer import score_and_keep
 from kto_lab.models.tokens import Encoder, Lengths, Tokens
 from kto_lab.training.data import plan_steps, prepare
@@ -120,7 +121,7 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
         device=hardware.device,
     )
     loaded = recipe.load()
-    check_loaded(loaded.provenance, recipe.adapter, number_format=hardware.number_format)
+    check_loaded(loaded.provenance, initial(), number_format=hardware.number_format)
     as_read(loaded.model, number_format=hardware.number_format, trained=recipe.adapter.trains_the_model)
     pl.seed_everything(recipe.seed, verbose=False)
     policy = moved(attached(loaded.model, recipe.adapter, number_format=hardware.number_format), hardware.device)
@@ -135,7 +136,7 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
     def score() -> Floats:
         return _logps(policy, encoded.tokens, encoder, recipe, share_prompts=share_prompts)
 
-    with reference_at_start(policy):
+    with at_start(policy):
         before = score()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -147,6 +148,7 @@ def held_out_rewards(train: Dataset, held_out: Dataset, recipe: Recipe) -> Float
             recipe.objective,
             optimization,
             recipe.update_rule,
+            ReferencePolicy(load=lambda: policy, inside=True),
             hardware,
             folder=Path(folder),
             loggers=[],

@@ -30,7 +30,8 @@ from kto_lab.evaluation.rewards import reward_metrics
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import pair_ids_of
 from kto_lab.files import write_json
-from kto_lab.models.adapters import Policy, reference_model
+from kto_lab.models.adapters import Policy
+from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.store_scorer import known, not_finite, score_and_keep
 from kto_lab.models.tokens import Encoder, Tokens
 from kto_lab.statistics import Estimate
@@ -145,18 +146,23 @@ class Judge:
         """The judge of a policy that is asked with a control text; its reference is not."""
         return replace(self, held_out=self.held_out.with_control(control))
 
-    def measure(self, policy: Policy, name: str, logp_cache: "LogpCache | None" = None) -> Measured:
+    def measure(
+        self, policy: Policy, name: str, logp_cache: "LogpCache | None" = None, *, scorer: Policy | None = None
+    ) -> Measured:
         """Measure one policy, and keep what was found in the folder.
 
         Args:
             policy: on the device to compute on; its mode is kept.
             name: of the policy, for progress and for its files.
             logp_cache: where the policy is the reference, what is known of it.
+            scorer: gives the log-probabilities in the place of the policy: a reference that is another model.
         """
         with self.autocast():
             found = Measured(
                 answers=self._answers(policy, name),
-                logps=self._score(policy, self.held_out.tokens, f"{name}: rewards", self.share_prompts, logp_cache),
+                logps=self._score(
+                    scorer or policy, self.held_out.tokens, f"{name}: rewards", self.share_prompts, logp_cache
+                ),
                 lm_eval=self._lm_eval(policy, name),
             )
         # In the number format that is its own.
@@ -170,16 +176,16 @@ class Judge:
         write_json(self.folder / f"{name}.json", found.as_dict())
 
     def compare(
-        self, policy: Policy, base: Measured, trained: Measured, *, beta: float, load: Callable[[], Policy]
+        self, policy: Policy, base: Measured, trained: Measured, *, beta: float, reference: ReferencePolicy | None
     ) -> dict[str, Any]:
         """All metrics of a trained policy, as a record holds them.
 
         Args:
             policy: the trained policy, on the device to compute on.
-            base: what was measured of the policy before training, which is the reference.
+            base: what was measured of the policy before training, with log-probabilities under the reference.
             trained: what was measured of the trained policy.
             beta: scales implicit rewards.
-            load: loads the reference onto the device; called only where the policy has no adapter to switch off.
+            reference: what the policy is compared with; None leaves out the KL.
 
         Returns:
             `answers` and `groups` (base, trained, paired difference of what has a score for each prompt), `rewards`,
@@ -201,8 +207,8 @@ class Judge:
             metrics["rewards"] = reward_metrics(
                 rewards, part["desirable_clean"], part["prompt_id"], pair_ids_of(part), seed=self.seed
             )
-        if self.settings.kl_prompts:
-            metrics["kl"] = self._kl(policy, load)
+        if self.settings.kl_prompts and reference is not None:
+            metrics["kl"] = self._kl(policy, reference)
         if base.lm_eval.estimates:
             metrics["lm_eval"] = {"base": base.lm_eval.estimates, "trained": trained.lm_eval.estimates}
         return metrics
@@ -307,7 +313,7 @@ class Judge:
             seed=self.seed,
         )
 
-    def _kl(self, policy: Policy, load: Callable[[], Policy]) -> Estimate:
+    def _kl(self, policy: Policy, reference: ReferencePolicy) -> Estimate:
         """KL(policy || reference) on answers that are sampled from the policy at temperature 1."""
         prompts = self._at_most(self.settings.kl_prompts)
         with self.autocast():
@@ -327,8 +333,8 @@ class Judge:
                 for encoder in (self.held_out.encoder, self.plain)
             )
             under_policy = self._score(policy, asked, "trained: KL", share_prompts=False)
-            with reference_model(policy, load) as reference:
-                under_reference = self._score(reference, plain, "reference: KL", share_prompts=False)
+            with reference.of(policy) as model:
+                under_reference = self._score(model, plain, "reference: KL", share_prompts=False)
         return sampled_kl(under_policy, under_reference)
 
     def _at_most(self, prompts: int) -> int:

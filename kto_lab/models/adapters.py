@@ -1,10 +1,9 @@
-"""Adapters: what of the policy is trained, and what the reference is made of."""
+"""Adapters: what of the policy is trained."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -16,10 +15,9 @@ from kto_lab.files import atomic_path
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.ending import Ending
 from kto_lab.models.load import hf
-from kto_lab.models.logps import evaluating
 from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.reading import quiet
-from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, check_merged, fill, merged
+from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, fill, merged
 
 Policy = PreTrainedModel | PeftModel
 # The frozen adapter of the reference, where another is trained further.
@@ -36,7 +34,7 @@ class FullFineTuning:
     dropout = 0.0
     merge = False
 
-    def attach(self, model: Policy) -> Policy:
+    def attach(self, model: Policy, *, reference_without_adapter: bool = False) -> Policy:
         """The policy: the model itself.
 
         Raises:
@@ -66,7 +64,6 @@ class Lora:
         dropout: float,
         target_modules: str | list[str],
         merge: bool,
-        reference: Literal["start", "base"] = "start",
     ) -> None:
         """Describe the adapters.
 
@@ -76,27 +73,27 @@ class Lora:
             dropout: on the adapter's input while training.
             target_modules: names of modules, or "all-linear" for every linear layer but the head.
             merge: the saved policy is a whole model with the adapter merged in, rather than the adapter alone.
-            reference: where the model came with an adapter that is trained further, the policy as it was at the start,
-                or its base without that adapter.
         """
-        if reference not in ("start", "base"):
-            raise LabError(f"adapter.reference is {reference!r}; it must be 'start' or 'base'.")
         self.merge = merge
-        self.reference = reference
         self.dropout = dropout
         targets = target_modules if isinstance(target_modules, str) else list(target_modules)
         self.config = LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
         )
 
-    def attach(self, model: Policy) -> PeftModel:
+    def attach(self, model: Policy, *, reference_without_adapter: bool = False) -> PeftModel:
         """The policy: the model with fresh adapters, which at first change nothing; or with those it came with.
+
+        Args:
+            model: as it was loaded.
+            reference_without_adapter: the frozen adapter of the reference, where the model came with an adapter,
+                changes nothing, rather than being a copy of that one.
 
         Raises:
             LabError: `target_modules` names what the model has not, or the model came with other adapters.
         """
         if isinstance(model, PeftModel):
-            return self._continued(model)
+            return self._continued(model, reference_without_adapter)
         targets = self.config.target_modules
         names = [f".{name}" for name, _ in model.named_modules()]
         listed: set[str] = targets if isinstance(targets, set) else set()
@@ -113,8 +110,8 @@ class Lora:
         assert isinstance(policy, PeftModel)
         return policy
 
-    def _continued(self, kept: PeftModel) -> PeftModel:
-        """The policy that goes on with an adapter, beside a frozen copy of it, which is the reference."""
+    def _continued(self, kept: PeftModel, reference_without_adapter: bool) -> PeftModel:
+        """The policy that goes on with an adapter, beside a frozen one, with which it is the reference."""
         weights = get_peft_model_state_dict(kept, save_embedding_layers=False)
         old, there, modules = kept.peft_config[ADAPTER], _settings(kept), _targeted(kept)
         policy = self.attach(kept.unload())
@@ -137,7 +134,7 @@ class Lora:
             )
         # Before it is given weights it changes nothing.
         policy.add_adapter(START, deepcopy(new))
-        for name in (ADAPTER, START) if self.reference == "start" else (ADAPTER,):
+        for name in (ADAPTER,) if reference_without_adapter else (ADAPTER, START):
             set_peft_model_state_dict(policy, weights, adapter_name=name)
         policy.set_adapter(ADAPTER)
         return policy
@@ -157,45 +154,18 @@ def _settings(policy: PeftModel) -> dict[str, object]:
     return {"adapter.rank": config.r, "adapter.alpha": config.lora_alpha, "adapter.target_modules": modules}
 
 
-def has_bare_reference(model: Policy, adapter: FullFineTuning | Lora) -> bool:
-    """Whether the reference is not the model as it was loaded, but its base without the adapter that it came with."""
-    return isinstance(model, PeftModel) and isinstance(adapter, Lora) and adapter.reference == "base"
-
-
-def reference_of(model: Policy, adapter: FullFineTuning | Lora) -> Policy:
-    """The reference of what is trained from a model, in place of the model."""
-    return model.unload() if isinstance(model, PeftModel) and has_bare_reference(model, adapter) else model
-
-
-def check_loaded(provenance: Mapping[str, Any], adapter: FullFineTuning | Lora, *, number_format: str) -> None:
-    """Refuse a model with a merged adapter for a run that needs the two apart.
-
-    Args:
-        provenance: of the model.
-        adapter: what of it will be trained.
-        number_format: Lightning's name of it.
-
-    Raises:
-        LabError: the base alone shall be the reference, or the merged adapter is rounded away.
-    """
-    check_merged(provenance, narrow=number_format == "bf16-mixed")
-    merged_in = "adapter" in provenance and not provenance["adapter"]["kept"]
-    if merged_in and isinstance(adapter, Lora) and adapter.reference == "base":
-        raise LabError(
-            f"adapter.reference=base asks for {provenance['name']} without its adapter, which was merged into it. Use "
-            "model.saved_adapter=keep."
-        )
-
-
-def attached(model: Policy, adapter: FullFineTuning | Lora, *, number_format: str) -> Policy:
+def attached(
+    model: Policy, adapter: FullFineTuning | Lora, *, number_format: str, reference_without_adapter: bool = False
+) -> Policy:
     """The policy to train: the model with its adapter, where it has one, adding in a format that rounds nothing away.
 
     Args:
         model: its weights `as_read` in the number format.
         adapter: what of it is trained.
         number_format: Lightning's name of it.
+        reference_without_adapter: see `Lora.attach`.
     """
-    policy = adapter.attach(model)
+    policy = adapter.attach(model, reference_without_adapter=reference_without_adapter)
     if number_format == "bf16-mixed":
         add_in_float32(policy)
     return policy
@@ -207,48 +177,14 @@ def moved(policy: Policy, device: torch.device) -> Policy:
     return policy
 
 
-@contextmanager
-def reference_model(policy: Policy, load: Callable[[], Policy]) -> Iterator[Policy]:
-    """The reference in eval mode for a block: the policy without what was trained of it, or a freshly loaded model.
-
-    Args:
-        policy: the trained policy.
-        load: loads the base model; called only where the policy has no adapter. The caller's block owns the copy.
-    """
-    if isinstance(policy, PeftModel):
-        with _as_it_started(policy), evaluating(policy):
-            yield policy
-        return
-    reference = load()
-    with evaluating(reference):
-        yield reference
-
-
-@contextmanager
-def reference_at_start(policy: Policy) -> Iterator[Policy]:
-    """The reference for a block, while the policy still has its first weights: the policy itself, where it can be."""
-    if not (isinstance(policy, PeftModel) and START in policy.peft_config):
-        yield policy
-        return
-    with reference_model(policy, lambda: policy) as reference:
-        yield reference
-
-
-@contextmanager
-def _as_it_started(policy: PeftModel) -> Iterator[None]:
-    if START not in policy.peft_config:
-        with policy.disable_adapter():
-            yield
-        return
-    policy.set_adapter(START, inference_mode=True)
-    try:
-        yield
-    finally:
-        policy.set_adapter(ADAPTER)
-
-
 def load_saved(
-    folder: Path, like: Policy, adapter: FullFineTuning | Lora, load: Callable[[], Policy], *, number_format: str
+    folder: Path,
+    like: Policy,
+    adapter: FullFineTuning | Lora,
+    load: Callable[[], Policy],
+    *,
+    number_format: str,
+    reference_without_adapter: bool = False,
 ) -> Policy:
     """A policy that `save_policy` wrote, in eval mode, on the device of another one and with its rows laid out alike.
 
@@ -258,6 +194,7 @@ def load_saved(
         adapter: what was trained.
         load: loads the model that it was trained from; called only where an adapter is to be put onto it.
         number_format: Lightning's name of it.
+        reference_without_adapter: see `Lora.attach`.
 
     Raises:
         LabError: the policy cannot be loaded.
@@ -265,7 +202,9 @@ def load_saved(
     if not (folder / "adapter_config.json").exists():
         policy: Policy = hf(str(folder), dtype="float32", attention=like.config._attn_implementation).model
     else:
-        policy = attached(load(), adapter, number_format=number_format)
+        policy = attached(
+            load(), adapter, number_format=number_format, reference_without_adapter=reference_without_adapter
+        )
         assert isinstance(policy, PeftModel)
         fill(policy, folder / WEIGHTS)
     set_packing(policy, packs(like))

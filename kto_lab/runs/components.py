@@ -16,6 +16,7 @@ from kto_lab.hashing import content_hash
 from kto_lab.losses import Objective
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import FullFineTuning, Lora
+from kto_lab.models.reference import Reference
 from kto_lab.models.tokens import Lengths
 from kto_lab.runs.process_cache import Node
 from kto_lab.training.fit import check_feasible
@@ -37,6 +38,7 @@ KEYS = (
     "feedback",
     "corruption",
     "loss",
+    "reference",
     "optimizer",
     "schedule",
     "reference_store",
@@ -45,7 +47,7 @@ KEYS = (
     "trainer",
 )
 # What the base policy's measurements depend on, beside the seed and how its rows are cut.
-OF_BASE = ("model", "adapter", "feedback", "lengths", "evaluation", "trainer")
+OF_BASE = ("model", "adapter", "reference", "feedback", "lengths", "evaluation", "trainer")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Components:
         evaluation: what is measured.
         lengths: of prompts and completions.
         adapter: what is trained.
+        reference: what the policy is compared with.
         store: of the reference's log-probabilities.
         corruption: takes the training split, and returns it corrupted.
         feedback: the table of examples, to be read when its turn comes.
@@ -78,6 +81,7 @@ class Components:
     evaluation: Evaluation
     lengths: Lengths
     adapter: FullFineTuning | Lora
+    reference: Reference
     store: "ReferenceStore | NoStore"
     corruption: Callable[[Dataset], Corrupted]
     feedback: Node
@@ -108,6 +112,7 @@ def assemble(cfg: DictConfig) -> Components:
         evaluation=instantiate(cfg.evaluation),
         lengths=instantiate(cfg.lengths),
         adapter=instantiate(cfg.adapter),
+        reference=instantiate(cfg.reference),
         store=instantiate(cfg.reference_store),
         corruption=instantiate(cfg.corruption),
         feedback=nodes["feedback"],
@@ -117,6 +122,11 @@ def assemble(cfg: DictConfig) -> Components:
     objective = components.objective
     attention = cfg.model.get("attention")
     check_feasible(objective, components.optimization, components.hardware, components.adapter, attention=attention)
+    if objective.needs.reference and not components.reference.exists:
+        raise LabError(
+            f"The loss {objective.name} compares the policy with a reference, and reference=none leaves it "
+            "without. Use reference=initial, or a loss without one, such as sft, simpo, orpo or kto_reference_free."
+        )
     if objective.compared_to is Completions.SAMPLED and not objective.needs.reference:
         raise LabError(
             f"loss.reference_point=sampled compares with the reference, and the loss {objective.name} has none. Use "

@@ -24,9 +24,10 @@ from kto_lab.evaluation.metrics import refuse_taken_names
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.hashing import content_hash
-from kto_lab.models.adapters import load_saved, moved, reference_model, reference_of
+from kto_lab.models.adapters import load_saved, moved
 from kto_lab.models.attention import set_packing
 from kto_lab.models.number_format import add_in_float32
+from kto_lab.models.reference import ReferencePolicy, check_vocabulary, initial_model, none
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tokens import Encoder
 from kto_lab.runs.claim import CONFIG
@@ -34,7 +35,7 @@ from kto_lab.runs.components import assemble
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.examples import evaluation_on, read_feedback
 from kto_lab.runs.identity import plain_values
-from kto_lab.runs.judges import deployed_judge, judge_of, longest_sequence
+from kto_lab.runs.judges import base_measured, deployed_judge, judge_of, longest_sequence
 from kto_lab.runs.loading import ModelSource
 from kto_lab.runs.process_cache import Node
 from kto_lab.runs.record import Record, read_record
@@ -93,20 +94,31 @@ def evaluate_run(cfg: DictConfig) -> Path:
     if record.data["fingerprint"] != finished["data"]["fingerprint"]:
         raise LabError(f"The feedback is not what {folder} was trained on: it has changed since. Restore it.")
     test = of_split(table, "test")
-    evaluation = evaluation_on(test, components.evaluation, record)
-    console.stage("Policies", "The base policy, which is the reference, and the trained one.")
-    source = ModelSource(components.model, components.adapter, components.hardware)
+    evaluation = evaluation_on(test, components.evaluation, components.reference, record)
+    console.stage("Policies", "The base policy, the trained one, and what it is compared with.")
+    source = ModelSource(components.model, components.adapter, components.hardware, reference=components.reference)
     loaded = source.load()
     check_weights(loaded.provenance, finished["model"], folder)
     encoder = Encoder.of(loaded, components.lengths)
     for name, found in encoder.hashes.items():
         if finished["model"].get(name) != found:
             raise LabError(f"The base model's {name} is not what {folder} was trained with. Restore it.")
-    logp_cache = source.open_logp_cache(loaded, components.store)
+    other = source.load_other()
+    if other is not None:
+        check_weights(other.provenance, finished["model"]["reference"], folder)
+        check_vocabulary(loaded.tokenizer, other.tokenizer, other.provenance["name"])
+    logp_cache = source.open_logp_cache(other or loaded, components.store)
     base_model = loaded.model
     moved(base_model, components.hardware.device)
     number_format = components.hardware.number_format
-    policy = load_saved(saved, base_model, components.adapter, lambda: base_model, number_format=number_format)
+    policy = load_saved(
+        saved,
+        base_model,
+        components.adapter,
+        lambda: base_model,
+        number_format=number_format,
+        reference_without_adapter=components.reference.without_adapter,
+    )
     console.say(f"    {loaded.provenance['name']}; {saved}")
     longest = longest_sequence(components.lengths, evaluation, components.objective)
     rows = source.lay_out_rows(base_model, longest=longest)
@@ -121,15 +133,17 @@ def evaluate_run(cfg: DictConfig) -> Path:
         seed=components.seed,
     )
     set_packing(policy, rows.packed)
-    reference_policy = partial(reference_of, base_model, components.adapter)
+    load = partial(initial_model, base_model, components.reference)
+    before = ReferencePolicy(load, inside=True)
+    reference = source.reference_policy(load, share_prompts=judge.share_prompts, longest=longest)
     with record.stage("evaluation"):
         console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
-        with reference_model(policy, reference_policy) as reference:
-            base = judge.measure(reference, "base", logp_cache)
+        with before.of(policy) as first:
+            base = base_measured(judge, first, reference, logp_cache)
         deployed = deployed_judge(judge, components.objective)
         trained = deployed.measure(policy, "trained")
         record.metrics = deployed.compare(
-            policy, base, trained, beta=components.objective.reward_beta, load=reference_policy
+            policy, base, trained, beta=components.objective.reward_beta, reference=reference
         )
         record.declared = deployed.declarations(trained)
     record.files = {"results": target, "answers and scores": judge.folder}
@@ -151,7 +165,7 @@ def evaluate_model(cfg: DictConfig) -> Path:
     )
     table = read_feedback(Node(cfg.feedback), record, ("test",))
     test = of_split(table, "test")
-    settings = evaluation_on(test, settings, record)
+    settings = evaluation_on(test, settings, none(), record)
     console.stage("Policy", "The model to judge.")
     loaded = instantiate(cfg.model)
     check_merged(loaded.provenance, narrow=hardware.number_format == "bf16-mixed")

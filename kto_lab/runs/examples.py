@@ -1,6 +1,7 @@
 """The first stage of a run: the table of examples, what can be measured on it, and its corruption."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from datasets import Dataset
@@ -11,6 +12,7 @@ from kto_lab.evaluation.judge import check_judge
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import class_counts, fingerprint, of_split
+from kto_lab.models.reference import Reference
 from kto_lab.runs.process_cache import NO_CACHE, Node, ProcessCache
 from kto_lab.runs.record import Record
 
@@ -33,13 +35,14 @@ def read_examples(
     feedback: Node,
     corruption: Callable[[Dataset], Corrupted],
     evaluation: Evaluation,
+    reference: Reference,
     record: Record,
     cache: ProcessCache,
 ) -> Examples:
     """The table of a run, its training part corrupted."""
     table = read_feedback(feedback, record, ("train", "test"), cache)
     train, test = of_split(table, "train"), of_split(table, "test")
-    evaluation = evaluation_on(test, evaluation, record)
+    evaluation = evaluation_on(test, evaluation, reference, record)
     corrupted = corruption(train)
     for change in corrupted.changes:
         flipped = change.flipped_to_desirable + change.flipped_to_undesirable
@@ -67,8 +70,8 @@ def read_feedback(feedback: Node, record: Record, needed: Sequence[str], cache: 
     return table
 
 
-def evaluation_on(table_test: Dataset, settings: Evaluation, record: Record) -> Evaluation:
-    """What can be evaluated on held-out prompts; what is left out is said.
+def evaluation_on(table_test: Dataset, settings: Evaluation, reference: Reference, record: Record) -> Evaluation:
+    """What can be evaluated on held-out prompts, against a reference; what is left out is said.
 
     Raises:
         LabError: something that was asked for by name cannot be, or the judge cannot be loaded.
@@ -76,6 +79,9 @@ def evaluation_on(table_test: Dataset, settings: Evaluation, record: Record) -> 
     found, left_out = settings.on(table_test)
     if left_out:
         narration.say(f"    {left_out}")
+    if not reference.exists:
+        narration.say("    implicit rewards and KL are not measured: there is no reference")
+        found = replace(found, reward_examples=0, kl_prompts=0)
     if found.judge is not None:
         record.data["judge"] = check_judge(found.judge)
     return found

@@ -10,8 +10,9 @@ from kto_lab import narration
 from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.losses import Objective
-from kto_lab.models.adapters import Policy, reference_at_start
+from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import ExactRows
+from kto_lab.models.reference import ReferencePolicy, at_start
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.training.hardware import Hardware
@@ -75,14 +76,20 @@ def deployed_judge(judge: Judge, objective: Objective) -> Judge:
 
 
 def measure_base(
-    judge: Judge, policy: Policy, logp_cache: "LogpCache | None", cache: ProcessCache, key: str
+    judge: Judge,
+    policy: Policy,
+    reference: ReferencePolicy | None,
+    logp_cache: "LogpCache | None",
+    cache: ProcessCache,
+    key: str,
 ) -> Measured:
     """What the policy does before training; kept in the run folder, so that a resumed run need not ask again.
 
     Args:
         judge: of the run.
         policy: with its first weights.
-        logp_cache: what is known of it as the reference.
+        reference: of the policy; None for none.
+        logp_cache: what is known of the reference.
         cache: of this process.
         key: a hash of all that the measurements can depend on.
     """
@@ -90,8 +97,18 @@ def measure_base(
     if kept.exists():
         return Measured.from_dict(json.loads(kept.read_text(encoding="utf-8")))
     narration.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
-    with reference_at_start(policy) as reference:
-        base = cache.get("base", key, lambda: judge.measure(reference, "base", logp_cache), most=BASES)
+    base = cache.get("base", key, lambda: base_measured(judge, policy, reference, logp_cache), most=BASES)
     if not kept.exists():
         judge.keep("base", base)
     return base
+
+
+def base_measured(
+    judge: Judge, policy: Policy, reference: ReferencePolicy | None, logp_cache: "LogpCache | None"
+) -> Measured:
+    """What the policy does before its first step, with the log-probabilities of its reference."""
+    if reference is None or reference.inside:
+        with at_start(policy) as first:
+            return judge.measure(first, "base", logp_cache)
+    with at_start(policy) as first, reference.of(policy) as other:
+        return judge.measure(first, "base", logp_cache, scorer=other)

@@ -1,17 +1,29 @@
 """The stage of a run that loads its model: as the policy to train, and again as what it is compared with."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
+from peft import PeftModel
 
 from kto_lab import narration
+from kto_lab.errors import LabError
 from kto_lab.hashing import content_hash
-from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, check_loaded, has_bare_reference, moved
+from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved
 from kto_lab.models.attention import set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import ExactRows, find_exact_rows
 from kto_lab.models.number_format import as_read, formats
+from kto_lab.models.reference import (
+    Reference,
+    ReferencePolicy,
+    check_loaded,
+    check_vocabulary,
+    initial,
+    is_another_model,
+)
 from kto_lab.models.store_scorer import scorer_of
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.runs.process_cache import NO_CACHE, Node, ProcessCache
@@ -31,23 +43,78 @@ class ModelSource:
         adapter: what is trained.
         hardware: where the model computes, and in which number format.
         cache: of this process.
+        reference: what the policy is compared with.
     """
 
     node: Node
     adapter: FullFineTuning | Lora
     hardware: Hardware
     cache: ProcessCache = NO_CACHE
+    reference: Reference = field(default_factory=initial)
 
     def load(self) -> Loaded:
         """The model; its weights in the formats that the run computes with."""
         number_format = self.hardware.number_format
         loaded = self.cache.loaded(self.node)
-        check_loaded(loaded.provenance, self.adapter, number_format=number_format)
+        check_loaded(loaded.provenance, self.reference, number_format=number_format)
         provenance = {**loaded.provenance, "dtype": str(loaded.model.dtype).removeprefix("torch.")}
         as_read(loaded.model, number_format=number_format, trained=self.adapter.trains_the_model)
         return replace(loaded, provenance=provenance)
 
-    def load_reference(self, *, packed: bool) -> Policy:
+    def load_other(self) -> Loaded | None:
+        """The model that is named as the reference, in the formats that the run computes with; None where none is.
+
+        Raises:
+            LabError: it has an adapter that was kept apart, or one that the number format rounds away.
+        """
+        if self.reference.model is None:
+            return None
+        loaded = self.cache.loaded(Node(self.reference.model), kind="reference")
+        if isinstance(loaded.model, PeftModel):
+            raise LabError(
+                f"The reference {loaded.provenance['name']} keeps its adapter apart. Use "
+                "reference.model.saved_adapter=merge."
+            )
+        check_loaded(loaded.provenance, initial(), number_format=self.hardware.number_format)
+        as_read(loaded.model, number_format=self.hardware.number_format, trained=False)
+        return loaded
+
+    def reference_policy(
+        self, load: Callable[[], Policy], *, share_prompts: bool, longest: int
+    ) -> ReferencePolicy | None:
+        """What gives the reference of the run's policy; None where there is none.
+
+        Args:
+            load: loads the model as it was before training.
+            share_prompts: completions of one prompt share its row.
+            longest: tokens of the longest sequence that the reference will be given.
+        """
+        if not self.reference.exists:
+            return None
+        if self.reference.model is None:
+            return ReferencePolicy(load, inside=True)
+        return ReferencePolicy(partial(self._other, share_prompts=share_prompts, longest=longest), inside=False)
+
+    def _other(self, *, share_prompts: bool, longest: int) -> Policy:
+        """The other model on the device to compute on, with its rows laid out as it can have them.
+
+        Raises:
+            LabError: prompts are shared, and it cannot share them.
+        """
+        loaded = self.load_other()
+        assert loaded is not None
+        model = moved(loaded.model, self.hardware.device)
+        with self.hardware.autocast():
+            exact = find_exact_rows(model, longest=longest)
+        set_packing(model, exact.packed)
+        if share_prompts and not exact.shared:
+            raise LabError(
+                f"The reference {loaded.provenance['name']} cannot run a prompt once for several completions. Set "
+                "optimization.keep_prompts_together=false."
+            )
+        return model
+
+    def load_initial(self, *, packed: bool) -> Policy:
         """The model as it was before training, on the device to compute on, its rows laid out as the policy's are."""
         model = self.load().model
         moved(model, self.hardware.device)
@@ -55,17 +122,18 @@ class ModelSource:
         return model
 
     def open_logp_cache(self, loaded: Loaded, store: "ReferenceStore | NoStore") -> "LogpCache | None":
-        """The reference's log-probabilities that are known, where the reference is a model as it was loaded."""
-        # Without its adapter the reference is another model than the one that was loaded.
-        if store.keeps is False or has_bare_reference(loaded.model, self.adapter):
+        """The reference's log-probabilities that are known, where this loaded model is the reference."""
+        reference = self.reference
+        if store.keeps is False or not reference.exists or is_another_model(loaded.model, reference):
             return None
+        node = self.node if reference.model is None else Node(reference.model)
         device, name = self.hardware.device, loaded.provenance["name"]
         number_format = self.hardware.number_format + (", compiled" if self.hardware.compile else "")
-        if number_format.startswith("bf16") and isinstance(self.adapter, Lora):
+        if number_format.startswith("bf16") and isinstance(self.adapter, Lora) and reference.model is None:
             number_format += ", adapters added in float32"
         scorer = self.cache.get(
             "scorer",
-            content_hash(self.node.key, self.adapter.trains_the_model, number_format, str(device)),
+            content_hash(node.key, self.adapter.trains_the_model, number_format, str(device)),
             lambda: scorer_of(loaded.model, name=name, number_format=number_format, device=device),
         )
         return self.cache.get(
@@ -99,7 +167,7 @@ class Start:
         model: as it was loaded; with an adapter it is what the policy wraps.
         policy: to train, on the device to compute on.
         encoder: of its tokenizer.
-        logp_cache: what is known of the model as the reference.
+        logp_cache: what is known of the reference.
     """
 
     model: Policy
@@ -112,18 +180,29 @@ def load_policy(
     source: ModelSource, store: "ReferenceStore | NoStore", lengths: Lengths, record: Record, *, seed: int
 ) -> Start:
     """The model, with the adapter that is trained."""
-    narration.stage("Policy", "The model to align. Before its first step it is its own reference.")
+    narration.stage("Policy", "The model to align, and what it is compared with.")
     loaded = source.load()
     # While the model is as it was loaded: what is done to it for this run is not the reference's.
-    logp_cache = source.open_logp_cache(loaded, store)
+    other = source.load_other()
+    if other is not None:
+        check_vocabulary(loaded.tokenizer, other.tokenizer, other.provenance["name"])
+    logp_cache = source.open_logp_cache(other or loaded, store)
     pl.seed_everything(seed, verbose=False)
     hardware = source.hardware
-    policy = attached(loaded.model, source.adapter, number_format=hardware.number_format)
+    policy = attached(
+        loaded.model,
+        source.adapter,
+        number_format=hardware.number_format,
+        reference_without_adapter=source.reference.without_adapter,
+    )
     moved(policy, hardware.device)
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in policy.parameters())
     kept = formats(policy)
     record.model = {**loaded.provenance, **kept, "parameters": everything, "trainable": trainable}
+    if other is not None:
+        record.model["reference"] = other.provenance
+        narration.say(f"    reference: {other.provenance['name']}")
     narration.say(f"    {loaded.provenance['name']}")
     narration.say(
         f"    {everything / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained; {hardware.device}, "

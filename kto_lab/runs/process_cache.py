@@ -71,9 +71,12 @@ class ProcessCache:
         """The table of examples of a `feedback` node."""
         return self.get("table", feedback.key, feedback.make)
 
-    def loaded(self, model: Node) -> "Loaded":
-        """The model of a `model` node, for the caller to change; what is kept stays as it was loaded, on the CPU."""
-        loaded = self.get("model", model.key, model.make)
+    def loaded(self, model: Node, *, kind: str = "model") -> "Loaded":
+        """The model of a `model` node, for the caller to change; what is kept stays as it was loaded, on the CPU.
+
+        The last of each `kind` is kept: a policy and a reference do not drive each other out.
+        """
+        loaded = self.get(kind, model.key, model.make)
         return replace(loaded, model=copy.deepcopy(loaded.model)) if self.keeps else loaded
 
 

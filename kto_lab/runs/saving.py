@@ -60,7 +60,15 @@ def save_and_compare(
 
     wanted = scored(policy)
     save_policy(policy, judge.held_out.encoder.released, folder, merge=adapter.merge, ending=data.ending)
-    found = scored(load_saved(folder, policy, adapter, load, number_format=number_format))
+    saved = load_saved(
+        folder,
+        policy,
+        adapter,
+        load,
+        number_format=number_format,
+        reference_without_adapter=source.reference.without_adapter,
+    )
+    found = scored(saved)
     check_same(wanted, found, folder, number_format=number_format, merge=adapter.merge)
     return float((found - wanted).abs().max())
 

@@ -19,6 +19,7 @@ from kto_lab.evaluation.evaluate import Judge, Measured
 from kto_lab.losses import Objective
 from kto_lab.models.adapters import Policy, moved
 from kto_lab.models.number_format import masters
+from kto_lab.models.reference import ReferencePolicy
 from kto_lab.runs.claim import claim, refuse_another_configuration
 from kto_lab.runs.components import assemble
 from kto_lab.runs.examples import read_examples
@@ -53,10 +54,12 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
     refuse_another_configuration(folder, cfg)
     record = Record(folder, "", plain_values(cfg), {"seed": seed}, observer.environment())
     with record.stage("feedback"):
-        test, evaluation, corrupted = read_examples(made.feedback, made.corruption, made.evaluation, record, cache)
+        test, evaluation, corrupted = read_examples(
+            made.feedback, made.corruption, made.evaluation, made.reference, record, cache
+        )
         check_plan(corrupted, made.objective, made.optimization, made.update_rule, made.adapter, hardware, seed=seed)
     with record.stage("model"):
-        source = ModelSource(made.model, made.adapter, hardware, cache)
+        source = ModelSource(made.model, made.adapter, hardware, cache, made.reference)
         start = load_policy(source, made.store, made.lengths, record, seed=seed)
         policy, encoder = start.policy, start.encoder
     identity = identify(cfg)
@@ -64,16 +67,19 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
     with record.stage("plan"):
         planned = plan(policy, corrupted, encoder, made.objective, made.optimization, seed=seed)
         data, objective, record.training = planned.data, planned.objective, planned.about
-        rows = source.lay_out_rows(start.model, longest=longest_sequence(made.lengths, evaluation, objective))
+        longest = longest_sequence(made.lengths, evaluation, objective)
+        rows = source.lay_out_rows(start.model, longest=longest)
         judge = judge_of(
             test, encoder, evaluation, made.optimization, hardware, rows, folder=folder / "evaluation", seed=seed
         )
         deployed = deployed_judge(judge, objective)
+        load = partial(source.load_initial, packed=rows.packed)
+        reference = source.reference_policy(load, share_prompts=judge.share_prompts, longest=longest)
     claim(folder, cfg, identity, record.data["fingerprint"], encoder.hashes)
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         with record.stage("evaluation before"):
-            base = measure_base(judge, policy, start.logp_cache, cache, made.base_key)
+            base = measure_base(judge, policy, reference, start.logp_cache, cache, made.base_key)
             judge.try_metrics(base, beta=objective.reward_beta)
     loggers = observer.loggers(record)
     with record.stage("training"), masters(policy, number_format=hardware.number_format, seed=seed):
@@ -83,6 +89,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
             objective,
             made.optimization,
             made.update_rule,
+            reference,
             hardware,
             folder=folder,
             loggers=loggers,
@@ -91,8 +98,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
             logp_cache=start.logp_cache,
         )
     if first:
-        reference = partial(source.load_reference, packed=rows.packed)
-        conclude(policy, deployed, base, data, objective, source, record, observer, load=reference)
+        conclude(policy, deployed, base, data, objective, source, record, observer, reference=reference, load=load)
     return folder
 
 
@@ -106,6 +112,7 @@ def conclude(
     record: Record,
     observer: Observer,
     *,
+    reference: ReferencePolicy | None,
     load: Callable[[], Policy],
 ) -> None:
     """Compare the trained policy with the base, save it, and write the record.
@@ -119,13 +126,14 @@ def conclude(
         source: of the model that it was trained from.
         record: of the run so far.
         observer: of the run.
-        load: loads the reference, onto the device.
+        reference: of the policy; None for none.
+        load: loads the model as it was before training, onto the device.
     """
     with record.stage("evaluation after"):
         narration.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
         policy = moved(policy, source.hardware.device)
         trained = deployed.measure(policy, "trained")
-        record.metrics = deployed.compare(policy, base, trained, beta=objective.reward_beta, load=load)
+        record.metrics = deployed.compare(policy, base, trained, beta=objective.reward_beta, reference=reference)
         record.declared = deployed.declarations(trained)
     with record.stage("saving"):
         saved = record.folder / "policy"

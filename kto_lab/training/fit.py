@@ -17,6 +17,7 @@ from kto_lab.losses import Objective
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy
 from kto_lab.models.logps import packs_rows
+from kto_lab.models.reference import ReferencePolicy
 from kto_lab.training.autocast import precision_plugin
 from kto_lab.training.callbacks import METRICS, StepMetrics, TrainingProgress
 from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
@@ -84,6 +85,7 @@ def fit(
     objective: Objective,
     optimization: Optimization,
     update_rule: UpdateRule,
+    reference: ReferencePolicy | None,
     hardware: Hardware,
     *,
     folder: Path,
@@ -97,11 +99,12 @@ def fit(
     Under fsdp the trained policy is whole again on the first process only.
 
     Args:
-        policy: starts as the reference.
+        policy: with its first weights.
         data: the plan and its tokens; the reference's log-probabilities are filled in first.
         objective: what is minimised.
         optimization: how.
         update_rule: makes the optimiser and its schedule.
+        reference: of the policy; None for a loss without one, whose implicit rewards are then not measured.
         hardware: where.
         folder: the run folder; checkpoints go into it.
         loggers: Lightning's.
@@ -117,7 +120,7 @@ def fit(
         LabError: the loss or the gradient is not finite, or the disk refuses; the last good state is kept as a
             checkpoint where it can be.
     """
-    narration.stage("Training", "The reference's log-probs are known ahead of all steps; then one step a batch.")
+    narration.stage("Training", "The reference's log-probs are known ahead of all steps; then one step per batch.")
     module = AlignmentModule(
         policy,
         objective,
@@ -128,6 +131,7 @@ def fit(
         pad_id=data.pad_id,
         share_prompts=share_prompts,
         seed=seed,
+        has_reference=reference is not None,
     )
     set_dropout(policy, own=optimization.dropout)
     samples = objective.compared_to is Completions.SAMPLED
@@ -136,8 +140,8 @@ def fit(
         compiled(policy, hardware, share_prompts=share_prompts, samples=samples) as compilation,
         recomputed(policy, optimization.gradient_checkpointing),
     ):
-        reference = ReferencePass(data, hardware, logp_cache)
-        trainer = _trainer(hardware, _callbacks(reference, optimization, folder), folder, loggers)
+        reference_pass = ReferencePass(data, reference, hardware, logp_cache)
+        trainer = _trainer(hardware, _callbacks(reference_pass, optimization, folder), folder, loggers)
         steps = AlignmentData(
             data,
             objective,
@@ -149,7 +153,7 @@ def fit(
         trainer.fit(module, steps, ckpt_path=last_checkpoint(folder / CHECKPOINTS), weights_only=True)
     if hardware.strategy == "fsdp":
         returned(module.policy, policy, first=trainer.is_global_zero)
-    found = {"reference": reference.use.as_dict(), "compile": compilation.as_dict()}
+    found = {"reference": reference_pass.use.as_dict(), "compile": compilation.as_dict()}
     if trainer.is_global_zero:
         clipping = Clipping.of(factors(folder / METRICS))
         narration.say(f"    {clipping.said()}")
@@ -157,11 +161,11 @@ def fit(
     return found
 
 
-def _callbacks(reference: ReferencePass, optimization: Optimization, folder: Path) -> list[pl.Callback]:
+def _callbacks(reference_pass: ReferencePass, optimization: Optimization, folder: Path) -> list[pl.Callback]:
     """What happens beside the steps, in this order."""
     checkpoints = folder / CHECKPOINTS
     return [
-        reference,
+        reference_pass,
         StepMetrics(folder),
         TrainingProgress(),
         StopWhenAsked(checkpoints / "stopped.ckpt"),

@@ -69,6 +69,7 @@ class AlignmentModule(pl.LightningModule):
         pad_id: int,
         share_prompts: bool,
         seed: int,
+        has_reference: bool = True,
     ) -> None:
         """Wrap a policy.
 
@@ -82,6 +83,7 @@ class AlignmentModule(pl.LightningModule):
             pad_id: any valid token id.
             share_prompts: completions of one prompt share its row.
             seed: of dropout, where there is any.
+            has_reference: whether there is a reference, so that implicit rewards can be reported.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -94,6 +96,7 @@ class AlignmentModule(pl.LightningModule):
         self.pad_id = pad_id
         self.share_prompts = share_prompts
         self.seed = seed
+        self.has_reference = has_reference
         self.drops_out = bool(dropout_rates(policy, own=optimization.dropout))
         self.reference_point_state: State = ()
         self.samples: PolicySamples | None = None
@@ -130,7 +133,7 @@ class AlignmentModule(pl.LightningModule):
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
         ahead = self.run_ahead(batch)
         point = self.reference_point(batch, ahead)
-        tally = Tally()
+        tally = Tally(has_reference=self.has_reference)
         last = len(batch.micro_batches) - 1
         for number, micro_batch in enumerate(batch.micro_batches):
             if self.drops_out:
@@ -302,8 +305,9 @@ class AlignmentModule(pl.LightningModule):
 class Tally:
     """Sums over a step's micro-batches, turned into means once at its end."""
 
-    def __init__(self) -> None:
-        """All sums start at zero."""
+    def __init__(self, *, has_reference: bool) -> None:
+        """All sums start at zero; without a reference there are no implicit rewards."""
+        self.has_reference = has_reference
         self.sums: Tensor | None = None
 
     def add(self, loss: Tensor, beta: float, z0: Tensor, logps: Tensor, micro_batch: MicroBatch) -> None:
@@ -331,6 +335,8 @@ class Tally:
         assert self.sums is not None
         loss, up, down, n_up, n_down, saturated = sum_over_processes(self.sums).tolist()
         metrics = {"loss": loss, "saturated": saturated / (n_up + n_down)}
+        if not self.has_reference:
+            return metrics
         if n_up:
             metrics["reward_desirable"] = up / n_up
         if n_down:

@@ -2,8 +2,8 @@
 
 They depend on nothing that training changes. So they are looked up in the reference store, and what it lacks is
 computed in large batches of similar length and kept there; the reference is then not needed in memory. Before its first
-step the policy is the reference (an adapter starts as the identity) or holds the reference's adapter beside its own: no
-second model is loaded either.
+step the policy is its initial reference (an adapter starts as the identity) or holds the reference's adapter beside its
+own, so no second model is loaded; another model is loaded only where the store lacks something.
 """
 
 import time
@@ -17,7 +17,8 @@ from torch import Tensor
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.losses.reference_points import Completions
-from kto_lab.models.adapters import Policy, moved, reference_at_start
+from kto_lab.models.adapters import Policy, moved
+from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep
 from kto_lab.models.tokens import Tokens
 from kto_lab.training.data import TrainingData, fill_reference, reference_sequences
@@ -54,13 +55,19 @@ class ReferencePass(pl.Callback):
     """Fills in `TrainingData.reference` while the policy still has its first weights.
 
     Lightning calls `setup` when the processes can talk to one another and before a checkpoint is restored: on a resumed
-    run, too, the policy still is the reference then. The first process looks up; each scores its share of what is
+    run, too, the policy still has its first weights then. The first process looks up; each scores its share of what is
     missing. Afterwards `use` says what was done.
     """
 
-    def __init__(self, data: TrainingData, hardware: Hardware, logp_cache: "LogpCache | None") -> None:
-        """Fill in `data`, in the precision of `hardware`, by way of the log-prob cache where there is one."""
+    def __init__(
+        self, data: TrainingData, reference: ReferencePolicy | None, hardware: Hardware, logp_cache: "LogpCache | None"
+    ) -> None:
+        """Fill in `data` in the precision of `hardware`, by way of the log-prob cache where there is one.
+
+        Without a reference nothing is filled in.
+        """
         self.data = data
+        self.reference = reference
         self.hardware = hardware
         self.logp_cache = logp_cache
         self.use = ReferenceUse(0, 0, 0.0, 0.0)
@@ -68,16 +75,19 @@ class ReferencePass(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the log-probability of every completion and mismatched pair of the run under the reference.
 
-        Losses without a reference get it all the same, so that their implicit rewards can be compared.
+        Losses that read none get it all the same, where there is one, so that their implicit rewards can be compared.
 
         Raises:
             LabError: one of them is not finite; the message names the example.
         """
         assert isinstance(pl_module, AlignmentModule)
+        if self.reference is None:
+            return
         policy = moved(pl_module.policy, trainer.strategy.root_device)
         if pl_module.objective.compared_to is Completions.SAMPLED:
             pl_module.samples = PolicySamples(
                 policy,
+                self.reference,
                 pad_id=pl_module.pad_id,
                 ending=self.data.ending,
                 token_budget=pl_module.optimization.micro_batch_tokens,
@@ -116,12 +126,13 @@ class ReferencePass(pl.Callback):
         self, trainer: pl.Trainer, module: AlignmentModule, policy: Policy, sequences: list[Tokens]
     ) -> Tensor:
         """(N,) log-probabilities that all processes compute together, on the CPU."""
+        assert self.reference is not None
         dealt = prompt_groups(sequences)[trainer.global_rank :: trainer.world_size]
         mine = [index for group in dealt for index in group]
         with (
             narration.progress("reference", len(mine)) as advance,
             self.hardware.autocast(),
-            reference_at_start(policy) as reference,
+            self.reference.at_start(policy) as reference,
         ):
             own = score_and_keep(
                 reference,

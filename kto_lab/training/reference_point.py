@@ -10,10 +10,11 @@ from torch import Tensor
 
 from kto_lab.losses.objective import Estimator, Sampling
 from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, State
-from kto_lab.models.adapters import Policy, reference_model
+from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
 from kto_lab.models.generate import sample_tokens
 from kto_lab.models.logps import evaluating, score
+from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.tokens import Tokens
 from kto_lab.training.data import MicroBatch, Step
 
@@ -21,20 +22,27 @@ from kto_lab.training.data import MicroBatch, Step
 class PolicySamples:
     """Completions that the policy samples during training, and their log-ratios to the reference.
 
-    Make it while the policy still is the reference: a policy without an adapter is copied.
+    Make it while the policy still has its first weights: where those are the reference's, a policy without an adapter
+    is copied.
     """
 
-    def __init__(self, policy: Policy, *, pad_id: int, ending: Ending, token_budget: int, seed: int) -> None:
+    def __init__(
+        self, policy: Policy, reference: ReferencePolicy, *, pad_id: int, ending: Ending, token_budget: int, seed: int
+    ) -> None:
         """Keep the reference.
 
         Args:
             policy: as it is before its first step.
+            reference: of the policy; a model that it loads is kept.
             pad_id: any valid token id.
             ending: how a completion ends.
             token_budget: padded tokens a batch of scoring.
             seed: of the sampling, with the number of the step.
         """
-        self.reference = policy if isinstance(policy, PeftModel) else copy.deepcopy(policy).requires_grad_(False)
+        inside = reference.inside and isinstance(policy, PeftModel)
+        own = policy if inside else copy.deepcopy(policy) if reference.inside else reference.load()
+        model = own if inside else own.requires_grad_(False)
+        self.reference = ReferencePolicy(load=lambda: model, inside=reference.inside)
         self.pad_id = pad_id
         self.ending = ending
         self.token_budget = token_budget
@@ -59,7 +67,7 @@ class PolicySamples:
             )
         sequences = [Tokens(prompt, tuple(ids)) for prompt, ids in zip(prompts, drawn, strict=True)]
         under_policy = score(policy, sequences, pad_id=self.pad_id, token_budget=self.token_budget)
-        with reference_model(policy, lambda: self.reference) as reference:
+        with self.reference.of(policy) as reference:
             return under_policy - score(reference, sequences, pad_id=self.pad_id, token_budget=self.token_budget)
 
 

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedToken
 
 from kto_lab import files
 from kto_lab.errors import LabError
-from kto_lab.models.adapters import FullFineTuning, Lora, reference_model, save_policy
+from kto_lab.models.adapters import FullFineTuning, Lora, save_policy
+from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.tokens import Encoder
 
 IDS = torch.tensor([[5, 6, 7]])
@@ -56,7 +57,7 @@ def test_the_reference_is_the_policy_with_its_adapter_off(model: LlamaForCausalL
     policy = trained(model, lora())
     changed = logits(policy)
     policy.train()
-    with reference_model(policy, load=lambda: pytest.fail("no second copy is needed")) as reference:
+    with ReferencePolicy(lambda: pytest.fail("no second copy is needed"), inside=True).of(policy) as reference:
         assert not reference.training
         torch.testing.assert_close(reference(IDS).logits.detach(), before)
     assert policy.training
@@ -66,7 +67,7 @@ def test_the_reference_is_the_policy_with_its_adapter_off(model: LlamaForCausalL
 
 def test_the_reference_of_a_whole_policy_is_loaded(model: LlamaForCausalLM) -> None:
     other = torch.nn.Linear(1, 1)
-    with reference_model(model, load=lambda: other) as reference:
+    with ReferencePolicy(lambda: other, inside=True).of(model) as reference:
         assert reference is other and not reference.training
 
 

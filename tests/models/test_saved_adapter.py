@@ -12,8 +12,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_file
-from kto_lab.models.adapters import Lora, check_loaded, reference_model
+from kto_lab.models.adapters import Lora
 from kto_lab.models.load import Loaded, hf
+from kto_lab.models.reference import ReferencePolicy, check_loaded, initial
 from kto_lab.models.saved_adapter import merged
 from kto_lab.models.store_scorer import scorer_of
 
@@ -159,10 +160,9 @@ def test_an_adapter_that_bfloat16_rounds_away_is_not_merged(
     said = r"less than bfloat16 can say: merged, \d+% of the change is left"
     with pytest.raises(LabError, match=said):
         load(folder, dtype="bfloat16")
-    lora = Lora(rank=2, alpha=4, dropout=0.0, target_modules="all-linear", merge=False)
     with pytest.raises(LabError, match=said):
-        check_loaded(provenance, lora, number_format="bf16-mixed")
-    check_loaded(provenance, lora, number_format="32-true")
+        check_loaded(provenance, initial(), number_format="bf16-mixed")
+    check_loaded(provenance, initial(), number_format="32-true")
     load(folder, dtype="bfloat16", saved_adapter="keep")
 
 
@@ -181,7 +181,7 @@ def test_a_kept_adapter_is_its_own_reference(
         if parameter.requires_grad:
             parameter.data += 0.05
     moved = logits(policy)
-    with reference_model(policy, lambda: pytest.fail("no second copy is needed")) as reference:
+    with ReferencePolicy(lambda: pytest.fail("no second copy is needed"), inside=True).of(policy) as reference:
         torch.testing.assert_close(logits(reference), wanted, rtol=0, atol=0)
     assert {name for name, parameter in policy.named_parameters() if parameter.requires_grad} == of_training
     torch.testing.assert_close(logits(policy), moved, rtol=0, atol=0)

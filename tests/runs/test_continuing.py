@@ -79,7 +79,7 @@ def test_a_run_starts_where_the_adapter_ended(taught: Path, tmp_path: Path, word
 
 @pytest.mark.parametrize("merge", ["true", "false"])
 def test_a_key_makes_the_bare_base_the_reference(taught: Path, tmp_path: Path, merge: str) -> None:
-    words = [*LORA, *onto(taught), "model.saved_adapter=keep", "adapter.reference=base", f"adapter.merge={merge}"]
+    words = [*LORA, *onto(taught), "model.saved_adapter=keep", "reference=base", f"adapter.merge={merge}"]
     found = trained(tmp_path / "kto", *words)
     bare = trained(tmp_path / "bare", *LORA)
     assert answers(found, "base") == answers(bare, "base")
@@ -98,10 +98,10 @@ def test_a_key_makes_the_bare_base_the_reference(taught: Path, tmp_path: Path, m
 
 
 def test_the_base_of_a_merged_adapter_is_no_reference(taught: Path, tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"adapter\.reference=base .* was merged into it. Use model\.saved_adapter=keep"):
-        trained(tmp_path / "kto", *LORA, *onto(taught), "adapter.reference=base")
-    with pytest.raises(Exception, match=r"adapter\.reference is 'moon'"):
-        trained(tmp_path / "kto", *LORA, "adapter.reference=moon")
+    with pytest.raises(LabError, match=r"reference=base .* was merged into it. Use model\.saved_adapter=keep"):
+        trained(tmp_path / "kto", *LORA, *onto(taught), "reference=base")
+    with pytest.raises(LabError, match=r"reference=base .* it came with none\. Use reference=initial"):
+        trained(tmp_path / "kto", *LORA, "reference=base")
 
 
 def test_all_weights_are_not_trained_under_a_kept_adapter(taught: Path, tmp_path: Path) -> None:

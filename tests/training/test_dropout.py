@@ -22,6 +22,7 @@ from kto_lab.feedback.table import build_table
 from kto_lab.models.adapters import attached
 from kto_lab.models.attention import set_packing
 from kto_lab.models.logps import evaluating, find_exact_rows
+from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.tokens import Encoder
 from kto_lab.runs.record import read_record
 from kto_lab.training.data import prepare
@@ -83,6 +84,7 @@ def steps(make: type, encoder: Encoder, folder: Path, *words: str) -> list[dict[
         objective,
         optimization,
         UpdateRule.of(cfg),
+        ReferencePolicy(lambda: policy, inside=True),
         hardware,
         folder=folder,
         loggers=[],

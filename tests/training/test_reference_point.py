@@ -17,12 +17,15 @@ from kto_lab.losses.reference_points import ReferencePoint, Sampled
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import completion_logps
+from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.tokens import Encoder
 from kto_lab.training.data import TrainingData, fill_reference, make_step, prepare, reference_sequences
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference_point import PolicySamples
 from tests.small_runs import adamw, composed
+
+INSIDE = ReferencePolicy(lambda: pytest.fail("no second copy is needed"), inside=True)
 
 
 def table() -> Dataset:
@@ -55,7 +58,7 @@ def module_of(
     )
     module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     if samples:
-        module.samples = PolicySamples(policy, pad_id=2, ending=encoder.ending(False), token_budget=999, seed=0)
+        module.samples = PolicySamples(policy, INSIDE, pad_id=2, ending=encoder.ending(False), token_budget=999, seed=0)
     return module
 
 
@@ -145,7 +148,7 @@ def test_sampled_prompts_are_those_of_the_step_and_repeat_where_there_are_too_fe
 ) -> None:
     objective, optimization = settings("sampled", 999)
     step = make_step(prepared(encoder, objective, optimization), objective, optimization, 0, share_prompts=False)
-    samples = PolicySamples(model, pad_id=2, ending=encoder.ending(False), token_budget=999, seed=0)
+    samples = PolicySamples(model, INSIDE, pad_id=2, ending=encoder.ending(False), token_budget=999, seed=0)
     assert samples.logratios(model, step, Sampled(samples=11, max_new_tokens=2)).shape == (11,)
 
 
