@@ -178,7 +178,7 @@ COSTS = (
 )
 # Columns of a run's metrics.csv; W&B has them behind "train/".
 STEPS = (
-    Metric("loss", "The step's loss: its mean over the units of the batch.", better="down", per_prompt=False),
+    Metric("loss", "The step's loss: its mean over the units of the batch.", per_prompt=False),
     Metric(
         "saturated",
         "Share of examples whose value function is nearly flat: its slope is under 5 % of the steepest.",

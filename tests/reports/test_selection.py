@@ -187,7 +187,7 @@ def test_a_metric_of_which_less_is_better_chooses_the_least(tmp_path: Path, noth
 
     home = write_study(tmp_path, grid(arm=["kto"], optimization__learning_rate=[1e-5, 1e-4]), run)
     table = build(load(home), TableSpec("t", ["arm"], ["shouting"], choose=Choose([RATE], "shouting")), home)
-    assert "Chosen: learning_rate=0.0001." in table.caption and "with the best mean marks on" in table.caption
+    assert "Chosen: learning_rate=0.0001" in table.caption and "with the best mean marks on" in table.caption
     assert text(table, ("kto",), None, "shouting").value == "1.00"
 
 
