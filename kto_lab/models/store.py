@@ -5,7 +5,7 @@ else: so every loss, seed, corruption and adapter finds it. Each scorer has a fo
 
 Nothing is locked, and it may lie on a network file system. A shard is written whole, under the name of its checksum,
 and never changed; many small ones are merged into one, which is written before they are removed. Whoever finds a shard
-gone looks again; what is lost is computed again. A shard that is damaged, or another scorer's, is set aside.
+gone looks again; what is lost is computed again. A shard that is corrupt, or another scorer's, is set aside.
 
 What the store gives is what was computed once, in a batch with other sequences. So a run with the store is the run
 without it to the rounding of the number format, and bit for bit where all of its sequences were missing.
@@ -26,7 +26,7 @@ from kto_lab.files import cache_dir, write_json
 from kto_lab.models.scorer import FORMAT, Scorer
 from kto_lab.models.store_disk import (
     ABOUT,
-    DAMAGED,
+    SET_ASIDE,
     File,
     holdings,
     remove,
@@ -35,7 +35,7 @@ from kto_lab.models.store_disk import (
     too_many,
 )
 from kto_lab.models.store_shards import (
-    DamagedShardError,
+    CorruptShardError,
     Entries,
     Keys,
     merged,
@@ -146,7 +146,7 @@ class LogpCache:
         remove_left_behind(found)
 
     def _shards(self) -> list[File]:
-        return [file for file in shards_in(self.folder) if not file.path.name.endswith(DAMAGED)]
+        return [file for file in shards_in(self.folder) if not file.path.name.endswith(SET_ASIDE)]
 
     def _refresh(self) -> None:
         """Read the shards that are new."""
@@ -160,7 +160,7 @@ class LogpCache:
                 except FileNotFoundError:
                     gone = True  # merged by another job: its entries are in one that the next look finds
                     continue
-                except DamagedShardError as error:
+                except CorruptShardError as error:
                     self._set_aside(file.path, str(error))
                 except OSError as error:
                     self._warn(f"{file.path} cannot be read ({error.strerror})")
@@ -173,7 +173,7 @@ class LogpCache:
     def _set_aside(self, path: Path, why: str) -> None:
         self._warn(f"{path} is left out, {why}; its log-probs are computed again")
         with suppress(OSError):
-            path.replace(path.with_name(path.name + DAMAGED))
+            path.replace(path.with_name(path.name + SET_ASIDE))
 
     def _write(self, entries: Entries) -> None:
         """Write a shard. A disk that refuses is no reason to stop: it is said once a pass, and no more is written."""
@@ -190,7 +190,7 @@ class LogpCache:
     def _merge(self, small: Sequence[File]) -> None:
         parts, read = [], []
         for file in small:
-            with suppress(OSError, DamagedShardError):
+            with suppress(OSError, CorruptShardError):
                 parts.append(read_shard(file.path, self.scorer.key))
                 read.append(file.path)
         if len(read) < 2:

@@ -18,13 +18,14 @@ from typing import Any
 from kto_lab.models.store_shards import SUFFIX, entries_in
 
 ABOUT = "scorer.json"
-DAMAGED = ".damaged"
+# Ends the name of a corrupt shard.
+SET_ASIDE = ".damaged"
 # What was written so shortly before the newest shard may be another job's that has only begun.
 JUST_WRITTEN_SECONDS = 3600
 # A writer's scratch folder that is this much older than the newest file belongs to a job that was killed.
 LEFT_BEHIND_SECONDS = 24 * 3600
 _SCORER = re.compile(r"[0-9a-f]{16}")
-_SHARD = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}({re.escape(DAMAGED)})?")
+_SHARD = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}({re.escape(SET_ASIDE)})?")
 _SCRATCH = re.compile(rf"\.([0-9a-f]{{32}}{re.escape(SUFFIX)}|{re.escape(ABOUT)})\..+")
 
 
@@ -43,9 +44,9 @@ class File:
     time: float
 
     @property
-    def is_damaged(self) -> bool:
+    def is_set_aside(self) -> bool:
         """Whether it was set aside."""
-        return self.path.name.endswith(DAMAGED)
+        return self.path.name.endswith(SET_ASIDE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Holding:
     @property
     def entries(self) -> int:
         """Log-probabilities, those that two shards have counted twice."""
-        return sum(entries_in(file.size) for file in self.files if not file.is_damaged)
+        return sum(entries_in(file.size) for file in self.files if not file.is_set_aside)
 
     @property
     def size(self) -> int:
@@ -111,15 +112,15 @@ def too_many(found: Sequence[Holding], max_bytes: int) -> list[File]:
     What was just written stays, even where it alone does not fit.
     """
     newest = max((file.time for holding in found for file in holding.files), default=0.0)
-    order = [file for holding in found for file in holding.files if file.is_damaged]
+    order = [file for holding in found for file in holding.files if file.is_set_aside]
     for holding in sorted(found, key=lambda holding: holding.last_used):
-        order += sorted((file for file in holding.files if not file.is_damaged), key=lambda file: file.time)
+        order += sorted((file for file in holding.files if not file.is_set_aside), key=lambda file: file.time)
     over = sum(holding.size for holding in found) - max_bytes
     leaving = []
     for file in order:
         if over <= 0:
             break
-        if file.is_damaged or file.time < newest - JUST_WRITTEN_SECONDS:
+        if file.is_set_aside or file.time < newest - JUST_WRITTEN_SECONDS:
             leaving.append(file)
             over -= file.size
     return leaving

@@ -27,8 +27,8 @@ HEADER = struct.Struct("<8s8sQ16s")
 ENTRY_BYTES = 20
 
 
-class DamagedShardError(Exception):
-    """A file that is no whole shard of the scorer that was asked for."""
+class CorruptShardError(Exception):
+    """A file is not a complete shard of the scorer asked for."""
 
 
 @dataclass(frozen=True)
@@ -130,20 +130,20 @@ def read_shard(path: Path, scorer: str) -> Entries:
     """The entries of a shard.
 
     Raises:
-        DamagedShardError: the file was cut, changed, is another scorer's, or is something else.
+        CorruptShardError: the file is truncated, changed, of another scorer, or not a shard.
         OSError: it cannot be read, or is gone.
     """
     content = path.read_bytes()
     if len(content) < HEADER.size or not content.startswith(MAGIC):
-        raise DamagedShardError("it is no shard")
+        raise CorruptShardError("it is not a shard")
     _, owner, count, checksum = HEADER.unpack_from(content)
     payload = content[HEADER.size :]
     if not count or len(payload) != count * ENTRY_BYTES:
-        raise DamagedShardError("it has another length than it says")
+        raise CorruptShardError("its length is not the one in its header")
     if checksum != _checksum(owner.hex(), count, payload):
-        raise DamagedShardError("its checksum does not fit")
+        raise CorruptShardError("its checksum does not match")
     if owner.hex() != scorer:
-        raise DamagedShardError("it is another reference's")
+        raise CorruptShardError("it belongs to another reference")
     high, low = np.frombuffer(payload, dtype="<u8", count=2 * count).reshape(2, count)
     values = np.frombuffer(payload, dtype="<f4", offset=16 * count)
     return Entries(Keys(high, low), values)

@@ -1,4 +1,4 @@
-"""Lightning's number formats, with one change: in bf16-mixed a trained weight is converted once a step."""
+"""Lightning's number formats, with one change: in bf16-mixed a trained weight is converted once per step."""
 
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
@@ -6,7 +6,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from kto_lab.training.hardware import Hardware
 
 
-class OnceAStep(MixedPrecision):
+class OncePerStep(MixedPrecision):
     """bf16-mixed where every pass of a step reads the same converted weights.
 
     A step is one autocast region and changes no weight before its end, so what autocast remembers of it stays right.
@@ -25,4 +25,4 @@ class OnceAStep(MixedPrecision):
 
 def precision_plugin(hardware: Hardware) -> Precision:
     """What Lightning's Trainer is told of the number format."""
-    return OnceAStep(hardware.device.type) if hardware.number_format == "bf16-mixed" else Precision()
+    return OncePerStep(hardware.device.type) if hardware.number_format == "bf16-mixed" else Precision()

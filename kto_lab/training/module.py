@@ -144,7 +144,7 @@ class AlignmentModule(pl.LightningModule):
             tally.add(
                 loss, self.objective.reward_beta, self.in_logratios(z0, micro_batch), logps.sums.detach(), micro_batch
             )
-            # DDP averages over processes what is a sum, and needs to talk only once a step.
+            # DDP averages over processes what is a sum, and needs to talk only once per step.
             with nullcontext() if number == last else self._without_sync():
                 self.manual_backward(loss * self.trainer.world_size)
         norm, factor = self._clip_gradient(batch)

@@ -29,7 +29,7 @@ def logps(count: int, first: int = 0) -> np.ndarray:
     return -np.arange(first, first + count, dtype=np.float32) / 7 - 1
 
 
-def shelf_in(folder: Path | str, *, scorer: Scorer = SCORER, max_mb: int = 100) -> LogpCache:
+def cache_in(folder: Path | str, *, scorer: Scorer = SCORER, max_mb: int = 100) -> LogpCache:
     logp_cache = ReferenceStore(str(folder), max_mb).logp_cache(scorer)
     assert logp_cache is not None
     return logp_cache
@@ -37,7 +37,7 @@ def shelf_in(folder: Path | str, *, scorer: Scorer = SCORER, max_mb: int = 100) 
 
 def write_many(folder: str, first: int) -> None:
     """Forty shards, half of them also another process's, merged now and then."""
-    logp_cache = shelf_in(folder)
+    logp_cache = cache_in(folder)
     for start in range(first, first + 400, 10):
         logp_cache.put(sequences(10, start), logps(10, start))
         logp_cache.settle()
@@ -46,7 +46,7 @@ def write_many(folder: str, first: int) -> None:
 
 def die_while_writing(folder: str) -> None:
     """One shard is whole; of the next, half is on disk when the process is killed."""
-    logp_cache = shelf_in(folder)
+    logp_cache = cache_in(folder)
     logp_cache.put(sequences(10), logps(10))
 
     def half(path: Path, content: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The reference store: shared by jobs, damaged, full, and read-only."""
+"""The reference store: shared by jobs, corrupt, full, and read-only."""
 
 import os
 import subprocess
@@ -13,9 +13,9 @@ import tests.models.store_worker as store_worker
 from kto_lab.errors import LabError
 from kto_lab.models import store
 from kto_lab.models.store import LogpCache, NoStore, ReferenceStore
-from kto_lab.models.store_disk import ABOUT, DAMAGED, holdings, shards_in
+from kto_lab.models.store_disk import ABOUT, SET_ASIDE, holdings, shards_in
 from kto_lab.models.store_shards import SUFFIX
-from tests.models.store_worker import SCORER, logps, sequences, shelf_in
+from tests.models.store_worker import SCORER, cache_in, logps, sequences
 
 FOREIGN = replace(SCORER, weights="others")
 
@@ -29,8 +29,8 @@ def names(logp_cache: LogpCache) -> list[str]:
 
 
 def test_what_one_run_keeps_another_finds(tmp_path: Path) -> None:
-    shelf_in(tmp_path).put(sequences(5), logps(5))
-    other = shelf_in(tmp_path)
+    cache_in(tmp_path).put(sequences(5), logps(5))
+    other = cache_in(tmp_path)
     assert np.array_equal(other.lookup(sequences(5)), logps(5))
     assert np.isnan(other.lookup(sequences(2, first=5))).all() and len(other.lookup([])) == 0
     (holding,) = holdings(tmp_path)
@@ -38,7 +38,7 @@ def test_what_one_run_keeps_another_finds(tmp_path: Path) -> None:
 
 
 def test_a_handle_sees_what_others_write_later(tmp_path: Path) -> None:
-    early, late = shelf_in(tmp_path), shelf_in(tmp_path)
+    early, late = cache_in(tmp_path), cache_in(tmp_path)
     assert np.isnan(early.lookup(sequences(3))).all()
     late.put(sequences(3), logps(3))
     assert np.array_equal(early.lookup(sequences(3)), logps(3))
@@ -48,35 +48,35 @@ def test_a_handle_sees_what_others_write_later(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["weights", "config", "number_format", "device", "software", "code"])
 def test_another_scorer_finds_nothing(tmp_path: Path, field: str) -> None:
-    shelf_in(tmp_path).put(sequences(3), logps(3))
+    cache_in(tmp_path).put(sequences(3), logps(3))
     other = replace(SCORER, **{field: "other"})  # type: ignore[arg-type]
-    assert np.isnan(shelf_in(tmp_path, scorer=other).lookup(sequences(3))).all()
+    assert np.isnan(cache_in(tmp_path, scorer=other).lookup(sequences(3))).all()
     assert replace(SCORER, model="another name").key == SCORER.key
 
 
 def test_what_is_not_finite_is_never_kept(tmp_path: Path) -> None:
-    logp_cache = shelf_in(tmp_path)
+    logp_cache = cache_in(tmp_path)
     logp_cache.put(sequences(4), np.array([-1, np.nan, -np.inf, np.inf], dtype=np.float32))
-    for reader in (logp_cache, shelf_in(tmp_path)):
+    for reader in (logp_cache, cache_in(tmp_path)):
         assert np.isnan(reader.lookup(sequences(4))).tolist() == [False, True, True, True]
 
 
 def test_two_processes_write_and_merge_at_once(tmp_path: Path) -> None:
     processes = [worker("many", str(tmp_path), str(first)) for first in (0, 200)]
     assert [process.wait(120) for process in processes] == [0, 0]
-    reader = shelf_in(tmp_path)
+    reader = cache_in(tmp_path)
     assert np.array_equal(reader.lookup(sequences(600)), logps(600))
-    assert len(names(reader)) <= 2 * store.MANY_SHARDS and not [name for name in names(reader) if DAMAGED in name]
+    assert len(names(reader)) <= 2 * store.MANY_SHARDS and not [name for name in names(reader) if SET_ASIDE in name]
 
 
 def test_a_process_that_is_killed_while_writing_loses_that_shard_alone(tmp_path: Path) -> None:
     assert worker("die", str(tmp_path)).wait(120) == -9
     (scratch,) = (path for path in (tmp_path / SCORER.key).iterdir() if path.is_dir())
-    logp_cache = shelf_in(tmp_path)
+    logp_cache = cache_in(tmp_path)
     found = logp_cache.lookup(sequences(20))
     assert np.array_equal(found[:10], logps(10)) and np.isnan(found[10:]).all()
     logp_cache.put(sequences(10, 10), logps(10, 10))
-    assert np.array_equal(shelf_in(tmp_path).lookup(sequences(20)), logps(20))
+    assert np.array_equal(cache_in(tmp_path).lookup(sequences(20)), logps(20))
     logp_cache.settle()
     assert scratch.exists()  # it may be another job's that is just writing
     os.utime(scratch, (0, 0))
@@ -95,7 +95,7 @@ def cut(path: Path) -> None:
 
 
 def foreign(path: Path) -> None:
-    other = shelf_in(path.parent.parent, scorer=FOREIGN)
+    other = cache_in(path.parent.parent, scorer=FOREIGN)
     other.put(sequences(5), logps(5) * 2)
     (file,) = shards_in(other.folder)
     path.write_bytes(file.path.read_bytes())
@@ -105,34 +105,34 @@ def foreign(path: Path) -> None:
 def test_a_shard_that_is_not_right_is_set_aside_once_and_computed_again(
     tmp_path: Path, damage: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shelf_in(tmp_path).put(sequences(5), logps(5))
-    (name,) = names(shelf_in(tmp_path))
+    cache_in(tmp_path).put(sequences(5), logps(5))
+    (name,) = names(cache_in(tmp_path))
     damage(tmp_path / SCORER.key / name)  # type: ignore[operator]
-    logp_cache = shelf_in(tmp_path)
+    logp_cache = cache_in(tmp_path)
     assert np.isnan(logp_cache.lookup(sequences(5))).all()
     assert name in (said := capsys.readouterr().out) and said.count("\n") == 1 and "computed again" in said
-    assert names(logp_cache) == [name + DAMAGED]
+    assert names(logp_cache) == [name + SET_ASIDE]
     logp_cache.put(sequences(5), logps(5))
-    assert np.array_equal(shelf_in(tmp_path).lookup(sequences(5)), logps(5))
-    assert names(logp_cache) == [name, name + DAMAGED] and not capsys.readouterr().out
+    assert np.array_equal(cache_in(tmp_path).lookup(sequences(5)), logps(5))
+    assert names(logp_cache) == [name, name + SET_ASIDE] and not capsys.readouterr().out
 
 
 def test_many_small_shards_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MANY_SHARDS", 4)
-    logp_cache, reader = shelf_in(tmp_path), shelf_in(tmp_path)
+    logp_cache, reader = cache_in(tmp_path), cache_in(tmp_path)
     for first in range(5):
         logp_cache.put(sequences(1, first), logps(1, first))
         reader.lookup(sequences(1))
     logp_cache.settle()
     assert len(names(logp_cache)) == 1
-    for each in (logp_cache, reader, shelf_in(tmp_path)):
+    for each in (logp_cache, reader, cache_in(tmp_path)):
         assert np.array_equal(each.lookup(sequences(5)), logps(5))
 
 
 def test_a_shard_that_goes_between_listing_and_reading_is_found_where_it_went(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = shelf_in(tmp_path)
+    writer = cache_in(tmp_path)
     for first in range(3):
         writer.put(sequences(1, first), logps(1, first))
     monkeypatch.setattr(store, "MANY_SHARDS", 2)
@@ -144,11 +144,11 @@ def test_a_shard_that_goes_between_listing_and_reading_is_found_where_it_went(
         return read(path, scorer)
 
     monkeypatch.setattr(store, "read_shard", merged_meanwhile)
-    assert np.array_equal(shelf_in(tmp_path).lookup(sequences(3)), logps(3))
+    assert np.array_equal(cache_in(tmp_path).lookup(sequences(3)), logps(3))
 
 
 def test_the_store_keeps_within_its_bound_and_what_was_just_written(tmp_path: Path) -> None:
-    old, late = shelf_in(tmp_path, scorer=FOREIGN), shelf_in(tmp_path, max_mb=1)
+    old, late = cache_in(tmp_path, scorer=FOREIGN), cache_in(tmp_path, max_mb=1)
     old.put(sequences(30_000), logps(30_000))
     for file in shards_in(old.folder):
         os.utime(file.path, (1e9, 1e9))
@@ -165,7 +165,7 @@ def test_a_disk_that_refuses_is_said_once_and_nothing_is_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("no folder can be made in it")
-    logp_cache = shelf_in(tmp_path / "file" / "store")
+    logp_cache = cache_in(tmp_path / "file" / "store")
     assert np.isnan(logp_cache.lookup(sequences(4))).all()
     for first in range(4):
         logp_cache.put(sequences(1, first), logps(1, first))
@@ -178,14 +178,14 @@ def test_a_disk_that_refuses_is_said_once_and_nothing_is_lost(
 def test_what_can_be_read_and_not_written_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shelf_in(tmp_path).put(sequences(2), logps(2))
+    cache_in(tmp_path).put(sequences(2), logps(2))
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
     for name in ("tempfile.mkdtemp", "os.utime"):
         monkeypatch.setattr(name, refuse)
-    logp_cache = shelf_in(tmp_path)
+    logp_cache = cache_in(tmp_path)
     assert np.array_equal(logp_cache.lookup(sequences(2)), logps(2))
     logp_cache.put(sequences(2, 2), logps(2, 2))
     assert "Read-only file system" in capsys.readouterr().out

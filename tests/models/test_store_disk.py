@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kto_lab.models.store_disk import ABOUT, DAMAGED, File, Holding, holdings, remove, remove_left_behind, too_many
+from kto_lab.models.store_disk import ABOUT, SET_ASIDE, File, Holding, holdings, remove, remove_left_behind, too_many
 from kto_lab.models.store_shards import ENTRY_BYTES, HEADER
 
 DAY = 24 * 3600
@@ -46,7 +46,7 @@ def test_what_was_used_longest_ago_leaves_first_and_no_more_than_must(root: Path
 
 
 def test_what_was_set_aside_leaves_before_all_else(root: Path) -> None:
-    shard(root / ("a" * 16), 9, days=0, suffix=DAMAGED)
+    shard(root / ("a" * 16), 9, days=0, suffix=SET_ASIDE)
     assert leaving(root, 6500) == ["a9"]
     assert holdings(root)[0].entries == 3 * ((1000 - HEADER.size) // ENTRY_BYTES)
 

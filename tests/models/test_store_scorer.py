@@ -15,7 +15,7 @@ from kto_lab.models.logps import score
 from kto_lab.models.scorer import Scorer
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep, scorer_of, weights_hash
 from kto_lab.models.tokens import Tokens
-from tests.models.store_worker import shelf_in
+from tests.models.store_worker import cache_in
 
 SEQUENCES = [
     Tokens(tuple(range(5, 5 + prompt)), tuple(range(40, 40 + length)))
@@ -96,7 +96,7 @@ def test_weights_that_are_transposed_or_renamed_hash_otherwise() -> None:
 
 
 def test_an_adapter_that_is_fresh_scores_what_full_fine_tuning_finds(model: LlamaForCausalLM, tmp_path: Path) -> None:
-    logp_cache = shelf_in(tmp_path, scorer=scorer(model))
+    logp_cache = cache_in(tmp_path, scorer=scorer(model))
     full = score_and_keep(model, SEQUENCES, logp_cache, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
     adapter = Lora(rank=2, alpha=4, dropout=0.1, target_modules="all-linear", merge=False)
     lora = score_and_keep(adapter.attach(model), SEQUENCES, None, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
@@ -105,18 +105,18 @@ def test_an_adapter_that_is_fresh_scores_what_full_fine_tuning_finds(model: Llam
 
 def test_kept_is_what_is_scored_and_nothing_is_scored_twice(model: LlamaForCausalLM, tmp_path: Path) -> None:
     counted: list[int] = []
-    logp_cache = shelf_in(tmp_path)
+    logp_cache = cache_in(tmp_path)
     kept = score_and_keep(model, SEQUENCES, logp_cache, advance=counted.append, **HOW)  # type: ignore[arg-type]
     assert sum(counted) == len(SEQUENCES)
     torch.testing.assert_close(kept, score(model, SEQUENCES, **HOW), rtol=1e-5, atol=1e-4)  # type: ignore[arg-type]
     without = score_and_keep(model, SEQUENCES, None, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
     assert torch.equal(kept, without)
-    assert torch.equal(known(shelf_in(tmp_path), SEQUENCES), kept)
+    assert torch.equal(known(cache_in(tmp_path), SEQUENCES), kept)
 
 
 def test_where_only_some_are_known_the_rest_differ_by_rounding_alone(model: LlamaForCausalLM, tmp_path: Path) -> None:
     """Float32: to 1e-5 of the value, or 1e-4 nats, as any other cut into batches."""
-    logp_cache = shelf_in(tmp_path)
+    logp_cache = cache_in(tmp_path)
     whole = score_and_keep(model, SEQUENCES, None, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
     score_and_keep(model, SEQUENCES[1::3], logp_cache, advance=lambda _: None, **HOW)  # type: ignore[arg-type]
     logps = known(logp_cache, SEQUENCES)
@@ -139,8 +139,8 @@ def test_a_job_that_is_stopped_keeps_the_parts_that_it_had(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score_and_keep(model, SEQUENCES, shelf_in(tmp_path), advance=stop, **HOW)  # type: ignore[arg-type]
-    left = not_finite(known(shelf_in(tmp_path), SEQUENCES))
+        score_and_keep(model, SEQUENCES, cache_in(tmp_path), advance=stop, **HOW)  # type: ignore[arg-type]
+    left = not_finite(known(cache_in(tmp_path), SEQUENCES))
     assert 0 < len(left) < len(SEQUENCES)
     # Short ones come first, and a prompt's completions together.
     assert max(len(SEQUENCES[i]) for i in range(len(SEQUENCES)) if i not in left) <= max(

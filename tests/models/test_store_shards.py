@@ -9,7 +9,7 @@ from kto_lab.models.store_shards import (
     ENTRY_BYTES,
     HEADER,
     SUFFIX,
-    DamagedShardError,
+    CorruptShardError,
     Entries,
     Keys,
     entries_in,
@@ -72,7 +72,7 @@ def test_every_flipped_byte_is_found_out(tmp_path: Path) -> None:
         changed = bytearray(content)
         changed[place] ^= 0x10
         path.write_bytes(bytes(changed))
-        with pytest.raises(DamagedShardError):
+        with pytest.raises(CorruptShardError):
             read_shard(path, SCORER)
 
 
@@ -80,12 +80,12 @@ def test_every_flipped_byte_is_found_out(tmp_path: Path) -> None:
 def test_a_cut_file_is_found_out(tmp_path: Path, length: int) -> None:
     path = write_shard(tmp_path, SCORER, entries())
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(DamagedShardError):
+    with pytest.raises(CorruptShardError):
         read_shard(path, SCORER)
 
 
 def test_another_scorers_shard_is_not_taken(tmp_path: Path) -> None:
     path = write_shard(tmp_path, "fedcba9876543210", entries())
     assert path.name.endswith(SUFFIX)
-    with pytest.raises(DamagedShardError, match="another reference's"):
+    with pytest.raises(CorruptShardError, match="another reference"):
         read_shard(path, SCORER)

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from kto_lab.models.logps import completion_logps
 from kto_lab.models.number_format import matrices
 from kto_lab.models.tokens import Tokens
-from kto_lab.training.autocast import OnceAStep, precision_plugin
+from kto_lab.training.autocast import OncePerStep, precision_plugin
 from kto_lab.training.hardware import Hardware
 from tests.small_runs import composed
 
@@ -51,14 +51,14 @@ def step(model: LlamaForCausalLM, plugin: Precision) -> tuple[int, list[Tensor]]
 def test_weights_are_converted_once_a_step_and_gradients_stay(model: LlamaForCausalLM) -> None:
     weights = len(Conversions(model).weights)
     plain, wanted = step(model, MixedPrecision("bf16-mixed", "cpu"))
-    once, gradients = step(model, OnceAStep("cpu"))
+    once, gradients = step(model, OncePerStep("cpu"))
     assert (plain, once) == (2 * len(MICRO_BATCHES) * weights, weights)
     assert len(gradients) == len(list(model.parameters()))
     assert all(torch.equal(one, two) for one, two in zip(gradients, wanted, strict=True))
 
 
 def test_the_next_step_reads_the_weights_as_they_are_then(model: LlamaForCausalLM) -> None:
-    plugin = OnceAStep("cpu")
+    plugin = OncePerStep("cpu")
     step(model, plugin)
     with torch.no_grad():
         for weight in matrices(model):
@@ -68,7 +68,7 @@ def test_the_next_step_reads_the_weights_as_they_are_then(model: LlamaForCausalL
     assert count and all(torch.equal(one, two) for one, two in zip(gradients, wanted, strict=True))
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("32-true", Precision), ("bf16-mixed", OnceAStep)])
+@pytest.mark.parametrize(("precision", "kind"), [("32-true", Precision), ("bf16-mixed", OncePerStep)])
 def test_the_plugin_is_the_number_format(precision: str, kind: type) -> None:
     hardware: Hardware = instantiate(composed(["trainer=cpu", f"trainer.precision={precision}"]).trainer)
     plugin = precision_plugin(hardware)

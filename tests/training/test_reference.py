@@ -111,7 +111,7 @@ def test_a_run_that_finds_some_differs_by_rounding_alone(tmp_path: Path) -> None
             assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-4), name
 
 
-def test_damaged_shards_are_computed_again_with_the_same_result(
+def test_corrupt_shards_are_computed_again_with_the_same_result(
     tmp_path: Path, scored: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = into(tmp_path, "before")
