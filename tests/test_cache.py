@@ -10,9 +10,9 @@ import pytest
 from kto_lab.cache import cache
 from kto_lab.errors import LabError
 from kto_lab.models.scorer import Scorer
+from kto_lab.models.sequences import Tokens
 from kto_lab.models.store import ReferenceStore
 from kto_lab.models.store_disk import ABOUT, holdings, shards_in
-from kto_lab.models.tokens import Tokens
 from tests.small_runs import composed
 
 SCORERS = [Scorer(name, name, "config", "32-true", "cpu AVX2", "torch", "code") for name in ("old model", "new model")]

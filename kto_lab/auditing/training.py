@@ -31,8 +31,9 @@ from kto_lab.models.load import Loaded
 from kto_lab.models.logps import find_exact_rows
 from kto_lab.models.number_format import as_read, masters
 from kto_lab.models.reference import ReferencePolicy, at_start, check_loaded, initial
+from kto_lab.models.sequences import Tokens
 from kto_lab.models.store_scorer import score_and_keep
-from kto_lab.models.tokens import Encoder, Lengths, Tokens
+from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.training.data import plan_steps, prepare
 from kto_lab.training.fit import fit
 from kto_lab.training.hardware import Hardware

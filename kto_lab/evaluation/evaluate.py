@@ -32,8 +32,9 @@ from kto_lab.feedback.table import pair_ids_of
 from kto_lab.files import write_json
 from kto_lab.models.adapters import Policy
 from kto_lab.models.reference import ReferencePolicy
+from kto_lab.models.sequences import Tokens
 from kto_lab.models.store_scorer import known, not_finite, score_and_keep
-from kto_lab.models.tokens import Encoder, Tokens
+from kto_lab.models.tokens import Encoder
 from kto_lab.statistics import Estimate
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from kto_lab.models.attention import Segment, Span
-from kto_lab.models.rows import Unit, make_rows
+from kto_lab.models.rows import make_rows
+from kto_lab.models.sequences import Unit
 
 _SAYS_NOTHING = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 

@@ -19,8 +19,8 @@ from kto_lab.errors import LabError
 from kto_lab.models.attention import Kept, Segments, Span, packs, set_packing
 from kto_lab.models.head import token_logps
 from kto_lab.models.layout import Layout, continued, packed, padded
-from kto_lab.models.rows import Unit, cut_micro_batches
-from kto_lab.models.tokens import Tokens
+from kto_lab.models.rows import cut_micro_batches
+from kto_lab.models.sequences import Tokens, Unit
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kto_lab.errors import LabError
-from kto_lab.models.tokens import Tokens
-
-Unit = Sequence[Tokens]
+from kto_lab.models.sequences import Unit
 
 
 @dataclass

@@ -44,7 +44,7 @@ from kto_lab.models.store_shards import (
 )
 
 if TYPE_CHECKING:
-    from kto_lab.models.tokens import Tokens
+    from kto_lab.models.sequences import Tokens
 
 MEGABYTE = 10**6
 # More small shards than this are merged.

@@ -19,7 +19,7 @@ from torch import Tensor
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import score
 from kto_lab.models.scorer import Scorer
-from kto_lab.models.tokens import Tokens
+from kto_lab.models.sequences import Tokens
 
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache

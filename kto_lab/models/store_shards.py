@@ -18,7 +18,7 @@ import numpy as np
 from kto_lab.files import atomic_path
 
 if TYPE_CHECKING:
-    from kto_lab.models.tokens import Tokens
+    from kto_lab.models.sequences import Tokens
 
 SUFFIX = ".logps"
 MAGIC = b"KTOREF1\n"

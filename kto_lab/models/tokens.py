@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kto_lab.errors import LabError
 from kto_lab.models.ending import Ending, control_tokens, end_of_text, end_of_turn, read
+from kto_lab.models.sequences import Tokens
 from kto_lab.models.tokenizer import TEMPLATE_DATE, added, controlled, dated, ending_nothing, hashes
 
 # transformers takes seconds to import, and a mistyped length should show before.
@@ -37,18 +38,6 @@ Prompt: TypeAlias = str | list[dict[str, str]]
 _PROBE = "completion"
 # Completions whose ids are remembered: the next run of a sweep has most of them again.
 REMEMBERED = 2**16
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One prompt and one completion as token ids."""
-
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-
-    def __len__(self) -> int:
-        """Tokens of prompt and completion together."""
-        return len(self.prompt) + len(self.completion)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from kto_lab import narration
 from kto_lab.models import attention
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import completion_logps, evaluating
-from kto_lab.models.tokens import Tokens
+from kto_lab.models.sequences import Tokens
 from kto_lab.training.hardware import Hardware
 
 # Graphs of one function: with and without gradient, one row and several, with a mask and without, and what lies between

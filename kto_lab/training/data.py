@@ -19,7 +19,8 @@ from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.ending import Ending
 from kto_lab.models.rows import cut_micro_batches, padding
-from kto_lab.models.tokens import Encoder, Tokens
+from kto_lab.models.sequences import Tokens
+from kto_lab.models.tokens import Encoder
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.plan import Plan, Unit, make_plan
 

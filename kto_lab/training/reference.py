@@ -19,8 +19,8 @@ from kto_lab.errors import LabError
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import Policy, moved
 from kto_lab.models.reference import ReferencePolicy
+from kto_lab.models.sequences import Tokens
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep
-from kto_lab.models.tokens import Tokens
 from kto_lab.training.data import TrainingData, fill_reference, reference_sequences
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule

@@ -22,7 +22,8 @@ from kto_lab.models.adapters import Policy
 from kto_lab.models.load import hf
 from kto_lab.models.logps import score
 from kto_lab.models.number_format import dither, round_once
-from kto_lab.models.tokens import Encoder, Tokens
+from kto_lab.models.sequences import Tokens
+from kto_lab.models.tokens import Encoder
 from kto_lab.runs.command import train
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.data import prepare, reference_sequences

@@ -15,7 +15,7 @@ SCORER = Scorer("a model", "weights", "config", "32-true", "cpu AVX2", "torch 2"
 
 
 class Sequence(NamedTuple):
-    """As `kto_lab.models.tokens.Tokens`, without its imports, which take longer than all else here."""
+    """As `kto_lab.models.sequences.Tokens`, without its imports, which take longer than all else here."""
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]

@@ -27,7 +27,7 @@ from kto_lab.models.logps import (
     continuation_logps,
     find_exact_rows,
 )
-from kto_lab.models.tokens import Tokens
+from kto_lab.models.sequences import Tokens
 
 SEQUENCES = [
     Tokens((5, 6, 7), (8, 9, 10)),

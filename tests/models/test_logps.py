@@ -9,7 +9,8 @@ from kto_lab.errors import LabError
 from kto_lab.models.layout import padded
 from kto_lab.models.logps import check_head, completion_logps, find_exact_rows, score
 from kto_lab.models.rows import cut_micro_batches, make_rows, padding
-from kto_lab.models.tokens import Encoder, Tokens
+from kto_lab.models.sequences import Tokens
+from kto_lab.models.tokens import Encoder
 
 SEQUENCES = [
     Tokens((5, 6, 7), (8, 9, 10)),

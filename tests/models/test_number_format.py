@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy
 from kto_lab.models.logps import completion_logps
 from kto_lab.models.number_format import CELL, add_in_float32, anywhere_in_cell, as_read, dither, matrices, round_once
-from kto_lab.models.tokens import Tokens
+from kto_lab.models.sequences import Tokens
 
 SEQUENCES = [[Tokens(tuple(range(1, 5 + i)), tuple(range(9, 14 + 2 * i)))] for i in range(4)]
 

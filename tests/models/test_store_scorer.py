@@ -13,8 +13,8 @@ from kto_lab.models import store_scorer
 from kto_lab.models.adapters import Lora
 from kto_lab.models.logps import score
 from kto_lab.models.scorer import Scorer
+from kto_lab.models.sequences import Tokens
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep, scorer_of, weights_hash
-from kto_lab.models.tokens import Tokens
 from tests.models.store_worker import cache_in
 
 SEQUENCES = [
@@ -80,8 +80,8 @@ def test_another_number_format_device_or_code_is_another_scorer(
 
 def test_the_code_that_scores_is_followed_through_its_imports() -> None:
     found = store_scorer._modules(store_scorer.SCORING)
-    assert {"kto_lab.models.logps", "kto_lab.models.rows", "kto_lab.models.tokens"} <= found.keys()
-    assert not {"kto_lab.models.store", "kto_lab.models.generate"} & found.keys()
+    assert {"kto_lab.models.logps", "kto_lab.models.rows", "kto_lab.models.sequences"} <= found.keys()
+    assert not {f"kto_lab.models.{name}" for name in ("store", "generate", "load", "tokens")} & found.keys()
 
 
 def test_weights_that_are_transposed_or_renamed_hash_otherwise() -> None:

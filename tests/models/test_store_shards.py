@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kto_lab.models.sequences import Tokens
 from kto_lab.models.store_shards import (
     ENTRY_BYTES,
     HEADER,
@@ -17,7 +18,6 @@ from kto_lab.models.store_shards import (
     read_shard,
     write_shard,
 )
-from kto_lab.models.tokens import Tokens
 
 SCORER = "0123456789abcdef"
 SEQUENCES = [Tokens((1, 2), (3,)), Tokens((1,), (2, 3)), Tokens((), (1, 2, 3)), Tokens((2**31, 49151), (0,))]

@@ -19,7 +19,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.losses import Pairs, Thumbs
 from kto_lab.models.logps import completion_logps
-from kto_lab.models.tokens import Encoder, Tokens
+from kto_lab.models.sequences import Tokens
+from kto_lab.models.tokens import Encoder
 
 Thumb: TypeAlias = tuple[str, str, bool]
 """Prompt, completion, and whether it is desirable."""

@@ -6,7 +6,7 @@ from trl import KTOConfig, KTOTrainer
 from kto_lab.losses import apo_zero_unpaired, kto
 from kto_lab.losses.reference_points import Batch, Evidence
 from kto_lab.losses.values import logistic
-from kto_lab.models.tokens import Tokens
+from kto_lab.models.sequences import Tokens
 from tests.parity.side_by_side import THUMBS, Bench, Outcome, assert_same, collate, cut, real_tokens, theirs, thumb_rows
 
 BETA = 0.3

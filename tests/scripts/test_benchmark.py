@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.files import write_json
 from kto_lab.models.logps import completion_logps
-from kto_lab.models.tokens import Tokens
+from kto_lab.models.sequences import Tokens
 
 EXAMPLES = [
     {"prompt_ids": [5, 6, 7], "completion_ids": [8, 9, 10, 0]},

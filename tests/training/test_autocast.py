@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from kto_lab.models.logps import completion_logps
 from kto_lab.models.number_format import matrices
-from kto_lab.models.tokens import Tokens
+from kto_lab.models.sequences import Tokens
 from kto_lab.training.autocast import OncePerStep, precision_plugin
 from kto_lab.training.hardware import Hardware
 from tests.small_runs import composed

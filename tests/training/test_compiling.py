@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from kto_lab.models.adapters import Lora, Policy
 from kto_lab.models.attention import set_packing
 from kto_lab.models.logps import completion_logps
-from kto_lab.models.tokens import Tokens
+from kto_lab.models.sequences import Tokens
 from kto_lab.runs.record import read_record
 from kto_lab.training import compiling
 from kto_lab.training.compiling import GRAPHS, blocks, compiled
