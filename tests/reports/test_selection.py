@@ -10,14 +10,14 @@ import pytest
 from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.reports import load
-from kto_lab.reports.page import page
+from kto_lab.reports.report import report
 from kto_lab.reports.selection import Search, matching, search, select
 from kto_lab.reports.specs import Choose, FigureSpec, TableSpec
 from kto_lab.reports.tables import BASE, build, build_search, text
 from kto_lab.runs.prompt_scores import PromptScores
 from kto_lab.runs.record import RECORD, read_record
 from kto_lab.runs.scores import KEPT, TEST, VALIDATION, half_of
-from kto_lab.sweeps.manifest import STUDY, read_study
+from kto_lab.sweeps.manifest import STUDY
 from tests.reports.study_folders import draw, fail, grid, prompt_scores, write_run, write_study
 
 PROMPTS = 120
@@ -69,7 +69,7 @@ def test_runs_of_other_code_that_were_accepted_are_named_in_captions_and_on_the_
     frame, sentence = load(home), "1 run was made by another version of the code, in kto_lab.training.fit, my_losses"
     spec = TableSpec("rates", ["arm", RATE, BETA], ["kl"])
     assert sentence in build(frame, spec, home).caption
-    assert sentence in page(read_study(home), frame, [], {})
+    assert sentence in report(home).read_text()
     # Of what a table does not show it says nothing.
     others = TableSpec("rates", ["arm", RATE, BETA], ["kl"], where={"arm": "sft"})
     assert "version of the code" not in build(frame, others, home).caption
@@ -187,7 +187,7 @@ def test_a_metric_of_which_less_is_better_chooses_the_least(tmp_path: Path, noth
 
     home = write_study(tmp_path, grid(arm=["kto"], optimization__learning_rate=[1e-5, 1e-4]), run)
     table = build(load(home), TableSpec("t", ["arm"], ["shouting"], choose=Choose([RATE], "shouting")), home)
-    assert "Chosen: learning_rate=0.0001" in table.caption and "with the best mean marks on" in table.caption
+    assert "Chosen: learning_rate=0.0001†." in table.caption and "with the best mean marks on" in table.caption
     assert text(table, ("kto",), None, "shouting").value == "1.00"
 
 
