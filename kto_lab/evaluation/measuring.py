@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kto_lab.errors import LabError
 from kto_lab.statistics import (
+    Bounds,
     Estimate,
     mean_interval,
     paired_difference,
@@ -100,6 +101,12 @@ class Metric:
     def title(self) -> str:
         """Its label, or what stands in for one."""
         return self.label or self.name.replace("_", " ")
+
+    @property
+    def range(self) -> Bounds | None:
+        """Its bounds where it has both; within them its intervals stay."""
+        low, high = self.bounds
+        return None if low is None or high is None else (low, high)
 
     def as_dict(self) -> dict[str, Any]:
         """What is not as by default, as plain values; a record holds it, and `from_dict` takes it back."""

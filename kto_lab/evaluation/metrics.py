@@ -30,6 +30,7 @@ from typing import Any
 
 from kto_lab.errors import LabError
 from kto_lab.evaluation.measuring import Metric, find_metrics
+from kto_lab.statistics import Bounds
 
 SHARE = (0.0, 1.0)
 
@@ -302,13 +303,13 @@ def higher_is_better(column: str) -> bool | None:
     return None if side is None else side == "up"
 
 
-def bounds(column: str) -> tuple[float | None, float | None]:
-    """The least and the largest value that a column can have; None where there is no such bound."""
-    low, high = metric_of(column).bounds
-    if not column.endswith(("_difference", "_detectable")):
-        return low, high
-    width = None if low is None or high is None else high - low
-    return (0.0 if column.endswith("_detectable") else None if width is None else -width), width
+def bounds(column: str) -> Bounds | None:
+    """The least and the largest value that a column can have; None where its metric does not have both."""
+    ends = metric_of(column).range
+    if ends is None or not column.endswith(("_difference", "_detectable")):
+        return ends
+    width = ends[1] - ends[0]
+    return (0.0 if column.endswith("_detectable") else -width), width
 
 
 def _split(column: str) -> tuple[str, str]:

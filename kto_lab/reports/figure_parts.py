@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.metrics import label
+from kto_lab.evaluation.metrics import bounds, label
 from kto_lab.reports.frame import base_policy, plain
 from kto_lab.reports.selection import EDGE_MARK
 from kto_lab.reports.specs import FigureSpec, shown
 from kto_lab.reports.tables import BASE
-from kto_lab.reports.words import bounds_of, choice_label
+from kto_lab.reports.words import choice_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,7 +173,7 @@ def check_lines(lines: Sequence[Any], what: str) -> None:
 
 def end_at_bounds(axes: "Axes", metric: str, which: str = "y") -> None:
     """Let an axis end where its metric does: no share is above 1."""
-    ends = bounds_of(metric)
+    ends = bounds(metric)
     if ends is None:
         return
     get, put = (axes.get_ylim, axes.set_ylim) if which == "y" else (axes.get_xlim, axes.set_xlim)

@@ -30,10 +30,9 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.metrics import learn
+from kto_lab.evaluation.metrics import bounds, learn
 from kto_lab.reports.comparisons import Mean, Outcome, mean_over_seeds
 from kto_lab.reports.record_columns import Columns, Found
-from kto_lab.reports.words import bounds_of
 from kto_lab.runs.record import find_record
 from kto_lab.runs.scores import Scores
 from kto_lab.runs.status import FAILURE, status
@@ -182,7 +181,7 @@ def measured(part: Rows, metric: str, scores: Scores | None, what: str) -> Group
         outcomes[int(seed)] = Outcome(float(value), scores(run, metric) if scores else None, own[place])
     counts = [int(n) for n in part.get(f"{metric}_n", ()) if n is not None]
     return Group(
-        mean=mean_over_seeds(list(outcomes.values()), bounds_of(metric)),
+        mean=mean_over_seeds(list(outcomes.values()), bounds(metric)),
         outcomes=outcomes,
         planned=planned,
         others=others,
@@ -214,7 +213,7 @@ def base_policy(frame: pd.DataFrame, metric: str) -> Group | None:
     value = float(values[0])
     own = Estimate(value, low, high, int(n or 0))
     return Group(
-        mean=mean_over_seeds([Outcome(value, None, own)], bounds_of(metric)),
+        mean=mean_over_seeds([Outcome(value, None, own)], bounds(metric)),
         outcomes={int(found[SEED].iloc[0]): Outcome(value, None, own)},
         planned=1,
         others={},

@@ -24,13 +24,12 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.metrics import is_declared, label, metric_of
+from kto_lab.evaluation.metrics import bounds, is_declared, label, metric_of
 from kto_lab.reports.frame import BOOKKEEPING, DONE, EDGE_BREAK, EDGES, about_code, choices, plain
 from kto_lab.reports.specs import FigureSpec, TableSpec, check_choosing, shown
-from kto_lab.reports.words import bounds_of
 from kto_lab.runs.prompt_scores import PromptScores
 from kto_lab.runs.scores import TEST, VALIDATION, Scores, scores_in
-from kto_lab.statistics import Bounds, Estimate, mean_interval, proportion_interval
+from kto_lab.statistics import Estimate, mean_interval, proportion_interval
 from kto_lab.sweeps.contrasts import Choose, Contrast
 
 NOT_CHOSEN = "not chosen"
@@ -180,7 +179,7 @@ def search(frame: pd.DataFrame, asked: Choose, validation: Scores, test: Scores,
         )
     halves = frame.copy()
     for half, rows in by_half.items():
-        _put(halves, f"{asked.by}_{half}", [_estimate(scores, bounds_of(asked.by)) for scores in rows])
+        _put(halves, f"{asked.by}_{half}", [_estimate(scores, asked.by) for scores in rows])
     means = halves[f"{asked.by}_{VALIDATION}"].to_numpy(dtype=float)
     complete = np.array([all(by_half[half][place] for half in by_half) for place in range(len(frame))], dtype=bool)
     members: dict[Values, dict[Values, list[int]]] = {}
@@ -260,7 +259,7 @@ def _shown(
         NOT_CHOSEN if place in lost else state for place, state in zip(places, found["status"], strict=True)
     ]
     for name in _scored(found, test):
-        _put(found, name, [_estimate(scores, bounds_of(name)) for scores in _rows(found, test, name)])
+        _put(found, name, [_estimate(scores, name) for scores in _rows(found, test, name)])
     if not lost:
         return found
     first = list(found.columns).index(EDGES) + 1
@@ -296,13 +295,13 @@ def _edges(over: Sequence[str], setting: Setting) -> str | None:
     return EDGE_BREAK.join(f"{key}={shown(values[key])}" for key in setting.edges) or None
 
 
-def _estimate(scores: PromptScores | None, bounds: Bounds | None) -> Estimate:
+def _estimate(scores: PromptScores | None, metric: str) -> Estimate:
     """The mean score; of passes and failures with the interval of a share."""
     if not scores:
         return Estimate(None, None, None, 0)
     values, passes = scores.numbers, int(np.count_nonzero(scores.numbers == 1))
     only = passes + np.count_nonzero(values == 0) == len(values)
-    return _share(passes, len(values)) if only else mean_interval(values, bounds)
+    return _share(passes, len(values)) if only else mean_interval(values, bounds(metric))
 
 
 # Of many runs few shares are different, and each takes a search for its ends.

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.metrics import label, metric_of
+from kto_lab.evaluation.metrics import bounds, label, metric_of
 from kto_lab.reports.comparisons import OVER_PROMPTS, OVER_SEEDS, OVER_SEEDS_AND_PROMPTS, Difference, difference
 from kto_lab.reports.frame import Group, base_policy, check_metric, grouped, measured, of_metrics, plain
 from kto_lab.reports.selection import EDGE_MARK, Searches, search_spec, select
 from kto_lab.reports.specs import FigureSpec, TableSpec, shown
 from kto_lab.reports.verdicts import Verdict
-from kto_lab.reports.words import bounds_of, choice_label
+from kto_lab.reports.words import choice_label
 
 Key = tuple[Any, ...]
 # The row of the base policy; the values of its other row choices are None.
@@ -229,7 +229,7 @@ def _compared(
         own, other = entry.group, entries[*place, metric].group if place and (*place, metric) in entries else None
         if own is None or other is None or not own.outcomes or not other.outcomes:
             continue
-        change = difference(other.outcomes, own.outcomes, bounds_of(metric))
+        change = difference(other.outcomes, own.outcomes, bounds(metric))
         searched = spec.choose is not None
         named_by = next((one for one in contrasts if one.is_of(own, other, metric, searched=searched)), None)
         mark = named_by.mark_of(own) if named_by else None

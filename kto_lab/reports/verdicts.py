@@ -23,12 +23,11 @@ import numpy as np
 import pandas as pd
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.metrics import DECLARED, higher_is_better
+from kto_lab.evaluation.metrics import DECLARED, bounds, higher_is_better
 from kto_lab.reports.comparisons import Difference, difference, holm
 from kto_lab.reports.frame import DONE, Group, check_metric, grouped, measured, of_metrics, plain
 from kto_lab.reports.selection import Searches, select
 from kto_lab.reports.specs import shown
-from kto_lab.reports.words import bounds_of
 from kto_lab.statistics import LEVEL
 from kto_lab.sweeps.contrasts import EQUAL, GREATER, Contrast, matches
 from kto_lab.sweeps.manifest import StudyFolder
@@ -160,7 +159,7 @@ def _compare(frame: pd.DataFrame, one: Contrast, folder: Path | None, searches: 
     )
     if not (of and against and of.outcomes and against.outcomes):
         return _Compared(one, of, against, None, None)
-    found = difference(against.outcomes, of.outcomes, bounds_of(one.metric))
+    found = difference(against.outcomes, of.outcomes, bounds(one.metric))
     return _Compared(one, of, against, found, _p(one, found))
 
 
