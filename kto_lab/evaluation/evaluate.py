@@ -28,6 +28,7 @@ from kto_lab.evaluation.lm_eval import TaskResults, run_lm_eval
 from kto_lab.evaluation.measuring import PolicyResults, compare, find_metrics, own_scores, summarise
 from kto_lab.evaluation.rewards import reward_metrics
 from kto_lab.evaluation.settings import Evaluation
+from kto_lab.feedback.checkers import ON_A_SCALE
 from kto_lab.feedback.table import pair_ids_of
 from kto_lab.files import write_json
 from kto_lab.models.adapters import Policy
@@ -35,7 +36,7 @@ from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.store_scorer import known, not_finite, score_and_keep
 from kto_lab.models.tokens import Encoder
-from kto_lab.statistics import Estimate
+from kto_lab.statistics import Bounds, Estimate
 
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
@@ -199,7 +200,7 @@ class Judge:
             prompts, groups = (self.held_out.table[name][:] for name in ("prompt_id", "group"))
             # Of the first row of each prompt, as for its answer.
             groups = dict(zip(reversed(prompts), reversed(groups), strict=True))
-            compared = compare(before, after, groups, seed=self.seed).as_dict()
+            compared = compare(before, after, groups, self._bounds(), seed=self.seed).as_dict()
             metrics |= {"answers": compared["overall"], "groups": compared["groups"]}
             write_json(self.folder / PROMPT_SCORES, after)
         if base.logps:
@@ -216,7 +217,10 @@ class Judge:
 
     def summarise(self, found: Measured) -> dict[str, Any]:
         """The metrics of one policy that is compared with none, as a record holds them: `answers` and `lm_eval`."""
-        return {"answers": summarise(self._prompt_scores(found, [], 1.0)), "lm_eval": found.lm_eval.estimates}
+        return {
+            "answers": summarise(self._prompt_scores(found, [], 1.0), self._bounds()),
+            "lm_eval": found.lm_eval.estimates,
+        }
 
     def try_metrics(self, base: Measured, *, beta: float) -> None:
         """Compute the metrics of `evaluation.metrics` for the policy before training, so that a mistake shows early.
@@ -237,6 +241,11 @@ class Judge:
             for task, metrics in found.lm_eval.higher_is_better.items()
             for name, higher in metrics.items()
         }
+
+    def _bounds(self) -> dict[str, Bounds]:
+        """Metric to the least and the largest score, of the checkers' and of `evaluation.metrics`."""
+        own = {metric.name: metric.range for metric in find_metrics(self.settings.metrics)}
+        return {**ON_A_SCALE, **{name: ends for name, ends in own.items() if ends is not None}}
 
     def _prompt_scores(
         self, found: Measured, reference_logps: Sequence[float], beta: float

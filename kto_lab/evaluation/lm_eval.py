@@ -24,7 +24,7 @@ import yaml
 from datasets import Dataset
 
 from kto_lab.evaluation.lm_eval_tasks import CHECKS, LOCAL_TASKS, NEUTRAL, checked_rows, manager_for, printing_to
-from kto_lab.feedback.checkers import metric_name
+from kto_lab.feedback.checkers import ON_A_SCALE, metric_name
 from kto_lab.feedback.table import is_chat
 from kto_lab.files import atomic_path
 from kto_lab.models.adapters import Policy
@@ -135,7 +135,7 @@ def run_lm_eval(
                     fewshot_random_seed=seed,
                 )
                 for task in results["results"]:
-                    estimates = _estimates(results, task, seed)
+                    estimates = estimates_of(results, task, seed)
                     sides = results["higher_is_better"].get(task, {})
                     found.estimates[task] = estimates
                     # A name may end in the filter that its value is of: "exact_match,strict-match".
@@ -216,7 +216,7 @@ def _checks_task(encoder: Encoder, documents: list[dict[str, str]], chat: bool, 
     }
 
 
-def _estimates(results: dict[str, Any], task: str, seed: int) -> dict[str, Estimate]:
+def estimates_of(results: dict[str, Any], task: str, seed: int) -> dict[str, Estimate]:
     """The metrics of one task from lm-eval's results."""
     values = results["results"][task]
     samples = results["samples"].get(task, [])
@@ -230,7 +230,11 @@ def _estimates(results: dict[str, Any], task: str, seed: int) -> dict[str, Estim
         logged = [sample[metric] for sample in samples if sample["filter"] == chosen and metric in sample]
         if task == CHECKS:
             shares = all(isinstance(score, bool) for score in logged)
-            found[name] = proportion_interval(int(sum(logged)), len(logged)) if shares else mean_interval(logged)
+            found[name] = (
+                proportion_interval(int(sum(logged)), len(logged))
+                if shares
+                else mean_interval(logged, ON_A_SCALE.get(metric))
+            )
         elif metric in _PERPLEXITIES and logged:
             found[name] = cluster_interval(logged, _PERPLEXITIES[metric], seed=seed)
         else:

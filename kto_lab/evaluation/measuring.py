@@ -102,6 +102,11 @@ class Metric:
         """Its label, or what stands in for one."""
         return self.label or self.name.replace("_", " ")
 
+    def may_be(self, score: float) -> bool:
+        """Whether a score lies within the bounds."""
+        low, high = self.bounds
+        return (low is None or score >= low) and (high is None or score <= high)
+
     @property
     def range(self) -> Bounds | None:
         """Its bounds where it has both; within them its intervals stay."""
@@ -191,7 +196,7 @@ def own_scores(metrics: Iterable[Metric], results: PolicyResults) -> dict[str, d
         Metric to prompt_id to score; a metric without any score is left out.
 
     Raises:
-        LabError: a function gives what is no finite number of a held-out prompt.
+        LabError: a function gives what is no finite number of a held-out prompt, or one outside of the bounds.
     """
     prompts = {answer.prompt_id for answer in results.answers} | set(results.prompt_ids)
     found: dict[str, dict[str, float]] = {}
@@ -210,23 +215,31 @@ def own_scores(metrics: Iterable[Metric], results: PolicyResults) -> dict[str, d
                 raise LabError(
                     f"The metric {metric.name} gives the prompt {prompt} {score!r}, which is no finite number."
                 )
+            if not metric.may_be(float(score)):
+                raise LabError(
+                    f"The metric {metric.name} gives the prompt {prompt} {score!r}, which is outside of its bounds, "
+                    f"{metric.bounds}. Mend its function, or declare other bounds."
+                )
         if given:
             found[metric.name] = {prompt: _plain(score) for prompt, score in given.items()}
     return found
 
 
-def summarise(scores: Scores) -> dict[str, Estimate]:
-    """Each metric over the prompts that have it."""
-    return {metric: _estimate(list(by_prompt.values())) for metric, by_prompt in scores.items()}
+def summarise(scores: Scores, bounds: Mapping[str, Bounds]) -> dict[str, Estimate]:
+    """Each metric over the prompts that have it; its interval stays within its bounds, where it has such."""
+    return {metric: _estimate(list(by_prompt.values()), bounds.get(metric)) for metric, by_prompt in scores.items()}
 
 
-def compare(base: Scores, trained: Scores, groups: Mapping[str, str], *, seed: int) -> PromptComparison:
+def compare(
+    base: Scores, trained: Scores, groups: Mapping[str, str], bounds: Mapping[str, Bounds], *, seed: int
+) -> PromptComparison:
     """Compare two policies by the scores of single prompts.
 
     Args:
         base: of the policy before training.
         trained: of the policy after it.
         groups: prompt_id to what results are broken down by.
+        bounds: metric to its least and largest value, where it has such; a policy's interval stays within them.
         seed: seeds the bootstraps.
 
     Returns:
@@ -235,9 +248,10 @@ def compare(base: Scores, trained: Scores, groups: Mapping[str, str], *, seed: i
     """
     names = sorted({groups[prompt] for by_prompt in base.values() for prompt in by_prompt})
     return PromptComparison(
-        overall=_compare(base, trained, seed),
+        overall=_compare(base, trained, bounds, seed),
         groups={
-            name: _compare(_of_group(base, groups, name), _of_group(trained, groups, name), seed) for name in names
+            name: _compare(_of_group(base, groups, name), _of_group(trained, groups, name), bounds, seed)
+            for name in names
         },
     )
 
@@ -249,7 +263,7 @@ def _of_group(scores: Scores, groups: Mapping[str, str], name: str) -> dict[str,
     }
 
 
-def _compare(base: Scores, trained: Scores, seed: int) -> dict[str, Comparison]:
+def _compare(base: Scores, trained: Scores, bounds: Mapping[str, Bounds], seed: int) -> dict[str, Comparison]:
     found = {}
     for metric, by_prompt in base.items():
         after_by_prompt = trained.get(metric, {})
@@ -259,8 +273,8 @@ def _compare(base: Scores, trained: Scores, seed: int) -> dict[str, Comparison]:
         before, after = ([scores[prompt] for prompt in both] for scores in (by_prompt, after_by_prompt))
         changes = np.array(after, dtype=np.float64) - np.array(before, dtype=np.float64)
         found[metric] = Comparison(
-            base=_estimate(before),
-            trained=_estimate(after),
+            base=_estimate(before, bounds.get(metric)),
+            trained=_estimate(after, bounds.get(metric)),
             difference=paired_difference(
                 np.array(before, dtype=np.float64), np.array(after, dtype=np.float64), seed=seed
             ),
@@ -269,10 +283,10 @@ def _compare(base: Scores, trained: Scores, seed: int) -> dict[str, Comparison]:
     return found
 
 
-def _estimate(values: Sequence[float]) -> Estimate:
+def _estimate(values: Sequence[float], bounds: Bounds | None) -> Estimate:
     if all(isinstance(value, bool) for value in values):
         return proportion_interval(int(sum(values)), len(values))
-    return mean_interval(np.array(values, dtype=np.float64))
+    return mean_interval(np.array(values, dtype=np.float64), bounds)
 
 
 def _plain(score: Any) -> float:

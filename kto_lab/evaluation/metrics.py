@@ -30,6 +30,7 @@ from typing import Any
 
 from kto_lab.errors import LabError
 from kto_lab.evaluation.measuring import Metric, find_metrics
+from kto_lab.feedback.checkers import ON_A_SCALE
 from kto_lab.statistics import Bounds
 
 SHARE = (0.0, 1.0)
@@ -46,7 +47,7 @@ PROMPTS = (
         "sentiment",
         "Mean compound score of VADER over greedy answers to prompts whose check is the sentiment.",
         better="up",
-        bounds=(-1.0, 1.0),
+        bounds=ON_A_SCALE["sentiment"],
         by_group=True,
     ),
     Metric(
@@ -135,7 +136,7 @@ TASKS = (
         "Mean sentiment of the held-out prompts' answers, by lm-eval.",
         label="sentiment by lm-eval",
         better="up",
-        bounds=(-1.0, 1.0),
+        bounds=ON_A_SCALE["sentiment"],
         per_prompt=False,
     ),
     Metric(

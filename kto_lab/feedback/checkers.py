@@ -12,14 +12,17 @@ import contextlib
 import functools
 import io
 import json
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from kto_lab.errors import LabError
+from kto_lab.statistics import Bounds
 
 # Checker to the metric that its scores make; see `kto_lab.evaluation.metrics`.
 METRICS = {"ifeval": "pass_rate", "arithmetic": "pass_rate", "sentiment": "sentiment"}
-ON_A_SCALE = ("sentiment",)
+# Metrics of scores on a scale, with its least and largest value; all others are shares of passes.
+ON_A_SCALE: Mapping[str, Bounds] = {"sentiment": (-1.0, 1.0)}
 
 
 def ifeval_checks(*instructions: tuple[str, dict[str, Any]]) -> str:
@@ -41,7 +44,7 @@ def metric_name(checks: str) -> str:
 
 def pass_or_fail(checks: str) -> bool:
     """Whether an answer passes these checks or fails them, rather than being measured on a scale."""
-    return _parse(checks)["checker"] not in ON_A_SCALE
+    return metric_name(checks) not in ON_A_SCALE
 
 
 def score_answer(checks: str, answer: str) -> float:

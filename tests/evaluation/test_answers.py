@@ -45,7 +45,7 @@ def scored(identity: str, score: float, *, group: str = "g", n_tokens: int = 4, 
 
 def compare_answers(base: list[ScoredAnswer], trained: list[ScoredAnswer], *, seed: int) -> PromptComparison:
     groups = {answer.prompt_id: answer.group for answer in base}
-    return compare(scores_of(base), scores_of(trained), groups, seed=seed)
+    return compare(scores_of(base), scores_of(trained), groups, {}, seed=seed)
 
 
 def test_prompts_that_one_side_has_no_score_for_are_left_out_of_the_difference() -> None:
@@ -111,7 +111,7 @@ def test_a_right_answer_passes(model: LlamaForCausalLM, encoder: Encoder, monkey
 def test_prompts_without_checks_have_no_score(model: LlamaForCausalLM, encoder: Encoder) -> None:
     found = answer_prompts(model, encoder, sums(4, checks=False), prompts=3, max_new_tokens=3, batch_size=4, seed=0)
     assert all(answer.score is None and answer.scores == {} for answer in found)
-    assert list(summarise(scores_of(found))) == ["answer_length", "finished"]
+    assert list(summarise(scores_of(found), {})) == ["answer_length", "finished"]
     assert list(compare_answers(found, found, seed=0).overall) == ["answer_length", "finished"]
 
 

@@ -107,15 +107,33 @@ def test_rewards_are_scored_and_a_metric_without_scores_is_left_out() -> None:
 
 
 def test_yes_and_no_make_a_share_and_numbers_a_mean() -> None:
-    found = summarise({"share": {"a": True, "b": False, "c": True}, "mean": {"a": 1.0, "b": 0.0, "c": 1.0}})
+    found = summarise({"share": {"a": True, "b": False, "c": True}, "mean": {"a": 1.0, "b": 0.0, "c": 1.0}}, {})
     assert found["share"] == proportion_interval(2, 3)
     assert found["mean"].value == pytest.approx(2 / 3) and found["mean"] != found["share"]
 
 
 def test_two_policies_are_compared_where_both_have_a_score_and_by_group() -> None:
     base, trained = {"mine": {"a": 1.0, "b": 2.0, "c": 5.0}}, {"mine": {"c": 7.0, "a": 4.0, "d": 9.0}}
-    found = compare(base, trained, {"a": "x", "b": "x", "c": "y", "d": "y"}, seed=3)
+    found = compare(base, trained, {"a": "x", "b": "x", "c": "y", "d": "y"}, {}, seed=3)
     assert (found.overall["mine"].base.value, found.overall["mine"].trained.value) == (3.0, 5.5)
     assert found.overall["mine"].difference == paired_difference([1.0, 5.0], [4.0, 7.0], seed=3)
     assert {name: part["mine"].difference.value for name, part in found.groups.items()} == {"x": 3.0, "y": 2.0}
-    assert compare(base, {}, {"a": "x", "b": "x", "c": "y"}, seed=3).overall == {}
+    assert compare(base, {}, {"a": "x", "b": "x", "c": "y"}, {}, seed=3).overall == {}
+
+
+def test_an_interval_stays_within_the_bounds_of_its_metric() -> None:
+    # Of nearly equal scores at the end of the scale, as VADER gives answers that are all glad.
+    scores = {"mine": {"a": 0.98, "b": 0.99, "c": 0.6}}
+    free, kept = (summarise(scores, bounds)["mine"] for bounds in ({}, {"mine": (-1.0, 1.0)}))
+    assert free.high is not None and free.high > 1 and kept.value == free.value
+    assert kept.low is not None and kept.high is not None and -1 < kept.low < kept.value < kept.high <= 1
+    found = compare(scores, scores, dict.fromkeys("abc", "x"), {"mine": (-1.0, 1.0)}, seed=0)
+    for one in (found.overall["mine"], found.groups["x"]["mine"]):
+        assert one.base == one.trained == kept
+
+
+def test_a_score_outside_of_the_bounds_is_an_error() -> None:
+    metric = Metric("mine", bounds=(0.0, None), measure=lambda found: {"a": -0.5})
+    with pytest.raises(LabError, match=r"gives the prompt a -0\.5, which is outside of its bounds, \(0\.0, None\)"):
+        own_scores([metric], results({"a": "Oh"}))
+    assert own_scores([Metric("mine", bounds=(-0.5, 0.0), measure=metric.measure)], results({"a": "Oh"}))
