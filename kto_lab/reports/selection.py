@@ -26,11 +26,11 @@ import pandas as pd
 from kto_lab.errors import LabError
 from kto_lab.evaluation.metrics import bounds, is_declared, label, metric_of
 from kto_lab.reports.frame import BOOKKEEPING, DONE, EDGE_BREAK, EDGES, about_code, choices, plain
-from kto_lab.reports.specs import FigureSpec, TableSpec, check_choosing, shown
+from kto_lab.reports.specs import FigureSpec, TableSpec, shown
 from kto_lab.runs.prompt_scores import PromptScores
 from kto_lab.runs.scores import TEST, VALIDATION, Scores, scores_in
 from kto_lab.statistics import Estimate, mean_interval, proportion_interval
-from kto_lab.sweeps.contrasts import Choose, Contrast
+from kto_lab.sweeps.contrasts import Choose, Contrast, check_choosing
 
 NOT_CHOSEN = "not chosen"
 CHOSEN = "chosen"

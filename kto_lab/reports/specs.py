@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.metrics import DECLARED, is_declared, metric_of
-from kto_lab.sweeps.contrasts import Choose, check_keys
+from kto_lab.evaluation.metrics import is_declared
+from kto_lab.sweeps.contrasts import Choose, check_choosing, check_keys
 
 KINDS = ("line", "heatmap", "frontier", "seeds")
 Spec = TypeVar("Spec", "TableSpec", "FigureSpec")
@@ -125,26 +125,8 @@ def _check_search(what: str, search: Choose | None, keys: Sequence[str]) -> None
     if split := [key for key in search.over if key in keys]:
         raise LabError(f"{what}: {split[0]!r} is searched over, so it can be neither row, column, line nor axis.")
     # Others may be declared by the records.
-    if search.by in DECLARED:
+    if is_declared(search.by):
         check_choosing(what, search.by)
-
-
-def check_choosing(what: str, by: str) -> None:
-    """LabError where nothing can be chosen by a metric; `what` asks, for the message."""
-    found = metric_of(by)
-    if found.better is not None and found.per_prompt:
-        return
-    fitting = ", ".join(one.name for one in DECLARED.values() if one.better is not None and one.per_prompt)
-    if not is_declared(by):
-        lacks = "which no finished run declares"
-    elif found.better is None:
-        lacks = "of which neither more nor less is better"
-    else:
-        lacks = "which has no score for each prompt"
-    raise LabError(
-        f"{what}: choose.by is {by!r}, {lacks}. Choose by one of {fitting}, or by a metric of evaluation.metrics that "
-        'is declared with better="up" or better="down".'
-    )
 
 
 def shown(value: Any) -> str:

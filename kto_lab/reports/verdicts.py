@@ -22,14 +22,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kto_lab.errors import LabError
-from kto_lab.evaluation.metrics import DECLARED, bounds, higher_is_better
+from kto_lab.evaluation.metrics import bounds, higher_is_better, is_declared, metric_of
 from kto_lab.reports.comparisons import Difference, difference, holm
 from kto_lab.reports.frame import DONE, Group, check_metric, grouped, measured, of_metrics, plain
 from kto_lab.reports.selection import Searches, select
 from kto_lab.reports.specs import shown
 from kto_lab.statistics import LEVEL
-from kto_lab.sweeps.contrasts import EQUAL, GREATER, Contrast, matches
+from kto_lab.sweeps.contrasts import EQUAL, GREATER, Contrast, check_direction, matches
 from kto_lab.sweeps.manifest import StudyFolder
 
 CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "open"
@@ -131,19 +130,10 @@ def finished_before(study: StudyFolder, nodes: Sequence[Mapping[str, object]], f
     return [next((count for known, count in study.named if known == node), done) for node in nodes]
 
 
-def check_direction(one: Contrast) -> None:
-    """LabError where neither more nor less of a contrast's metric is better."""
-    if higher_is_better(one.metric) is None:
-        sided = ", ".join(name for name, found in DECLARED.items() if found.better is not None)
-        raise LabError(
-            f"{one.what}: of {one.metric} neither more nor less is better, so nothing can be better or worse by it. "
-            f"Name a metric with a better side, such as {sided}, and show {one.metric} in a table."
-        )
-
-
 def _compare(frame: pd.DataFrame, one: Contrast, folder: Path | None, searches: Searches | None) -> _Compared:
     """The difference of a contrast's sides, with the p value of its margin."""
-    check_direction(one)
+    if is_declared(metric_of(one.metric).name):
+        check_direction(one)
     there = {key: {plain(value) for value in frame[key].tolist()} for key in one.keys if key in frame}
     lost = [side for side in (one.of, one.against) if any(side[key] not in there.get(key, ()) for key in side)]
     if lost or not _meeting(frame, one.where or {}):
@@ -151,6 +141,9 @@ def _compare(frame: pd.DataFrame, one: Contrast, folder: Path | None, searches: 
         return _Compared(one, None, None, None, None)
     selection = select(frame, one, folder, searches)
     check_metric(selection.frame, one.metric, one.what)
+    # Of others only the records of runs tell.
+    if (selection.frame["status"] == DONE).any():
+        check_direction(one)
     wanted = [tuple(side[key] for key in one.keys) for side in (one.of, one.against)]
     rows = [tuple(map(plain, row)) in wanted for row in selection.frame[list(one.keys)].itertuples(index=False)]
     parts = grouped(of_metrics(selection.frame[np.array(rows)], [one.metric]), list(one.keys), one.what)

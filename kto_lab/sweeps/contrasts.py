@@ -20,6 +20,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.metrics import DECLARED, higher_is_better, is_declared, metric_of
 
 GREATER, LESS, EQUAL = "greater", "less", "equal"
 EXPECTED = (GREATER, LESS, EQUAL)
@@ -168,6 +169,67 @@ def check_contrasts(contrasts: Sequence[Contrast], cells: Sequence[Mapping[str, 
             raise LabError(f"{one.what}: no run of the study has all of {_words(wanted)}. Name runs that there are.")
         for over in one.choose.over if one.choose else ():
             _explain(one, "choose.over", {over: None}, cells)
+
+
+def check_direction(one: Contrast) -> None:
+    """LabError where neither more nor less of a contrast's metric is better."""
+    if higher_is_better(one.metric) is None:
+        sided = ", ".join(name for name, found in DECLARED.items() if found.better is not None)
+        raise LabError(
+            f"{one.what}: of {one.metric} neither more nor less is better, so nothing can be better or worse by it. "
+            f"Name a metric with a better side, such as {sided}, and show {one.metric} in a table."
+        )
+
+
+def check_choosing(what: str, by: str) -> None:
+    """LabError where nothing can be chosen by a metric; `what` asks, for the message."""
+    found = metric_of(by)
+    if found.better is not None and found.per_prompt:
+        return
+    fitting = ", ".join(one.name for one in DECLARED.values() if one.better is not None and one.per_prompt)
+    if not is_declared(by):
+        lacks = "which no finished run declares"
+    elif found.better is None:
+        lacks = "of which neither more nor less is better"
+    else:
+        lacks = "which has no score for each prompt"
+    raise LabError(
+        f"{what}: choose.by is {by!r}, {lacks}. Choose by one of {fitting}, or by a metric of evaluation.metrics that "
+        'is declared with better="up" or better="down".'
+    )
+
+
+def check_metrics(shown: Mapping[str, Sequence[Mapping[str, Any]]], where: str) -> list[str]:
+    """See that what a study compares and chooses by has a better side, as far as its metrics are declared.
+
+    Args:
+        shown: from `kto_lab.sweeps.study.shown_at`.
+        where: whose, for messages.
+
+    Returns:
+        The metrics that nobody has declared yet: of `evaluation.metrics`, or of tasks of lm-eval, which only the
+        records of runs tell.
+
+    Raises:
+        LabError: a contrast is by a metric of which neither more nor less is better, or settings are chosen by one
+            that cannot choose.
+    """
+    unknown = []
+    for one in read_contrasts(shown["contrasts"], where):
+        if is_declared(metric_of(one.metric).name):
+            check_direction(one)
+        else:
+            unknown.append(one.metric)
+    for kind, nodes in shown.items():
+        for node in nodes:
+            # What else is wrong with it, the report says.
+            asked = node.get("choose") if isinstance(node, Mapping) else None
+            by = asked.get("by") if isinstance(asked, Mapping) else None
+            if by is not None and is_declared(by):
+                check_choosing(f"{kind.removesuffix('s')} {node.get('name', 'without a name')}", by)
+            elif by is not None:
+                unknown.append(by)
+    return unknown
 
 
 def _explain(one: Contrast, place: str, wanted: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> None:

@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 
 from kto_lab.configuration import refuse_repeated
 from kto_lab.errors import LabError
-from kto_lab.sweeps.contrasts import check_contrasts, read_contrasts
+from kto_lab.sweeps.contrasts import check_contrasts, check_metrics, read_contrasts
 
 ARM = "arm"
 SEED = "seed"
@@ -81,6 +81,8 @@ class Study:
         if contrasts := read_contrasts(self.contrasts, self.name):
             scales = [[], *([f"{SCALE}={scale}"] for scale in self.scales)]
             check_contrasts(contrasts, [cell.choices for given in scales for cell in cells_of(self, given)])
+        for scale in (None, *self.scales):
+            check_metrics(shown_at(vars(self), scale), self.name)
 
     def levels(self, scale: str | None, arm: str) -> "dict[str, dict[str, _Axis]]":
         """What the study sets in the cells of an arm beside grid and seeds, by the place that says so.

@@ -20,10 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
 from kto_lab.errors import LabError
+from kto_lab.evaluation.measuring import find_metrics
+from kto_lab.evaluation.metrics import learn
 from kto_lab.files import write_json
 from kto_lab.runs.lease import LEASE, Watch, read_owner
 from kto_lab.runs.status import FAILURE, status
 from kto_lab.sweeps.composing import PLAN, Composer, Planned, opened
+from kto_lab.sweeps.contrasts import check_metrics
 from kto_lab.sweeps.estimates import Costs, at_once, finished_runs, told, totals
 from kto_lab.sweeps.finished import FinishedRuns
 from kto_lab.sweeps.launching import Launcher
@@ -77,6 +80,7 @@ def _sweep(
     composer = Composer(
         loader, config, own=request.own, kept=home / PLAN, finished=finished, accept_code=request.accept_code
     )
+    check_own_metrics(study, given, composer)
     context = HydraContext(config_loader=loader, callbacks=Callback())  # type: ignore[arg-type] # it has the methods
     making = Making(config, study.name, scale_of(study, given), composer, context, task, home, due)
     only_says = request.dry_run or request.why
@@ -192,6 +196,20 @@ def study_of(node: DictConfig) -> Study:
         return Study(**values)
     except TypeError as error:
         raise LabError(f"The study does not fit: {str(error).partition(') ')[2] or error}.") from error
+
+
+def check_own_metrics(study: Study, given: Sequence[str], composer: Composer) -> None:
+    """See that metrics of `evaluation.metrics` which a study compares or chooses by have a better side.
+
+    Raises:
+        LabError: one has none.
+    """
+    shown = shown_at(vars(study), scale_of(study, given))
+    if check_metrics(shown, study.name):
+        # One cell's speak for all.
+        own = find_metrics(composer.compose(cells_of(study, given)[0]).evaluation.metrics)
+        learn([{metric.name: metric.as_dict() for metric in own}])
+        check_metrics(shown, study.name)
 
 
 def refuse_twins(planned: Sequence[Planned]) -> None:

@@ -122,8 +122,11 @@ def test_what_is_lacking_leaves_a_contrast_open(tmp_path: Path) -> None:
 def test_a_metric_without_a_better_side_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"contrast kto_dpo: of kl neither more nor less is better.*such as pass_rate"):
         only(study(tmp_path), contrast("kto", "dpo", metric="kl"))
-    with pytest.raises(LabError, match="contrast kto_dpo: no finished run has the metric 'judge_score'"):
-        only(study(tmp_path / "other"), contrast("kto", "dpo", metric="judge_score"))
+    with pytest.raises(LabError, match="contrast kto_dpo: no finished run has the metric 'word_perplexity'"):
+        only(study(tmp_path / "other"), contrast("kto", "dpo", metric="word_perplexity"))
+    # Before a run is done nobody knows what a task of lm-eval calls better.
+    ahead = write_study(tmp_path / "ahead", grid(arm=list(RATES)), lambda folder, cell: None)
+    assert only(ahead, contrast("kto", "dpo", metric="hellaswag.acc")).verdict == OPEN
 
 
 def test_a_contrast_that_was_named_after_its_runs_says_so(tmp_path: Path) -> None:

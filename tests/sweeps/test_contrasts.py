@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.sweeps.contrasts import MOST, Choose, read_contrasts
+from kto_lab.evaluation.metrics import learn
+from kto_lab.sweeps.contrasts import MOST, Choose, check_metrics, read_contrasts
 from tests.sweeps.test_study import study
 
 GOOD: dict[str, Any] = {
@@ -43,13 +44,38 @@ def test_a_contrast_is_read_with_its_search() -> None:
             {"where": {"corruption.rate": 0.3}},
             "where names corruption.rate=0.3, which no run of the study has. There are",
         ),
-        ({"choose": {"over": ["lr"], "by": "kl"}}, "choose.over names 'lr', which is no choice of this study"),
+        ({"choose": {"over": ["lr"], "by": "pass_rate"}}, "choose.over names 'lr', which is no choice of this study"),
+        ({"metric": "kl"}, "contrast kto_wins: of kl neither more nor less is better.*show kl in a table"),
+        ({"metric": "groups.title.answer_length"}, "neither more nor less is better"),
+        (
+            {"choose": {"over": ["loss.beta"], "by": "answer_length"}},
+            "contrast kto_wins: choose.by is 'answer_length', of which neither more nor less is better. Choose by one",
+        ),
         ({"choose": {"by": "kl"}}, "contrast kto_wins, choose: the key 'over' is missing"),
     ],
 )
 def test_a_mistake_is_found_before_a_run_and_says_what_to_write(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LabError, match=message):
         study(contrasts=[{**GOOD, **changes}])
+
+
+@pytest.mark.parametrize("kind", ["tables", "figures"])
+def test_a_table_or_figure_cannot_choose_by_a_metric_without_scores_of_prompts(kind: str) -> None:
+    found = {"name": "best", "choose": {"over": ["loss.beta"], "by": "reward_auc"}}
+    with pytest.raises(LabError, match=f"{kind[:-1]} best: choose.by is 'reward_auc', which has no score for each"):
+        study(**{kind: [found]})
+    # At one scale alone it is exchanged.
+    by_another = {"name": "best", "choose": {"over": ["loss.beta"], "by": "pass_rate"}}
+    with pytest.raises(LabError, match=r"choose\.by is 'kl'"):
+        study(**{kind: [by_another]}, scales={"paper": {"metrics": {"pass_rate": "kl"}}})
+
+
+def test_what_the_lab_does_not_declare_is_left_to_those_who_do(nothing_learned: None) -> None:
+    unknown = [{**GOOD, "metric": "hellaswag.acc", "choose": {"over": ["loss.beta"], "by": "shouting"}}]
+    assert check_metrics({"contrasts": unknown}, "noise") == ["hellaswag.acc", "shouting"]
+    learn([{"shouting": {"about": "it has no better side"}}])
+    with pytest.raises(LabError, match=r"choose\.by is 'shouting', of which neither more nor less is better"):
+        check_metrics({"contrasts": unknown}, "noise")
 
 
 def test_no_two_have_one_name_and_there_are_few() -> None:

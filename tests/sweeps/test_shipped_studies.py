@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab import cli
 from kto_lab.configuration import check_keys
 from kto_lab.reports.specs import FigureSpec, TableSpec, parse
-from kto_lab.reports.verdicts import check_direction
 from kto_lab.runs.components import KEYS
 from kto_lab.sweeps.contrasts import read_contrasts
 from kto_lab.sweeps.request import OF_SWEEP
@@ -65,7 +64,6 @@ def test_tables_and_figures_name_choices_and_metrics(name: str) -> None:
         assert figure.y in METRICS and figure.x in (METRICS if figure.kind == "frontier" else varied)
         assert figure.line in varied
     for one in read_contrasts(shipped.contrasts, name):
-        check_direction(one)
         assert one.metric in METRICS
     assert shipped.contrasts, "a study says what would answer its question"
     assert shipped.name == name and shipped.question.endswith("?")

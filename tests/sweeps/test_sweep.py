@@ -127,6 +127,19 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(tmp_path: Path) -> 
     assert not sweep.runs.exists()
 
 
+def test_a_contrast_by_an_own_metric_without_a_better_side_is_refused_before_a_run(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
+    (tmp_path / "metrics_of_mine.py").write_text(
+        "from kto_lab.evaluation.measuring import Metric\nSHOUTING = Metric('shouting', measure=lambda found: {})\n"
+    )
+    with (tmp_path / "own" / "study" / "small.yaml").open("a") as file:
+        file.write("contrasts: [{name: louder, of: {arm: kto}, against: {arm: sft}, metric: shouting, expect: less}]\n")
+    said = sweep.run("evaluation.metrics=[metrics_of_mine.SHOUTING]", "evaluation.prompts=2", "--dry-run", expect=1)
+    assert "contrast louder: of shouting neither more nor less is better" in " ".join(said.split())
+    assert not sweep.runs.exists()
+
+
 def test_a_failing_cell_is_recorded_and_stops_no_other(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     said = sweep.run("corruption.rate=0,2", expect=1)
