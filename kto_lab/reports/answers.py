@@ -15,8 +15,7 @@ import pandas as pd
 from kto_lab.evaluation.metrics import label
 from kto_lab.models.tokens import Prompt
 from kto_lab.reports.frame import DONE, SEED, choices, plain
-from kto_lab.reports.specs import shown
-from kto_lab.reports.words import choice_label
+from kto_lab.reports.words import choice_words
 
 # Of a run folder: the answers of the trained policy, and of the one before training.
 ANSWERS = Path("evaluation") / "trained.json"
@@ -117,10 +116,10 @@ def side_by_side(frame: pd.DataFrame, method: str, over: Sequence[str], metric: 
     if not differing:
         return None
     differing.sort(key=lambda one: (-one.spread, -len({answer.text for answer in one.answers})))
-    named = [*zip(map(choice_label, shared), place[:-1], strict=True), ("seed", place[-1])]
+    named = [*zip(shared, place[:-1], strict=True), ("seed", place[-1])]
     scored = next((first[prompt].metric for prompt in asked if first[prompt].metric), None)
     return SideBySide(
-        cells=", ".join(f"{key} {shown(value)}" for key, value in named if value is not None),
+        cells=", ".join(choice_words(key, value) for key, value in named if value is not None),
         score=label(scored) if scored else "",
         prompts=len(asked),
         rows=differing[:MOST],

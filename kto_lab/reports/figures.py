@@ -48,7 +48,7 @@ from kto_lab.reports.frame import (
 from kto_lab.reports.selection import EDGE_MARK, Searches, Selection, select
 from kto_lab.reports.specs import FigureSpec, shown
 from kto_lab.reports.tables import BASE
-from kto_lab.reports.words import choice_label
+from kto_lab.reports.words import choice_label, choice_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -258,7 +258,7 @@ def _draw_frontier(
             found[spec.y],
             strict=True,
         ):
-            has = ", ".join(f"{key}={shown(plain(run[key]))}" for key in (*keys, SEED) if plain(run[key]) is not None)
+            has = ", ".join(choice_words(key, plain(run[key])) for key in (*keys, SEED) if plain(run[key]) is not None)
             mark_edges(axes, [(x, y)] if plain(run.get(EDGES)) else [], colour)
             spots.append(Spot(x, y, f"{has}\n{label(spec.y)} {y:.4g}\n{label(spec.x)} {x:.4g}"))
     if spec.log_x:
@@ -364,7 +364,7 @@ def _groups(selection: Selection, spec: FigureSpec, what: str) -> dict[tuple[Any
 
 def _words(spec: FigureSpec, line: Any, x: Any, group: Group) -> str:
     """All that is known of a mean, in lines."""
-    places = dict.fromkeys([f"{spec.line}={shown(line)}", f"{spec.x}={shown(x)}"])
+    places = dict.fromkeys([choice_words(spec.line, line), choice_words(spec.x, x)])
     found, lines = group.mean.estimate, [", ".join(places)]
     if found.value is not None:
         ends = "" if found.low is None else f" [{found.low:.4g}, {found.high:.4g}] over {group.mean.interval}"

@@ -27,6 +27,7 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.metrics import bounds, is_declared, label, metric_of
 from kto_lab.reports.frame import BOOKKEEPING, DONE, EDGE_BREAK, EDGES, about_code, choices, plain
 from kto_lab.reports.specs import FigureSpec, TableSpec, shown
+from kto_lab.reports.words import choice_label, choice_words
 from kto_lab.runs.prompt_scores import PromptScores
 from kto_lab.runs.scores import TEST, VALIDATION, Scores, scores_in
 from kto_lab.statistics import Estimate, mean_interval, proportion_interval
@@ -120,7 +121,9 @@ def select(
     kept = matching(frame, spec.where or {}, what)
     notes = about_code(kept)
     if spec.where:
-        named = "; ".join(f"{key}={', '.join(map(shown, _listed(value)))}" for key, value in spec.where.items())
+        named = "; ".join(
+            f"{choice_label(key)} {', '.join(map(shown, _listed(value)))}" for key, value in spec.where.items()
+        )
         notes.append(f"Only runs with {named}.")
     if spec.choose is None:
         return Selection(kept, scores_in(folder) if folder else None, notes)
@@ -292,7 +295,7 @@ def _common(rows: Sequence[PromptScores | None], what: str) -> int:
 def _edges(over: Sequence[str], setting: Setting) -> str | None:
     """The edges of a setting in words."""
     values = dict(zip(over, setting.values, strict=True))
-    return EDGE_BREAK.join(f"{key}={shown(values[key])}" for key in setting.edges) or None
+    return EDGE_BREAK.join(choice_words(key, values[key]) for key in setting.edges) or None
 
 
 def _estimate(scores: PromptScores | None, metric: str) -> Estimate:
@@ -323,7 +326,7 @@ def _put(frame: pd.DataFrame, metric: str, estimates: Sequence[Estimate]) -> Non
 
 def _notes(found: Search, asked: Choose, metrics: Sequence[str]) -> list[str]:
     """How settings were chosen, of how many, and what the numbers are of."""
-    over = " and ".join(asked.over)
+    over = " and ".join(map(choice_label, asked.over))
     notes = [
         f"Of each, the {over} with the best mean {label(asked.by)} on {found.prompts[0]} validation prompts; "
         f"{_tried(found)}; the same seeds chose and are shown."
@@ -368,12 +371,11 @@ def _list(found: Search, spec: TableSpec | FigureSpec | Contrast) -> str:
     picked = {key: setting for key, setting in found.chosen.items() if setting}
     if not picked or len(picked) > LISTED:
         return where
-    short = [key.rpartition(".")[2] for key in spec.choose.over]
     named = []
     for key, setting in picked.items():
-        has = zip(short, setting.values, strict=True)
-        words = [_name(found, key), *(f"{name}={shown(value)}" for name, value in has if value is not None)]
-        named.append(" ".join(words).strip() + (EDGE_MARK if setting.edges else ""))
+        has = zip(spec.choose.over, setting.values, strict=True)
+        words = [_name(found, key), *(choice_words(name, value) for name, value in has if value is not None)]
+        named.append(", ".join(filter(None, words)) + (EDGE_MARK if setting.edges else ""))
     return f"Chosen: {'; '.join(named)}. {where}"
 
 

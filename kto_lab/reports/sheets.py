@@ -13,6 +13,7 @@ from kto_lab.evaluation.metrics import label
 from kto_lab.reports.frame import DONE, choices, plain
 from kto_lab.reports.specs import shown
 from kto_lab.reports.verdicts import Verdict
+from kto_lab.reports.words import choice_label, choice_words
 from kto_lab.sweeps.contrasts import EQUAL, Contrast
 
 CONTRASTS, BUDGETS = "contrasts", "budgets"
@@ -62,11 +63,11 @@ def contrast_sheet(found: Sequence[Verdict]) -> Sheet:
 
 
 def claim(one: Contrast) -> str:
-    """What a contrast expects, in words: "pass rate: arm=kto > arm=dpo, corruption.rate=0.4"."""
-    sides = [" ".join(f"{key}={shown(value)}" for key, value in side.items()) for side in (one.of, one.against)]
+    """What a contrast expects, in words: "pass rate: arm kto > arm dpo, corruption rate 0.4"."""
+    sides = [", ".join(choice_words(key, value) for key, value in side.items()) for side in (one.of, one.against)]
     sign = {"greater": ">", "less": "<", EQUAL: "="}[one.expect]
     margin = f" {'within' if one.expect == EQUAL else 'by more than'} {one.margin:g}" if one.margin else ""
-    where = "".join(f", {key}={shown(value)}" for key, value in (one.where or {}).items())
+    where = "".join(f", {choice_words(key, value)}" for key, value in (one.where or {}).items())
     return f"{label(one.metric)}: {sides[0]} {sign} {sides[1]}{margin}{where}"
 
 
@@ -92,7 +93,7 @@ def budget_sheet(frame: pd.DataFrame) -> Sheet:
         "again in each epoch; mismatched completions that only estimate a reference point are not among them. Epochs "
         "are passes over what the corruption left."
     )
-    return Sheet(BUDGETS, [key, *(SPENT[name] for name in names)], rows, 1, caption)
+    return Sheet(BUDGETS, [choice_label(key), *(SPENT[name] for name in names)], rows, 1, caption)
 
 
 def _verdict_row(one: Verdict) -> list[str]:

@@ -47,7 +47,7 @@ def markdown(table: Table) -> str:
     """The table in Markdown, its caption below it."""
     escape = _escape_markdown
     places = [(column, metric) for metric in table.spec.metrics for column in table.columns]
-    heads = [*table.spec.rows, *(heading(table, column, metric) for column, metric in places)]
+    heads = [*map(choice_label, table.spec.rows), *(heading(table, column, metric) for column, metric in places)]
     lines = [_line(map(escape, heads)), _line("---" for _ in heads)]
     for row in table.rows:
         cells = [

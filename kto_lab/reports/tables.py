@@ -22,7 +22,7 @@ from kto_lab.reports.frame import Group, base_policy, check_metric, grouped, mea
 from kto_lab.reports.selection import EDGE_MARK, Searches, search_spec, select
 from kto_lab.reports.specs import FigureSpec, TableSpec, shown
 from kto_lab.reports.verdicts import Verdict
-from kto_lab.reports.words import choice_label
+from kto_lab.reports.words import choice_words
 
 Key = tuple[Any, ...]
 # The row of the base policy; the values of its other row choices are None.
@@ -201,7 +201,7 @@ def heading(table: Table, column: Any, metric: str) -> str:
     """What stands above a column of numbers."""
     if table.spec.columns is None:
         return label(metric)
-    return f"{label(metric)}, {choice_label(table.spec.columns)} {shown(column)}"
+    return f"{label(metric)}, {choice_words(table.spec.columns, column)}"
 
 
 def baseline_of(spec: TableSpec, row: Key, column: Any) -> tuple[Key, Any] | None:
@@ -304,7 +304,7 @@ def _about_comparisons(
     spec: TableSpec, entries: Mapping[tuple[Key, Any, str], Entry], decimals: Mapping[str, int]
 ) -> list[str]:
     """The sentences of a caption that are on differences to the baseline."""
-    named = ", ".join(f"{key}={shown(value)}" for key, value in (spec.baseline or {}).items())
+    named = ", ".join(choice_words(key, value) for key, value in (spec.baseline or {}).items())
     tests = {key: e for key, e in entries.items() if e.difference and e.difference.error is not None}
     if not tests:
         return [f"Baseline: {named}. Nothing is tested: that takes two seeds."]

@@ -129,7 +129,7 @@ def test_only_the_cells_that_are_asked_for_are_drawn(study: Path, tmp_path: Path
     spec = FigureSpec("f", "line", "pass_rate", "corruption.rate", where={"arm": ["kto", "dpo"]})
     plot(load(study), spec, tmp_path / "f")
     assert [text.get_text() for text in figures[0].axes[0].texts] == ["kto", "dpo", "base policy"]
-    assert figures[0].get_supxlabel().endswith("seeds and prompts. Only runs with arm=kto, dpo.")
+    assert figures[0].get_supxlabel().endswith("seeds and prompts. Only runs with arm kto, dpo.")
 
 
 def test_a_setting_that_lacks_a_run_has_no_part_in_the_line(tmp_path: Path, figures: list[Figure]) -> None:

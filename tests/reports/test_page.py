@@ -86,7 +86,7 @@ def test_verdicts_stand_first_and_say_why_they_are_open(tmp_path: Path) -> None:
     part = text.partition("What the study set out to show</h2>")[2].partition("<h2>")[0]
     assert text.index("set out to show") < text.index("<table")
     first, second = part.split("<li>")[1:]
-    assert "confirmed" in first and "arm=kto &gt; arm=dpo" in first and ", corrected over " in first
+    assert "confirmed" in first and "arm kto &gt; arm dpo" in first and ", corrected over " in first
     assert "open" in second and "Why open: of 6 runs 1 failed" in second
     # Nothing of it is in hover text.
     assert "title=" not in part
@@ -146,8 +146,8 @@ def test_a_person_can_hover_over_the_values_of_figures(page: Path) -> None:
     assert found["marks"] == 6
     record = json.loads((page.parents[2] / "cells" / "0001" / "record.json").read_text())
     rate = record["metrics"]["answers"]["pass_rate"]["trained"]["value"]
-    assert f"arm=kto, seed=1\npass rate {rate:.4g}\nKL, nats/answer 12.2" in found["under"][:3]
-    assert [words.partition("\n")[0] for words in found["under"][3:]] == ["arm=kto", "arm=dpo", "arm=sft"]
+    assert f"arm kto, seed 1\npass rate {rate:.4g}\nKL, nats/answer 12.2" in found["under"][:3]
+    assert [words.partition("\n")[0] for words in found["under"][3:]] == ["arm kto", "arm dpo", "arm sft"]
     assert "1 failed" in found["under"][5]
 
 

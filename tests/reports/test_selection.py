@@ -92,7 +92,7 @@ def test_the_best_setting_on_validation_is_shown_on_test(tmp_path: Path) -> None
     chose = PROMPTS - len(test)
     assert f"with the best mean pass rate on {chose} validation prompts; settings tried: dpo 4, sft 3" in table.caption
     assert f"Shown: pass rate on the {len(test)} test prompts, which chose nothing; KL, nats/answer as" in table.caption
-    assert "Chosen: dpo learning_rate=0.0001 beta=0.1†; sft learning_rate=0.001†." in table.caption
+    assert "Chosen: dpo, learning rate 0.0001, loss beta 0.1†; sft, learning rate 0.001†." in table.caption
 
 
 def test_every_setting_is_listed_with_both_halves(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_every_setting_is_listed_with_both_halves(tmp_path: Path) -> None:
 def test_a_setting_that_lacks_a_run_is_not_chosen(tmp_path: Path) -> None:
     home = study(tmp_path, lost=[("dpo", 1e-4, 0.1), *(known for known in TRUE if known[0] == "sft")])
     table = build(load(home), SPEC, home)
-    assert "Chosen: dpo learning_rate=" in table.caption and "beta=0.1†; " not in table.caption
+    assert "Chosen: dpo, learning rate " in table.caption and "loss beta 0.1†; " not in table.caption
     assert "dpo 4, sft 3 (4 not complete, and so not chosen)" in table.caption
     assert "No setting is complete, and none chosen, of sft." in table.caption
     found = text(table, ("sft",), None, "pass_rate")
@@ -131,7 +131,8 @@ def test_of_settings_that_tie_the_first_is_chosen(tmp_path: Path) -> None:
 
     home = write_study(tmp_path, CELLS, same)
     assert (
-        "Chosen: dpo learning_rate=1e-05 beta=0.1†; sft learning_rate=1e-05†." in build(load(home), SPEC, home).caption
+        "Chosen: dpo, learning rate 1e-05, loss beta 0.1†; sft, learning rate 1e-05†."
+        in build(load(home), SPEC, home).caption
     )
 
 
@@ -141,7 +142,7 @@ def test_a_figure_shows_and_says_the_same(tmp_path: Path) -> None:
     spec = FigureSpec("f", "frontier", y="pass_rate", x="kl", choose=CHOOSE, where={"arm": ["dpo", "sft"]})
     of_table, of_figure = select(frame, SPEC, home), select(frame, spec, home)
     pd.testing.assert_frame_equal(of_table.frame, of_figure.frame)
-    assert of_figure.notes == ["Only runs with arm=dpo, sft.", *of_table.notes]
+    assert of_figure.notes == ["Only runs with arm dpo, sft.", *of_table.notes]
 
 
 def test_other_choices_are_not_searched_over(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_other_choices_are_not_searched_over(tmp_path: Path) -> None:
     )
     spec = TableSpec("t", ["corruption.rate"], ["pass_rate"], choose=Choose([RATE], "pass_rate"))
     caption = build(load(home), spec, home).caption
-    assert "Chosen: 0 learning_rate=1e-05†; 0.4 learning_rate=0.0001†." in caption
+    assert "Chosen: 0, learning rate 1e-05†; 0.4, learning rate 0.0001†." in caption
     assert "each tried 2 settings" in caption
     assert build_search(load(home), spec, home).spec.rows == ["corruption.rate", RATE, "chosen"]
 
@@ -187,7 +188,7 @@ def test_a_metric_of_which_less_is_better_chooses_the_least(tmp_path: Path, noth
 
     home = write_study(tmp_path, grid(arm=["kto"], optimization__learning_rate=[1e-5, 1e-4]), run)
     table = build(load(home), TableSpec("t", ["arm"], ["shouting"], choose=Choose([RATE], "shouting")), home)
-    assert "Chosen: learning_rate=0.0001†." in table.caption and "with the best mean marks on" in table.caption
+    assert "Chosen: learning rate 0.0001†." in table.caption and "with the best mean marks on" in table.caption
     assert text(table, ("kto",), None, "shouting").value == "1.00"
 
 

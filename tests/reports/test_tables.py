@@ -127,7 +127,7 @@ def test_the_caption_says_what_the_numbers_are(study: Path) -> None:
         "Pass rate by noise. Mean of 4 seeds with its 95 % interval over new seeds and new prompts."
     )
     assert f"Prompts: pass rate {PROMPTS}; KL, nats/answer 32." in caption
-    assert "Differences to the baseline arm=dpo are paired by seed and prompt." in caption
+    assert "Differences to the baseline arm dpo are paired by seed and prompt." in caption
     least = re.search(r"80 % power, corrected for the (\d) distinct comparisons here: pass rate ([0-9.]+)", caption)
     assert least is not None
     changes = [e.difference for (*_, metric), e in table.entries.items() if metric == "pass_rate" and e.difference]

@@ -97,7 +97,7 @@ def test_a_setting_on_the_edge_leaves_a_contrast_open(tmp_path: Path) -> None:
     choose = Choose(["loss.beta"], "pass_rate")
     found = only(home, contrast("kto", "dpo", choose=choose))
     assert found.verdict == OPEN and found.mark is None
-    assert found.reason.endswith("past which there may be a better one (dpo: loss.beta=5)")
+    assert found.reason.endswith("past which there may be a better one (dpo: loss beta 5)")
     assert found.p_holm is not None and found.p_holm < 0.05
     assert found.of is not None and not found.of.edges
     best["dpo"] = 2
@@ -136,12 +136,12 @@ def test_a_contrast_that_was_named_after_its_runs_says_so(tmp_path: Path) -> Non
     (found,) = verdicts(load(home), [Contrast(**node)], home, finished=[12])
     sheet = contrast_sheet([found])
     assert sheet.rows[0][-1] == "confirmed (named when 12 runs were finished)"
-    assert sheet.rows[0][1] == "pass rate: arm=kto > arm=dpo" and "results could have been seen" in sheet.caption
+    assert sheet.rows[0][1] == "pass rate: arm kto > arm dpo" and "results could have been seen" in sheet.caption
 
 
 def test_a_claim_in_words() -> None:
     one = Contrast("c", {"arm": "kto"}, {"arm": "dpo"}, "pass_rate", "equal", 0.05, {"corruption.rate": 0.4})
-    assert claim(one) == "pass rate: arm=kto = arm=dpo within 0.05, corruption.rate=0.4"
+    assert claim(one) == "pass rate: arm kto = arm dpo within 0.05, corruption rate 0.4"
 
 
 def test_budgets_are_what_runs_saw(tmp_path: Path) -> None:
