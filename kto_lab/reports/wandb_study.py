@@ -1,4 +1,4 @@
-"""A study in Weights & Biases: one run of its own for its tables and figures.
+"""A study in Weights & Biases: one run of its own for its verdicts, tables, budgets and figures.
 
 That run is logged at a sweep's end and nowhere else: only the sweep knows the cells' logger. A sweep that finds
 everything done runs nothing and logs it again, so it is also the way to renew it.
@@ -26,7 +26,9 @@ STATES = ("done", "failed", "running", "unreadable", "missing")
 
 
 def log_study(logger: DictConfig, home: Path) -> None:
-    """Log a study's tables, figures and counts of cells as one W&B run, the same for the same study and code.
+    """Log a study's verdicts, budgets, tables, figures and counts of cells as one W&B run.
+
+    It is the same run for the same study and code.
 
     Args:
         logger: the cells' node, composed; nothing happens where it is not W&B's.
@@ -68,12 +70,14 @@ def _media(study: StudyFolder, cells: "pd.DataFrame") -> dict[str, Any]:
 
     from kto_lab.reports.frame import choices
     from kto_lab.reports.selection import CHOSEN
+    from kto_lab.reports.sheets import BUDGETS, CONTRASTS
     from kto_lab.runs.wandb_log import table
 
     media: dict[str, Any] = {"cells": table(_rows(cells[[*choices(cells), SEED, "status", "run_id"]]))}
     # By name: files of older specifications may lie beside them, and there are no figures before a cell is done.
     searches = [f"{spec['name']}_{CHOSEN}" for spec in [*study.tables, *study.figures] if spec.get("choose")]
-    for name in [*(spec["name"] for spec in study.tables), *searches]:
+    sheets = [*([CONTRASTS] if study.contrasts else []), BUDGETS]
+    for name in [*(spec["name"] for spec in study.tables), *searches, *sheets]:
         if (file := study.folder / "tables" / f"{name}.csv").exists():
             media[f"tables/{name}"] = table(_rows(pd.read_csv(file)))
     for name in (spec["name"] for spec in study.figures):

@@ -13,7 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from kto_lab.errors import LabError
+from kto_lab.files import write_json
 from kto_lab.reports.wandb_study import log_study
+from kto_lab.sweeps.manifest import STUDY as MANIFEST
 from kto_lab.sweeps.study import Cell
 from kto_lab.sweeps.wandb_names import WANDB, naming
 from kto_lab.training.loggers import LONGEST_TAG, Wandb
@@ -113,8 +115,22 @@ def test_what_a_search_tried_is_told_too(tmp_path: Path) -> None:
     home = write_study(tmp_path, cells, by_rate(RATES), tables=[{**TABLE, "choose": choose}])
     log_study(logger(), home)
     found = tables(home)
-    assert {"rates", "rates_chosen", "cells"} == found.keys()
+    assert {"rates", "rates_chosen", "budgets", "cells"} == found.keys()
     assert len(found["rates_chosen"]["data"]) > len(found["rates"]["data"]) == 3
+
+
+def test_verdicts_and_budgets_are_told(tmp_path: Path) -> None:
+    home = write_study(tmp_path, grid(arm=list(RATES)), by_rate(RATES))
+    content = json.loads((home / MANIFEST).read_text())
+    named = {"name": "better", "of": {"arm": "kto"}, "against": {"arm": "dpo"}, "metric": "pass_rate"}
+    content["study"]["contrasts"] = [{**named, "expect": "greater"}]
+    write_json(home / MANIFEST, content)
+    log_study(logger(), home)
+    found = tables(home)
+    (row,) = (dict(zip(found["contrasts"]["columns"], one, strict=True)) for one in found["contrasts"]["data"])
+    assert (row["contrast"], row["claim"]) == ("better", "pass rate: arm kto > arm dpo")
+    assert row["verdict"].startswith("confirmed")
+    assert [one[0] for one in found["budgets"]["data"]] == list(RATES)
 
 
 def test_a_study_without_a_finished_cell_is_told_as_that(tmp_path: Path) -> None:
