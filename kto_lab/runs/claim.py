@@ -1,6 +1,7 @@
 """Whose a run folder is: an unfinished run goes on with what it began with, and nothing else."""
 
 import json
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab import __version__
 from kto_lab.errors import LabError
 from kto_lab.files import write_json, write_text
-from kto_lab.runs.identity import Identity, differing, plain_values, settings
+from kto_lab.runs.identity import Identity, differing, leaves, plain_values, settings
 
 CONFIG = "config.yaml"
 CLAIM = "run.json"
@@ -20,12 +21,15 @@ _CHANGED = {
     "chat_template": "another chat template",
 }
 
+# The keys that a value is interpolated from.
+_INTERPOLATED = re.compile(r"\$\{([^${}]+)\}")
+
 
 def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
     """See that an unfinished run in the folder has the configuration that is asked for now.
 
     Raises:
-        LabError: it has another; the message names the keys.
+        LabError: it has another; the message names the keys that a person sets.
     """
     kept = folder / CONFIG
     if not kept.exists():
@@ -33,6 +37,9 @@ def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
     unfinished = OmegaConf.create(kept.read_text(encoding="utf-8"))
     assert isinstance(unfinished, DictConfig)
     keys = differing(settings(plain_values(unfinished)), settings(plain_values(cfg)))
+    # A key that follows another one which differs, as optimizer.lr does, was not set by anybody.
+    written = leaves(OmegaConf.to_container(cfg, resolve=False))
+    keys = [key for key in keys if not set(keys) & set(_INTERPOLATED.findall(str(written.get(key))))]
     if keys:
         raise LabError(
             f"{folder} holds an unfinished run with another {', '.join(keys)}. Give the same settings to resume "
