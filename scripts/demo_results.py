@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from kto_lab.evaluation.metrics import bounds
 from kto_lab.files import write_json, write_text
+from kto_lab.reports.comparisons import Outcome, mean_over_seeds
 from kto_lab.runs.record import read_record
-from kto_lab.statistics import mean_interval
+from kto_lab.statistics import Estimate, mean_interval
 
 TARGET = Path(__file__).resolve().parent.parent / "results" / "demo"
 
@@ -55,14 +57,19 @@ def page(records: list[dict[str, Any]]) -> str:
             f"| {record['seeds']['seed']} | {_cell(answer['base'])} | {_cell(answer['trained'])} "
             f"| {_cell(answer['difference'], '+')} | {_cell(record['metrics']['kl'], digits=1)} |"
         )
-    means = [
-        mean_interval([answer[which]["value"] for answer in answers]).as_dict() for which in ("trained", "difference")
-    ]
+    mean, gain = (
+        mean_over_seeds(
+            [Outcome(answer[which]["value"], own=Estimate(**answer[which])) for answer in answers], bounds(column)
+        ).estimate.as_dict()
+        for which, column in (("trained", "pass_rate"), ("difference", "pass_rate_difference"))
+    )
     base = answers[0]["base"]["value"]
     lines += [
-        f"| mean of {len(records)} seeds | {base:.2f} | {_cell(means[0])} | {_cell(means[1], '+')} | |",
+        f"| mean of {len(records)} seeds | {base:.2f} | {_cell(mean)} | {_cell(gain, '+')} | |",
         "",
-        "The interval of the mean is Student's over seeds: it says how much training varies, on these prompts.",
+        "The interval of the mean is over new seeds and new prompts: Student's over the seeds, and the runs' own over "
+        "their prompts, in quadrature. These records keep no scores of single prompts, without which it is rather too "
+        "wide than too narrow (`kto_lab/reports/comparisons.py`).",
         "",
         "## By constraint",
         "",
