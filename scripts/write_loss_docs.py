@@ -236,6 +236,7 @@ def loss_section(option: Option, function: Callable[..., Any]) -> str:
     wanted += [
         words
         for needed, words in (
+            (needs.reference_token_logps, "the reference's log-probs of single tokens"),
             (needs.reference_point, "a reference point z0"),
             (needs.weighting, "lambda_D and lambda_U"),
             (needs.controls, "control texts"),

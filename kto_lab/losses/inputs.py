@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from kto_lab.errors import LabError
+
 
 class Feed(Enum):
     """What one unit of the batch is."""
@@ -34,6 +36,7 @@ class Needs:
     Attributes:
         feed: single thumbs, desirable completions alone, or pairs of one prompt.
         reference: whether the loss reads the reference's log-probs (they are always there, for reports).
+        reference_token_logps: whether it reads the reference's log-prob of every token, and not of completions alone.
         reference_point: whether it uses a reference point z0.
         weighting: whether it uses lambda_D and lambda_U.
         controls: whether prompts end with a control text that says which class is asked for.
@@ -42,10 +45,19 @@ class Needs:
 
     feed: Feed
     reference: bool = True
+    reference_token_logps: bool = False
     reference_point: bool = False
     weighting: bool = False
     controls: bool = False
     mean_over: MeanOver = MeanOver.UNITS
+
+    def __post_init__(self) -> None:
+        """Refuse a declaration that contradicts itself."""
+        if self.reference_token_logps and not self.reference:
+            raise LabError(
+                "A loss declares Needs(reference=False, reference_token_logps=True): per-token log-probs of the "
+                "reference need a reference. Leave one of the two out."
+            )
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,8 @@ class Thumbs:
         z0: (N,) or scalar, the reference point in nats of log-ratio, no gradient; 0 where the loss needs none.
         token_logps: (T,) log pi of every completion token, completion by completion, whose sums are `policy`.
         lengths: tokens of each completion.
+        reference_token_logps: (T,) log pi_ref of every completion token, whose sums are `reference`; empty where the
+            loss does not declare that it needs them.
     """
 
     policy: Tensor
@@ -91,6 +105,7 @@ class Thumbs:
     z0: Tensor = field(default_factory=lambda: torch.zeros(()))
     token_logps: Tensor = field(default_factory=_empty)
     lengths: Tensor = field(default_factory=_empty)
+    reference_token_logps: Tensor = field(default_factory=_empty)
 
     def __post_init__(self) -> None:
         """Take half precision as float32."""
@@ -115,7 +130,7 @@ class Thumbs:
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs of a chosen (desirable) and a rejected (undesirable) completion of one prompt; all tensors (N,).
+    """N pairs of a chosen (desirable) and a rejected (undesirable) completion of one prompt; tensors (N,) unless said.
 
     Half precision is taken as float32.
 
@@ -126,6 +141,11 @@ class Pairs:
         reference_rejected: under the reference.
         lengths_chosen: tokens of each chosen completion.
         lengths_rejected: tokens of each rejected completion.
+        token_logps_chosen: (T,) log pi of every token of the chosen completions, completion by completion.
+        token_logps_rejected: (T',) of the rejected completions.
+        reference_token_logps_chosen: (T,) log pi_ref of the same tokens; empty where the loss does not declare that it
+            needs them.
+        reference_token_logps_rejected: (T',) likewise.
     """
 
     policy_chosen: Tensor
@@ -134,6 +154,10 @@ class Pairs:
     reference_rejected: Tensor
     lengths_chosen: Tensor = field(default_factory=_empty)
     lengths_rejected: Tensor = field(default_factory=_empty)
+    token_logps_chosen: Tensor = field(default_factory=_empty)
+    token_logps_rejected: Tensor = field(default_factory=_empty)
+    reference_token_logps_chosen: Tensor = field(default_factory=_empty)
+    reference_token_logps_rejected: Tensor = field(default_factory=_empty)
 
     def __post_init__(self) -> None:
         """Take half precision as float32."""

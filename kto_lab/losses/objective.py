@@ -180,9 +180,16 @@ def _declared(function: str) -> tuple[Callable[..., Tensor], Needs]:
 
 def _two_thumbs() -> Thumbs:
     logps = torch.tensor([-1.0, -2.0])
-    return Thumbs(logps, logps, torch.tensor([True, False]), token_logps=logps, lengths=torch.ones(2, dtype=torch.long))
+    return Thumbs(
+        logps,
+        logps,
+        torch.tensor([True, False]),
+        token_logps=logps,
+        lengths=torch.ones(2, dtype=torch.long),
+        reference_token_logps=logps,
+    )
 
 
 def _two_pairs() -> Pairs:
-    logps, lengths = torch.tensor([-1.0, -2.0]), torch.ones(2)
-    return Pairs(logps, logps, logps, logps, lengths, lengths)
+    logps, lengths = torch.tensor([-1.0, -2.0]), torch.ones(2, dtype=torch.long)
+    return Pairs(logps, logps, logps, logps, lengths, lengths, logps, logps, logps, logps)

@@ -19,8 +19,9 @@ from kto_lab.errors import LabError
 from kto_lab.models.attention import Kept, Segments, Span, packs, set_packing
 from kto_lab.models.head import token_logps
 from kto_lab.models.layout import Layout, continued, packed, padded
+from kto_lab.models.ragged import places
 from kto_lab.models.rows import cut_micro_batches
-from kto_lab.models.sequences import Tokens, Unit
+from kto_lab.models.sequences import Tokens, Unit, completion_lengths
 
 
 @dataclass(frozen=True)
@@ -160,17 +161,41 @@ def score(
     Returns:
         (N,) float32 on the CPU, in nats, in the order of `sequences`.
     """
+    return score_tokens(
+        model, sequences, pad_id=pad_id, token_budget=token_budget, share_prompts=share_prompts, advance=advance
+    )[0]
+
+
+@torch.no_grad()
+def score_tokens(
+    model: PreTrainedModel | nn.Module,
+    sequences: Sequence[Tokens],
+    *,
+    pad_id: int,
+    token_budget: int,
+    share_prompts: bool = False,
+    advance: Callable[[int], None] = lambda sequences: None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of many completions and of their tokens, without gradient; see `score`.
+
+    Returns:
+        (N,) of the completions, and (T,) of their tokens, completion by completion: float32 on the CPU, in nats, in the
+        order of `sequences`.
+    """
     units = [[sequence] for sequence in sequences]
-    logps = torch.empty(len(sequences))
+    counts = completion_lengths(sequences)
+    sums, values = torch.empty(len(units)), torch.empty(int(counts.sum()))
     if not units:
-        return logps
+        return sums, values
     with evaluating(model):
         packing = packs_rows(model)
         for rows in cut_micro_batches(units, token_budget=token_budget, share_prompts=share_prompts, packed=packing):
             chosen = [units[index] for index in rows]
-            logps[rows] = completion_logps(model, chosen, pad_id=pad_id, share_prompts=share_prompts).cpu()
+            logps = completion_token_logps(model, chosen, pad_id=pad_id, share_prompts=share_prompts)
+            sums[rows] = logps.sums.cpu()
+            values[torch.from_numpy(places(counts, rows))] = logps.values.cpu()
             advance(len(rows))
-    return logps
+    return sums, values
 
 
 def _parts(model: PreTrainedModel | nn.Module) -> tuple[nn.Module, nn.Module]:

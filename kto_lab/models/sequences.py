@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -19,3 +21,8 @@ class Tokens:
 
 # One completion, or the two of a pair, after the same prompt.
 Unit: TypeAlias = Sequence[Tokens]
+
+
+def completion_lengths(sequences: Sequence[Tokens]) -> np.ndarray:
+    """(N,) tokens of each completion."""
+    return np.array([len(sequence.completion) for sequence in sequences], dtype=np.int64)

@@ -3,27 +3,34 @@
 A log-probability is known by what gave it (`Scorer`) and by the ids of its prompt and its completion, and by nothing
 else: so every loss, seed, corruption and adapter finds it. Each scorer has a folder of shards (`store_shards.py`).
 
+There are two forms: the log-probability of a completion, and those of its tokens for a loss that reads them
+(`store_tokens.py`). A pass that computes the second keeps the first as well, so it serves every loss. Shards of tokens
+are read only where they are asked for, one at a time, and only what was asked for stays in memory.
+
 Nothing is locked, and it may lie on a network file system. A shard is written whole, under the name of its checksum,
-and never changed; many small ones are merged into one, which is written before they are removed. Whoever finds a shard
-gone looks again; what is lost is computed again. A shard that is corrupt, or another scorer's, is set aside.
+and never changed; many small ones are merged, into files that are written before the small ones are removed. Whoever
+finds a shard gone looks again; what is lost is computed again. A shard that is corrupt, or another scorer's, is set
+aside.
 
 What the store gives is what was computed once, in a batch with other sequences. So a run with the store is the run
 without it to the rounding of the number format, and bit for bit where all of its sequences were missing.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.files import cache_dir, write_json
+from kto_lab.models.ragged import owners, places
 from kto_lab.models.scorer import FORMAT, Scorer
+from kto_lab.models.sequences import Tokens, completion_lengths
 from kto_lab.models.store_disk import (
     ABOUT,
     SET_ASIDE,
@@ -35,23 +42,34 @@ from kto_lab.models.store_disk import (
     too_many,
 )
 from kto_lab.models.store_shards import (
+    SUMS,
     CorruptShardError,
     Entries,
     Keys,
+    Kind,
     merged,
     read_shard,
     write_shard,
 )
-
-if TYPE_CHECKING:
-    from kto_lab.models.sequences import Tokens
+from kto_lab.models.store_tokens import (
+    TOKENS,
+    TokenEntries,
+    merged_tokens,
+    read_token_shard,
+    write_token_shard,
+)
 
 MEGABYTE = 10**6
 # More small shards than this are merged.
 MANY_SHARDS = 32
 SMALL_BYTES = 4 * MEGABYTE
+# About how large a merged shard may be: merging holds it in memory.
+MERGED_BYTES = 64 * MEGABYTE
 # How often a folder is listed again because a shard went between the listing and the reading.
 LOOKS = 5
+
+AnyEntries = TypeVar("AnyEntries", Entries, TokenEntries)
+Read = TypeVar("Read")
 
 
 class ReferenceStore:
@@ -92,7 +110,7 @@ class NoStore:
 
 
 class LogpCache:
-    """What one scorer gave: an index in memory (20 bytes an entry) of the shards in its folder.
+    """What one scorer gave: in memory the log-probabilities of completions (20 bytes per entry) in its folder's shards.
 
     It may be kept for as long as one likes: each look-up finds what other jobs have written meanwhile.
     """
@@ -110,17 +128,25 @@ class LogpCache:
         self.max_bytes = max_bytes
         self._entries = Entries.none()
         self._seen: set[str] = set()
+        self._with_tokens = Keys.none()
+        self._seen_tokens: set[str] = set()
         self._refused = False
 
-    def lookup(self, sequences: Sequence["Tokens"]) -> np.ndarray:
-        """(N,) float32 log-probabilities in nats, NaN where none is known."""
-        self._refused = False
+    def lookup(self, sequences: Sequence[Tokens]) -> np.ndarray:
+        """(N,) float32 log-probabilities of completions in nats, NaN where none is known."""
+        self._begin_pass()
         self._refresh()
-        with suppress(OSError):
-            os.utime(self.folder / ABOUT)
         return self._entries.find(Keys.of(sequences))
 
-    def put(self, sequences: Sequence["Tokens"], logps: np.ndarray) -> None:
+    def lookup_tokens(self, sequences: Sequence[Tokens]) -> np.ndarray:
+        """(T,) float32 log-probabilities of the completions' tokens in nats, NaN where a completion's are not known."""
+        self._begin_pass()
+        keys, counts = Keys.of(sequences), completion_lengths(sequences)
+        # Shard by shard, so that what is not asked for never stays in memory.
+        parts = self._read(TOKENS, set(), lambda path: read_token_shard(path, self.scorer.key).among(keys))
+        return merged_tokens([TokenEntries.none(), *parts]).find(keys, counts)
+
+    def put(self, sequences: Sequence[Tokens], logps: np.ndarray) -> None:
         """Keep log-probabilities that were computed. What is not finite is not kept, nor what is known already.
 
         Args:
@@ -134,29 +160,61 @@ class LogpCache:
             return
         entries = Entries.of(keys.where(new), logps[new])
         self._entries = merged([self._entries, entries])
-        self._write(entries)
+        self._write(lambda: write_shard(self.folder, self.scorer.key, entries), self._seen)
+
+    def put_tokens(self, sequences: Sequence[Tokens], logps: np.ndarray) -> None:
+        """Keep log-probabilities of tokens; what is left out is as in `put`, completion by completion.
+
+        Args:
+            sequences: N of them.
+            logps: (T,) float32 of each token of their completions, completion by completion, nats.
+        """
+        for keys in self._read(TOKENS, self._seen_tokens, lambda path: read_token_shard(path, self.scorer.key).keys):
+            self._know_tokens(keys)
+        keys, counts = Keys.of(sequences), completion_lengths(sequences)
+        new = ~self._with_tokens.locate(keys)[1]
+        new[owners(counts)[~np.isfinite(logps)]] = False
+        if not new.any():
+            return
+        entries = TokenEntries.of(keys.where(new), counts[new], logps[places(counts, new.nonzero()[0])])
+        self._know_tokens(entries.keys)
+        self._write(lambda: write_token_shard(self.folder, self.scorer.key, entries), self._seen_tokens)
 
     def settle(self) -> None:
         """Merge small shards where they are many, and keep the store within its bound; for when a pass is over."""
-        small = [file for file in self._shards() if file.size < SMALL_BYTES]
-        if len(small) > MANY_SHARDS:
-            self._merge(small)
+        self._merge(SUMS, read_shard, merged, write_shard, self._seen)
+        self._merge(TOKENS, read_token_shard, merged_tokens, write_token_shard, self._seen_tokens)
         found = holdings(self.folder.parent)
         remove(too_many(found, self.max_bytes))
         remove_left_behind(found)
 
-    def _shards(self) -> list[File]:
-        return [file for file in shards_in(self.folder) if not file.path.name.endswith(SET_ASIDE)]
+    def _begin_pass(self) -> None:
+        self._refused = False
+        with suppress(OSError):
+            os.utime(self.folder / ABOUT)
+
+    def _know_tokens(self, keys: Keys) -> None:
+        every = Keys.joined([self._with_tokens, keys])
+        self._with_tokens = every.where(every.order(np.zeros(len(every))))
+
+    def _shards(self, kind: Kind) -> list[File]:
+        return [file for file in shards_in(self.folder) if file.path.suffix == kind.suffix]
 
     def _refresh(self) -> None:
-        """Read the shards that are new."""
+        """Read the shards of completions that are new."""
+        if parts := self._read(SUMS, self._seen, lambda path: read_shard(path, self.scorer.key)):
+            self._entries = merged([self._entries, *parts])
+
+    def _read(self, kind: Kind, seen: set[str], read: Callable[[Path], Read]) -> list[Read]:
+        """What `read` makes of the shards that have not been seen, which are seen then."""
+        parts = []
         for _ in range(LOOKS):
-            parts, gone = [self._entries], False
-            for file in self._shards():
-                if file.path.name in self._seen:
+            gone = False
+            for file in self._shards(kind):
+                if file.path.name in seen:
                     continue
                 try:
-                    parts.append(read_shard(file.path, self.scorer.key))
+                    parts.append(read(file.path))
                 except FileNotFoundError:
                     gone = True  # merged by another job: its entries are in one that the next look finds
                     continue
@@ -164,46 +222,69 @@ class LogpCache:
                     self._set_aside(file.path, str(error))
                 except OSError as error:
                     self._warn(f"{file.path} cannot be read ({error.strerror})")
-                self._seen.add(file.path.name)
-            if len(parts) > 1:
-                self._entries = merged(parts)
+                seen.add(file.path.name)
             if not gone:
-                return
+                break
+        return parts
 
     def _set_aside(self, path: Path, why: str) -> None:
         self._warn(f"{path} is left out, {why}; its log-probs are computed again")
         with suppress(OSError):
             path.replace(path.with_name(path.name + SET_ASIDE))
 
-    def _write(self, entries: Entries) -> None:
-        """Write a shard. A disk that refuses is no reason to stop: it is said once a pass, and no more is written."""
+    def _write(self, write: Callable[[], Path], seen: set[str]) -> None:
+        """Write a shard. A disk that refuses is no reason to stop: it is said once per pass, and no more is written."""
         if self._refused:
             return
         try:
             if not (self.folder / ABOUT).exists():
                 write_json(self.folder / ABOUT, asdict(self.scorer) | {"format": FORMAT})
-            self._seen.add(write_shard(self.folder, self.scorer.key, entries).name)
+            seen.add(write().name)
         except LabError as error:
             self._refused = True
             self._warn(f"{error} The run goes on, and what it computes is not kept")
 
-    def _merge(self, small: Sequence[File]) -> None:
-        parts, read = [], []
-        for file in small:
-            with suppress(OSError, CorruptShardError):
-                parts.append(read_shard(file.path, self.scorer.key))
-                read.append(file.path)
-        if len(read) < 2:
+    def _merge(
+        self,
+        kind: Kind,
+        read: Callable[[Path, str], AnyEntries],
+        merge: Callable[[Sequence[AnyEntries]], AnyEntries],
+        write: Callable[[Path, str, AnyEntries], Path],
+        seen: set[str],
+    ) -> None:
+        """Merge the small shards of a kind, where they are many."""
+        small = [file for file in self._shards(kind) if file.size < SMALL_BYTES]
+        if len(small) <= MANY_SHARDS:
             return
-        try:
-            target = write_shard(self.folder, self.scorer.key, merged(parts))
-        except LabError:
-            return  # there is no room for both: small ones do as well
-        self._seen.add(target.name)
-        for path in read:
-            if path != target:
-                with suppress(OSError):
-                    path.unlink()
+        for batch in _batches(small, MERGED_BYTES):
+            parts, replaced = [], []
+            for file in batch:
+                with suppress(OSError, CorruptShardError):
+                    parts.append(read(file.path, self.scorer.key))
+                    replaced.append(file.path)
+            if len(parts) < 2:
+                continue
+            try:
+                target = write(self.folder, self.scorer.key, merge(parts))
+            except LabError:
+                return  # there is no room for both: small ones do as well
+            seen.add(target.name)
+            for path in replaced:
+                if path != target:
+                    with suppress(OSError):
+                        path.unlink()
 
     def _warn(self, text: str) -> None:
         narration.say(f"    warning: reference store: {text}.")
+
+
+def _batches(files: Sequence[File], most_bytes: int) -> Iterator[list[File]]:
+    """Files in batches of about so many bytes."""
+    batch: list[File] = []
+    for file in files:
+        batch.append(file)
+        if sum(member.size for member in batch) >= most_bytes:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

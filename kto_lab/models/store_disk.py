@@ -1,7 +1,8 @@
 """The folder of the reference store as files: what is there, what leaves first, and how it is removed.
 
-    reference/<scorer>/scorer.json         what the log-probabilities are of, in words; its time is that of the last use
-    reference/<scorer>/<checksum>.logps    shards
+    reference/<scorer>/scorer.json              the scorer in words; its time is that of the last use
+    reference/<scorer>/<checksum>.logps         log-probabilities of completions
+    reference/<scorer>/<checksum>.token_logps   log-probabilities of their tokens
 
 Only files that the store itself has written are ever removed. Nothing here reads a shard.
 """
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kto_lab.models.store_shards import SUFFIX, entries_in
+from kto_lab.models.store_shards import SUMS, entries_in
+from kto_lab.models.store_tokens import TOKENS
 
 ABOUT = "scorer.json"
 # Ends the name of a corrupt shard.
@@ -25,8 +27,9 @@ JUST_WRITTEN_SECONDS = 3600
 # A writer's scratch folder that is this much older than the newest file belongs to a job that was killed.
 LEFT_BEHIND_SECONDS = 24 * 3600
 _SCORER = re.compile(r"[0-9a-f]{16}")
-_SHARD = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}({re.escape(SET_ASIDE)})?")
-_SCRATCH = re.compile(rf"\.([0-9a-f]{{32}}{re.escape(SUFFIX)}|{re.escape(ABOUT)})\..+")
+_SUFFIX = "|".join(re.escape(kind.suffix) for kind in (SUMS, TOKENS))
+_SHARD = re.compile(rf"[0-9a-f]{{32}}({_SUFFIX})({re.escape(SET_ASIDE)})?")
+_SCRATCH = re.compile(rf"\.([0-9a-f]{{32}}({_SUFFIX})|{re.escape(ABOUT)})\..+")
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Holding:
 
     @property
     def entries(self) -> int:
-        """Log-probabilities, those that two shards have counted twice."""
-        return sum(entries_in(file.size) for file in self.files if not file.is_set_aside)
+        """Completions whose log-probability is known, those that two shards have counted twice."""
+        return sum(entries_in(file.size) for file in self.files if file.path.suffix == SUMS.suffix)
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ import xxhash
 from torch import Tensor
 
 from kto_lab.models.adapters import Policy
-from kto_lab.models.logps import score
+from kto_lab.models.logps import score, score_tokens
+from kto_lab.models.ragged import owners, places
 from kto_lab.models.scorer import Scorer
-from kto_lab.models.sequences import Tokens
+from kto_lab.models.sequences import Tokens, completion_lengths
 
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
@@ -29,7 +30,7 @@ SCORING = ("kto_lab.models.logps", "kto_lab.models.number_format")
 # Of a configuration, what says where a model was found and not what it is.
 FREE_OF_CONFIG = ("_name_or_path", "_commit_hash", "transformers_version")
 # Micro-batches that are computed before what they gave is kept: a killed job loses no more than those.
-BATCHES_A_PART = 32
+BATCHES_PER_PART = 32
 
 
 def scorer_of(model: Policy, *, name: str, number_format: str, device: torch.device) -> Scorer:
@@ -95,11 +96,25 @@ def _kind(device: torch.device) -> str:
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def known(logp_cache: "LogpCache | None", sequences: Sequence[Tokens]) -> Tensor:
-    """(N,) float32 log-probabilities in nats on the CPU, NaN where the store has none."""
+def value_counts(sequences: Sequence[Tokens], *, per_token: bool = False) -> np.ndarray:
+    """(N,) log-probabilities of each sequence: one, or one for each token of its completion."""
+    return completion_lengths(sequences) if per_token else np.ones(len(sequences), dtype=np.int64)
+
+
+def known(logp_cache: "LogpCache | None", sequences: Sequence[Tokens], *, per_token: bool = False) -> Tensor:
+    """Float32 log-probabilities in nats on the CPU, NaN where the store has none.
+
+    Args:
+        logp_cache: where to look; None for no store.
+        sequences: N of them.
+        per_token: look for those of the completions' tokens.
+
+    Returns:
+        (N,) of the completions, or (T,) of their tokens, completion by completion.
+    """
     if logp_cache is None:
-        return torch.full((len(sequences),), torch.nan)
-    return torch.from_numpy(logp_cache.lookup(sequences))
+        return torch.full((int(value_counts(sequences, per_token=per_token).sum()),), torch.nan)
+    return torch.from_numpy(logp_cache.lookup_tokens(sequences) if per_token else logp_cache.lookup(sequences))
 
 
 def prompt_groups(sequences: Sequence[Tokens]) -> list[list[int]]:
@@ -119,29 +134,38 @@ def score_and_keep(
     token_budget: int,
     share_prompts: bool,
     advance: Callable[[int], None],
+    per_token: bool = False,
 ) -> Tensor:
-    """Score sequences, and keep what was found part by part.
+    """Score sequences, and keep the results part by part.
 
     Args:
         model: the reference.
         sequences: what to score; most gain where prompts and lengths are alike.
         logp_cache: where it is kept; None where nothing is kept.
         pad_id: any valid token id.
-        token_budget: tokens a micro-batch.
+        token_budget: tokens per micro-batch.
         share_prompts: completions of one prompt share its row.
         advance: told how many more are done.
+        per_token: return the log-probabilities of the completions' tokens; the store keeps both forms then.
 
     Returns:
-        (N,) float32 log-probabilities in nats, on the CPU, in the order of `sequences`.
+        (N,) float32 log-probabilities in nats on the CPU, in the order of `sequences`; or (T,) of the tokens of their
+        completions, completion by completion.
     """
-    logps = torch.empty(len(sequences))
-    for part in _parts(sequences, BATCHES_A_PART * token_budget):
+    counts = value_counts(sequences, per_token=per_token)
+    logps = torch.empty(int(counts.sum()))
+    how: dict[str, Any] = {"pad_id": pad_id, "token_budget": token_budget, "share_prompts": share_prompts}
+    for part in _parts(sequences, BATCHES_PER_PART * token_budget):
         chosen = [sequences[index] for index in part]
-        logps[part] = score(
-            model, chosen, pad_id=pad_id, token_budget=token_budget, share_prompts=share_prompts, advance=advance
-        )
+        if per_token:
+            sums, values = score_tokens(model, chosen, advance=advance, **how)
+        else:
+            sums = values = score(model, chosen, advance=advance, **how)
+        logps[torch.from_numpy(places(counts, part))] = values
         if logp_cache is not None:
-            logp_cache.put(chosen, logps[part].numpy())
+            logp_cache.put(chosen, sums.numpy())
+            if per_token:
+                logp_cache.put_tokens(chosen, values.numpy())
     return logps
 
 
@@ -159,6 +183,12 @@ def _parts(sequences: Sequence[Tokens], most_tokens: int) -> Iterator[list[int]]
         yield part
 
 
-def not_finite(logps: Tensor) -> np.ndarray:
-    """Indices of log-probabilities that are no number or infinite."""
-    return (~torch.isfinite(logps)).nonzero()[:, 0].numpy()
+def not_finite(logps: Tensor, counts: np.ndarray | None = None) -> np.ndarray:
+    """Indices of sequences with a log-probability that is NaN or infinite.
+
+    Args:
+        logps: on the CPU, sequence by sequence.
+        counts: (N,) log-probabilities of each sequence; one where None.
+    """
+    bad = (~torch.isfinite(logps)).numpy()
+    return bad.nonzero()[0] if counts is None else np.unique(owners(counts)[bad])

@@ -1,7 +1,7 @@
 """From the table of examples to the steps of a run: units, tokens, reference log-probs, micro-batches."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import lightning.pytorch as pl
 import numpy as np
@@ -34,12 +34,15 @@ class MicroBatch:
         units: their token sequences.
         reference: (sequences,) log pi_ref(y|x), nats.
         desirable: (sequences,) bool.
+        reference_tokens: (tokens,) log pi_ref of each completion token, sequence by sequence; empty where the loss
+            reads none.
     """
 
     places: list[int]
     units: list[list[Tokens]]
     reference: Tensor
     desirable: Tensor
+    reference_tokens: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class TrainingData:
         plan: which example when.
         reference: (examples,) log pi_ref(y|x), nats; filled by `fill_reference`.
         reference_mismatched: (steps, batch size) log pi_ref(y'|x); likewise.
+        reference_tokens: log pi_ref of the completion's tokens, for each sequence that is trained on; likewise, where
+            the loss reads them, else empty.
         dropped: examples left out because their prompt is too long.
         cut: examples whose completion was cut to fit.
         swapped: pairs that the corruption exchanged; None where it leaves pairs alone.
@@ -101,6 +106,7 @@ class TrainingData:
     plan: Plan
     reference: Tensor
     reference_mismatched: Tensor
+    reference_tokens: dict[Tokens, Tensor]
     dropped: int
     cut: int
     swapped: Swapped | None
@@ -178,6 +184,7 @@ def prepare(
         plan=plan,
         reference=torch.zeros(len(desirable)),
         reference_mismatched=torch.zeros(plan.steps.shape),
+        reference_tokens={},
         dropped=encoded.dropped,
         cut=encoded.cut,
         swapped=swaps,
@@ -254,18 +261,32 @@ def class_weights(objective: Objective, data: TrainingData) -> Weights:
     return objective.weighting.weights(*counts)
 
 
+def trained_sequences(data: TrainingData) -> list[Tokens]:
+    """Every distinct sequence that the run trains on, in a stable order."""
+    used = sorted({example for unit in np.unique(data.plan.steps) for example in data.plan.units[unit]})
+    return list(dict.fromkeys(data.tokens[example] for example in used))
+
+
 def reference_sequences(data: TrainingData) -> list[Tokens]:
     """Every distinct sequence that the run needs the reference's log-probability of, in a stable order."""
-    used = sorted({example for unit in np.unique(data.plan.steps) for example in data.plan.units[unit]})
-    wanted = dict.fromkeys(data.tokens[example] for example in used)
+    wanted = dict.fromkeys(trained_sequences(data))
     if data.plan.mismatched is not None:
         for step in range(len(data.plan.steps)):
             wanted.update(dict.fromkeys(data.mismatched_tokens(step)))
     return list(wanted)
 
 
-def fill_reference(data: TrainingData, logps: dict[Tokens, float]) -> None:
-    """Put the reference's log-probabilities where the steps read them."""
+def fill_reference(
+    data: TrainingData, logps: dict[Tokens, float], token_logps: dict[Tokens, Tensor] | None = None
+) -> None:
+    """Put the reference's log-probabilities where the steps read them.
+
+    Args:
+        data: to fill in.
+        logps: of every sequence of `reference_sequences`, nats.
+        token_logps: of the completion tokens of every sequence of `trained_sequences`, where the loss reads them.
+    """
+    data.reference_tokens = token_logps or {}
     data.reference[:] = torch.tensor([logps.get(tokens, 0.0) for tokens in data.tokens])
     if data.plan.mismatched is not None:
         for step in range(len(data.plan.steps)):
@@ -387,6 +408,9 @@ def make_step(
             units=[units[place] for place in part],
             reference=torch.tensor([data.reference[example].item() for place in part for example in members[place]]),
             desirable=torch.tensor([data.desirable[example] for place in part for example in members[place]]),
+            reference_tokens=torch.cat([data.reference_tokens[sequence] for place in part for sequence in units[place]])
+            if data.reference_tokens
+            else torch.empty(0),
         )
         for part in parts[rank::world]
     ]

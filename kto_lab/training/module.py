@@ -220,10 +220,24 @@ class AlignmentModule(pl.LightningModule):
         """
         sums = logps.sums
         reference = micro_batch.reference.to(sums.device)
+        reference_tokens = micro_batch.reference_tokens.to(sums.device)
         lengths = torch.tensor(logps.lengths, device=sums.device)
         if self.objective.needs.feed is Feed.PAIRS:
+            chosen, rejected = _of_pairs(logps.values, logps.lengths)
+            reference_chosen, reference_rejected = _of_pairs(reference_tokens, logps.lengths)
             return self.objective.losses(
-                Pairs(sums[0::2], sums[1::2], reference[0::2], reference[1::2], lengths[0::2], lengths[1::2])
+                Pairs(
+                    policy_chosen=sums[0::2],
+                    policy_rejected=sums[1::2],
+                    reference_chosen=reference[0::2],
+                    reference_rejected=reference[1::2],
+                    lengths_chosen=lengths[0::2],
+                    lengths_rejected=lengths[1::2],
+                    token_logps_chosen=chosen,
+                    token_logps_rejected=rejected,
+                    reference_token_logps_chosen=reference_chosen,
+                    reference_token_logps_rejected=reference_rejected,
+                )
             )
         return self.objective.losses(
             Thumbs(
@@ -235,6 +249,7 @@ class AlignmentModule(pl.LightningModule):
                 z0=z0,
                 token_logps=logps.values,
                 lengths=lengths,
+                reference_token_logps=reference_tokens,
             )
         )
 
@@ -300,6 +315,14 @@ class AlignmentModule(pl.LightningModule):
     def _without_sync(self) -> Any:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return block() if block is not None and self.trainer.world_size > 1 else nullcontext()
+
+
+def _of_pairs(values: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """(T,) and (T',) values of the tokens of chosen and of rejected completions, which alternate; empty for none."""
+    if not len(values):
+        return values, values
+    parts = values.split(lengths)
+    return torch.cat(parts[0::2]), torch.cat(parts[1::2])
 
 
 class Tally:

@@ -18,10 +18,11 @@ from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import Policy, moved
+from kto_lab.models.ragged import places
 from kto_lab.models.reference import ReferencePolicy
-from kto_lab.models.sequences import Tokens
-from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep
-from kto_lab.training.data import TrainingData, fill_reference, reference_sequences
+from kto_lab.models.sequences import Tokens, completion_lengths
+from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep, value_counts
+from kto_lab.training.data import TrainingData, fill_reference, reference_sequences, trained_sequences
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.reference_point import PolicySamples
@@ -76,6 +77,7 @@ class ReferencePass(pl.Callback):
         """Find the log-probability of every completion and mismatched pair of the run under the reference.
 
         Losses that read none get it all the same, where there is one, so that their implicit rewards can be compared.
+        A loss that reads those of single tokens gets them for what is trained on; their sums are the completions'.
 
         Raises:
             LabError: one of them is not finite; the message names the example.
@@ -94,38 +96,72 @@ class ReferencePass(pl.Callback):
                 seed=pl_module.seed,
             )
         sequences = reference_sequences(self.data)
-        begun = time.perf_counter()
-        logps = self._known(trainer, sequences)
-        missing = not_finite(logps)
-        looked_up = time.perf_counter()
-        if len(missing):
-            logps[missing] = self._computed(trainer, pl_module, policy, [sequences[index] for index in missing])
+        by_token = trained_sequences(self.data) if pl_module.objective.needs.reference_token_logps else []
+        distinct = set(by_token)
+        by_sum = [sequence for sequence in sequences if sequence not in distinct]
+        self.use = ReferenceUse(0, 0, 0.0, 0.0)
+        logps = dict(zip(by_sum, self._scored(trainer, pl_module, policy, by_sum).tolist(), strict=True))
+        token_logps: dict[Tokens, Tensor] = {}
+        if by_token:
+            values = self._scored(trainer, pl_module, policy, by_token, per_token=True)
+            parts = values.split(completion_lengths(by_token).tolist())
+            token_logps = dict(zip(by_token, parts, strict=True))
+            # Not the sums that another run may have kept: those can differ from the tokens' by rounding.
+            logps |= {sequence: part.sum().item() for sequence, part in token_logps.items()}
         if self.logp_cache is not None and trainer.is_global_zero:
             self.logp_cache.settle()
-        for index in not_finite(logps)[:1]:
-            raise LabError(
-                f"The reference's log-probability of {_where(self.data, sequences[index])} is {logps[index].item()}. "
-                "Look at that example, and at the model's weights and number format (trainer.precision)."
-            )
-        fill_reference(self.data, dict(zip(sequences, logps.tolist(), strict=True)))
-        self.use = ReferenceUse(
-            found=len(sequences) - len(missing),
-            computed=len(missing),
-            lookup_seconds=looked_up - begun,
-            compute_seconds=time.perf_counter() - looked_up,
-        )
+        fill_reference(self.data, logps, token_logps)
         from_store = f", {self.use.found:,} from the store" if self.logp_cache is not None else ""
         narration.say(f"    reference: {len(sequences):,} log-probs{from_store}")
 
-    def _known(self, trainer: pl.Trainer, sequences: list[Tokens]) -> Tensor:
-        """(N,) what the store has, NaN where it has nothing; the same on every process, whatever each could see."""
-        found = known(self.logp_cache, sequences) if trainer.is_global_zero else torch.empty(0)
+    def _scored(
+        self,
+        trainer: pl.Trainer,
+        module: AlignmentModule,
+        policy: Policy,
+        sequences: list[Tokens],
+        *,
+        per_token: bool = False,
+    ) -> Tensor:
+        """(N,) log-probabilities, or (T,) of the completions' tokens, on the CPU; `use` counts what they cost."""
+        begun = time.perf_counter()
+        counts = value_counts(sequences, per_token=per_token)
+        logps = self._known(trainer, sequences, per_token=per_token)
+        missing = not_finite(logps, counts)
+        looked_up = time.perf_counter()
+        if len(missing):
+            chosen = [sequences[index] for index in missing]
+            computed = self._computed(trainer, module, policy, chosen, per_token=per_token)
+            logps[torch.from_numpy(places(counts, missing))] = computed
+        for index in not_finite(logps, counts)[:1]:
+            own = logps.split(counts.tolist())[index]
+            raise LabError(
+                f"The reference's log-probability of {_where(self.data, sequences[index])} is {own.sum().item()}. "
+                "Look at that example, and at the model's weights and number format (trainer.precision)."
+            )
+        self.use = ReferenceUse(
+            found=self.use.found + len(sequences) - len(missing),
+            computed=self.use.computed + len(missing),
+            lookup_seconds=self.use.lookup_seconds + looked_up - begun,
+            compute_seconds=self.use.compute_seconds + time.perf_counter() - looked_up,
+        )
+        return logps
+
+    def _known(self, trainer: pl.Trainer, sequences: list[Tokens], *, per_token: bool) -> Tensor:
+        """What the store has, NaN where it has nothing; the same on every process, whatever each could see."""
+        found = known(self.logp_cache, sequences, per_token=per_token) if trainer.is_global_zero else torch.empty(0)
         return trainer.strategy.broadcast(found) if trainer.world_size > 1 else found
 
     def _computed(
-        self, trainer: pl.Trainer, module: AlignmentModule, policy: Policy, sequences: list[Tokens]
+        self,
+        trainer: pl.Trainer,
+        module: AlignmentModule,
+        policy: Policy,
+        sequences: list[Tokens],
+        *,
+        per_token: bool,
     ) -> Tensor:
-        """(N,) log-probabilities that all processes compute together, on the CPU."""
+        """Log-probabilities that all processes compute together, on the CPU."""
         assert self.reference is not None
         dealt = prompt_groups(sequences)[trainer.global_rank :: trainer.world_size]
         mine = [index for group in dealt for index in group]
@@ -142,14 +178,17 @@ class ReferencePass(pl.Callback):
                 token_budget=module.optimization.micro_batch_tokens,
                 share_prompts=module.share_prompts,
                 advance=advance,
+                per_token=per_token,
             )
-        logps = torch.zeros(len(sequences), device=trainer.strategy.root_device)
-        logps[mine] = own.to(logps.device)
+        counts = value_counts(sequences, per_token=per_token)
+        logps = torch.zeros(int(counts.sum()), device=trainer.strategy.root_device)
+        logps[torch.from_numpy(places(counts, mine)).to(logps.device)] = own.to(logps.device)
         if trainer.world_size > 1:
             logps = trainer.strategy.reduce(logps, reduce_op="sum")
             # The others may have written to disks of their own: the first keeps all, for it is the one that looks up.
             if self.logp_cache is not None and trainer.is_global_zero:
-                self.logp_cache.put(sequences, logps.cpu().numpy())
+                put = self.logp_cache.put_tokens if per_token else self.logp_cache.put
+                put(sequences, logps.cpu().numpy())
         return logps.cpu()
 
 

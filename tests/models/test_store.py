@@ -14,7 +14,6 @@ from kto_lab.errors import LabError
 from kto_lab.models import store
 from kto_lab.models.store import LogpCache, NoStore, ReferenceStore
 from kto_lab.models.store_disk import ABOUT, SET_ASIDE, holdings, shards_in
-from kto_lab.models.store_shards import SUFFIX
 from tests.models.store_worker import SCORER, cache_in, logps, sequences
 
 FOREIGN = replace(SCORER, weights="others")
@@ -198,4 +197,3 @@ def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert NoStore().logp_cache(SCORER) is None
     with pytest.raises(LabError, match="max_mb is 0"):
         ReferenceStore(None, 0)
-    assert SUFFIX == ".logps"

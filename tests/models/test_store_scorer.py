@@ -130,7 +130,7 @@ def test_where_only_some_are_known_the_rest_differ_by_rounding_alone(model: Llam
 def test_a_job_that_is_stopped_keeps_the_parts_that_it_had(
     model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_scorer, "BATCHES_A_PART", 1)
+    monkeypatch.setattr(store_scorer, "BATCHES_PER_PART", 1)
     done: list[int] = []
 
     def stop(count: int) -> None:

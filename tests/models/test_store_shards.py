@@ -9,7 +9,7 @@ from kto_lab.models.sequences import Tokens
 from kto_lab.models.store_shards import (
     ENTRY_BYTES,
     HEADER,
-    SUFFIX,
+    SUMS,
     CorruptShardError,
     Entries,
     Keys,
@@ -31,6 +31,20 @@ def entries() -> Entries:
 def test_what_goes_in_comes_out_bit_for_bit(tmp_path: Path) -> None:
     found = read_shard(write_shard(tmp_path, SCORER, entries()), SCORER).find(Keys.of(SEQUENCES))
     assert found.dtype == np.float32 and found.tobytes() == VALUES.tobytes()
+
+
+def test_a_shard_on_disk_stays_readable(tmp_path: Path) -> None:
+    """The bytes of two entries, as the first version of the store wrote them."""
+    path = tmp_path / "05febf3e45bf45f19906177e602f694b.logps"
+    path.write_bytes(
+        bytes.fromhex(
+            "4b544f524546310a0123456789abcdef020000000000000005febf3e45bf45f19906177e602f694b"
+            "8f7f670ea5d6ecb1dd2a61c82b33dfd576a825502be31a2c8d6499772aef93720000c0bf00808cc2"
+        )
+    )
+    assert read_shard(path, SCORER).find(Keys.of(SEQUENCES[:2])).tolist() == VALUES[:2].tolist()
+    again = write_shard(tmp_path / "again", SCORER, Entries.of(Keys.of(SEQUENCES[:2]), VALUES[:2]))
+    assert again.name == path.name and again.read_bytes() == path.read_bytes()
 
 
 def test_where_the_prompt_ends_is_part_of_the_key() -> None:
@@ -86,6 +100,6 @@ def test_a_cut_file_is_found_out(tmp_path: Path, length: int) -> None:
 
 def test_another_scorers_shard_is_not_taken(tmp_path: Path) -> None:
     path = write_shard(tmp_path, "fedcba9876543210", entries())
-    assert path.name.endswith(SUFFIX)
+    assert path.name.endswith(SUMS.suffix)
     with pytest.raises(CorruptShardError, match="another reference"):
         read_shard(path, SCORER)

@@ -16,6 +16,7 @@ from kto_lab.runs.record import RECORD
 from kto_lab.training.callbacks import METRICS
 from tests.small_runs import composed, metrics, overrides, run
 from tests.training.pair_of_processes import Job, run_as_pair
+from tests.training.token_losses import OF_TOKENS
 
 TWO = ("optimization.max_steps=2",)
 
@@ -128,7 +129,7 @@ def test_corrupt_shards_are_computed_again_with_the_same_result(
 def test_a_job_that_is_killed_while_scoring_keeps_what_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: list[int]
 ) -> None:
-    monkeypatch.setattr(store_scorer, "BATCHES_A_PART", 1)
+    monkeypatch.setattr(store_scorer, "BATCHES_PER_PART", 1)
     small = "optimization.micro_batch_tokens=64"
     with monkeypatch.context() as patch:
         counted = store_scorer.score
@@ -179,10 +180,15 @@ def test_the_base_policys_held_out_log_probs_are_the_references(tmp_path: Path, 
 def test_two_processes_share_what_is_missing_and_find_what_is_not(tmp_path: Path) -> None:
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "seed=1")
     into(tmp_path, "before")
-    jobs = [Job([*overrides(tmp_path, *TWO), f"run_dir={tmp_path / name}", *ddp]) for name in ("partly", "all")]
+    runs = {"partly": (), "all": (), "tokens": OF_TOKENS}
+    jobs = [Job([*overrides(tmp_path, *TWO), f"run_dir={tmp_path / name}", *ddp, *more]) for name, more in runs.items()]
     run_as_pair(jobs, tmp_path, timeout=300)
     found, computed = use(tmp_path / "partly")
     assert found > 0 and computed > 0 and use(tmp_path / "all") == (found + computed, 0)
+    # Per token, too: the mismatched pairs' sums are known, the tokens are computed and then known.
+    mismatched, trained = use(tmp_path / "tokens")
+    assert mismatched + trained == found + computed and trained > 0
+    assert use(into(tmp_path, "tokens_again", "seed=1", *OF_TOKENS)) == (found + computed, 0)
     (tmp_path / "other").mkdir()
     alone = into(tmp_path / "other", "alone", "seed=1")
     assert use(alone) == (0, found + computed)
