@@ -1,198 +1,65 @@
-"""The code that a run depends on: the modules that it imports, as far as they are not of an installed package.
+"""The code that a run depends on: what its own names and those of its settings lead to, installed packages apart.
 
-Found by reading files, so nothing is imported for it. From some modules on, every import is followed, those inside
-functions too, to the modules of this package and of the user; what is under `if TYPE_CHECKING:` never runs and is not
-followed. A module stands for what it does (see `source.canonical`), not for how it is written. Files that a package
-ships and names in its code, such as `data` beside it, count by their content.
+Found by reading files, so nothing is imported for it. From some names on, every name is followed that the definition of
+one uses, and every import, those inside functions too; what is under `if TYPE_CHECKING:` never runs and is not
+followed. A module stands for its statements that are reached so, and for those that do something when it is imported
+(see `effects`); these count in every module that is imported on the way. Each stands for what it does (see
+`source.canonical`), not for how it is written. A class counts whole, and so does a module that is used as a value or
+whose names are looked up in a way that is not seen here. Files that a package ships and names in such code, such as
+`data` beside it, count by their content.
 """
 
-import ast
 import hashlib
-import importlib.util
-import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_file
-from kto_lab.runs.source import canonical, for_types_only
+from kto_lab.runs.definitions import Import, Statement
+from kto_lab.runs.effects import DEEPEST, Effects, Origin
+from kto_lab.runs.modules import Modules, Place
 
-PACKAGE = __name__.partition(".")[0]
 DIGITS = 12
 # Of what a package ships, no code and no data.
 UNREAD = {".md", ".pyc"}
-LONGEST_NAME = 100  # of a file or folder that code names
-INSTALLED = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
-IMPORTERS = ("import_module", "__import__")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a module is.
-
-    Attributes:
-        name: dotted.
-        file: its source; None for a package without an `__init__.py`.
-        folders: of a package, where its modules are.
-    """
-
-    name: str
-    file: Path | None
-    folders: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
-class Read:
-    """What is read of a module.
-
-    Attributes:
-        does: hash of what it does.
-        imports: dotted names that it imports, each with how many leading dots and how many of its parts may be no
-            module but a name in one.
-        names: that it binds.
-        texts: in it that may name files.
-    """
-
-    does: str
-    imports: tuple[tuple[int, str, bool], ...]
-    names: frozenset[str]
-    texts: tuple[str, ...]
+# Every module has these.
+OF_ANY_MODULE = {"__doc__", "__file__", "__name__", "__package__", "__path__", "__spec__"}
+# These look modules up by names that the settings hold, which are followed as such, or look at their files alone.
+LOOK_UP = {"kto_lab.evaluation.measuring", "kto_lab.runs.modules"}
+# In place of a name of a module.
+ALL = ("*",)
 
 
 class Code:
-    """Finds modules, and remembers what it has read."""
+    """Finds what a run depends on, and remembers what it has read."""
 
     def __init__(self, path: Sequence[Path] | None = None) -> None:
         """`path`: folders to look for modules in; None for those that Python looks in."""
-        self._path = path
-        self._places: dict[str, Place | None] = {}
-        self._installed: set[str] = set(sys.stdlib_module_names)
-        self._read: dict[Path, tuple[tuple[int, int], Read]] = {}
+        self._modules = Modules(path)
         self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
 
-    def closure(self, modules: Iterable[str]) -> dict[str, str]:
-        """What a run depends on that starts with these modules.
+    def closure(self, names: Iterable[str]) -> dict[str, str]:
+        """What a run depends on that starts with these names.
+
+        Args:
+            names: dotted, of modules and of what they define.
 
         Returns:
-            Module, or package and file in it, to a hash of what it does or holds; by name.
+            Module, or package and file in it, to a hash of what is reached of it or what it holds; by name.
         """
-        # Modules come and go while a process lives.
-        self._places.clear()
-        found: dict[str, str] = {}
-        left = sorted(modules, reverse=True)
-        seen: set[str] = set()
-        while left:
-            name = left.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            # To import a module is to import the packages that it is in.
-            left += [name.rpartition(".")[0]] if "." in name else []
-            place = self.place(name)
-            if place is None or place.file is None:
-                continue
-            read = self.read(place)
-            found[name] = read.does
-            left += self._imported(place, read)
-            for file, shipped in self._shipped(place, read):
-                if file.suffix == ".py":
-                    left.append(shipped.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
-                else:
-                    found[shipped] = self._hash(file)
-        return dict(sorted(found.items()))
+        self._modules.look_again()
+        reached = _Reached(self._modules)
+        for name in sorted(names):
+            reached.follow(name)
+        found = {
+            module: hashlib.sha256("\n".join(texts).encode()).hexdigest()[:DIGITS]
+            for module, texts in reached.texts().items()
+        }
+        return dict(sorted((found | {name: self._hash(file) for name, file in reached.files.items()}).items()))
 
     def module_of(self, text: str) -> str | None:
         """The module that a dotted text names something in, such as a class or a function; None for any other text."""
-        self._places.clear()
-        module, _, name = text.rpartition(".")
-        while module:
-            if (place := self.place(module)) is not None:
-                named = place.file is not None and name in self.read(place).names
-                return module if named else None
-            module, _, name = module.rpartition(".")
-        return None
-
-    def place(self, name: str) -> Place | None:
-        """Where a module is; None where there is none, or it is an installed package's."""
-        if name not in self._places:
-            parent, _, last = name.rpartition(".")
-            if not parent:
-                self._places[name] = self._top(name)
-            else:
-                package = self.place(parent)
-                self._places[name] = None if package is None else _within(package.folders, name, last)
-        return self._places[name]
-
-    def read(self, place: Place) -> Read:
-        """What a module does and imports.
-
-        A module that this process has imported is what it was when it was first read: what is changed afterwards is
-        not what runs here.
-
-        Raises:
-            LabError: it is no Python.
-        """
-        assert place.file is not None
-        known = self._read.get(place.file)
-        if known is not None and getattr(sys.modules.get(place.name), "__file__", None) == str(place.file):
-            return known[1]
-        about = place.file.stat()
-        when = (about.st_mtime_ns, about.st_size)
-        if known is None or known[0] != when:
-            known = self._read[place.file] = (when, _read(place.file))
-        return known[1]
-
-    def _top(self, name: str) -> Place | None:
-        """Where a module is that is in no package."""
-        if self._path is not None:
-            return _within(self._path, name, name)
-        if name in self._installed:
-            return None
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
-            return None
-        if spec is None:
-            return None
-        folders = tuple(Path(folder).resolve() for folder in spec.submodule_search_locations or ())
-        file = (
-            Path(spec.origin).resolve() if spec.has_location and spec.origin and spec.origin.endswith(".py") else None
-        )
-        where = [*folders, *([file] if file else [])]
-        if not where or (name != PACKAGE and any(_is_installed(one) for one in where)):
-            self._installed.add(name)
-            return None
-        return Place(name, file, folders)
-
-    def _imported(self, place: Place, read: Read) -> Iterator[str]:
-        """The modules that a module imports."""
-        within = place.name.split(".") if place.folders else place.name.split(".")[:-1]
-        for dots, name, may_be_no_module in read.imports:
-            base = within[: len(within) - dots + 1] if dots else []
-            full = ".".join([*base, name] if name else base)
-            if self.place(full) is not None:
-                yield full
-            elif may_be_no_module and (parent := full.rpartition(".")[0]) and self.place(parent) is not None:
-                yield parent
-
-    def _shipped(self, place: Place, read: Read) -> Iterator[tuple[Path, str]]:
-        """The files that a module names in its code and that are beside it, or in a folder that it names there.
-
-        Each with its package and its place in it.
-        """
-        assert place.file is not None
-        folder = place.file.parent
-        in_package = (folder / "__init__.py").is_file()
-        package = place.name if place.folders else place.name.rpartition(".")[0]
-        for text in read.texts:
-            named = folder / text
-            # A module that is in no package may lie anywhere, and beside it anything.
-            files = sorted(named.rglob("*")) if in_package and named.is_dir() else [named]
-            for file in files:
-                if file.is_file() and file.suffix not in UNREAD:
-                    yield file, f"{package}/{file.relative_to(folder).as_posix()}"
+        self._modules.look_again()
+        return self._modules.defining(text)
 
     def _hash(self, file: Path) -> str:
         about = file.stat()
@@ -203,74 +70,209 @@ class Code:
         return known[1]
 
 
-def _within(folders: Iterable[Path], name: str, last: str) -> Place | None:
-    """A module that is in one of some folders."""
-    bare = []
-    for folder in folders:
-        if (inside := folder / last / "__init__.py").is_file():
-            return Place(name, inside, (inside.parent,))
-        if (file := folder / f"{last}.py").is_file():
-            return Place(name, file)
-        if (folder / last).is_dir():
-            bare.append(folder / last)
-    return Place(name, None, tuple(bare)) if bare else None
+class _Reached:
+    """What is reached of modules.
 
-
-def _is_installed(path: Path) -> bool:
-    """Whether a file belongs to an installed package or to Python."""
-    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(map(path.is_relative_to, INSTALLED))
-
-
-def _read(file: Path) -> Read:
-    """Read a file of Python.
-
-    Raises:
-        LabError: it is none.
+    Attributes:
+        files: package and file in it to where the file is.
     """
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError) as error:
-        raise LabError(f"{file} cannot be read as Python: {error}. A run would import it; mend it.") from error
-    imports, texts = [], []
-    for node in _running(tree):
-        match node:
-            case ast.Import():
-                imports += [(0, alias.name, False) for alias in node.names]
-            case ast.ImportFrom():
-                base = f"{node.module}." if node.module else ""
-                imports += [(node.level, f"{base}{alias.name}", True) for alias in node.names]
-            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=str(text)), *_]):
-                imports += [(0, text, False)] if name in IMPORTERS else []
-            case ast.Constant(value=str(text)) if _may_name_a_file(text):
-                texts.append(text)
-    does = hashlib.sha256(canonical(tree).encode()).hexdigest()[:DIGITS]
-    return Read(does, tuple(dict.fromkeys(imports)), frozenset(_bound(tree.body)), tuple(dict.fromkeys(texts)))
+
+    def __init__(self, modules: Modules) -> None:
+        self._modules = modules
+        self._effects = Effects(self._origin)
+        # Module to the places of its statements that count.
+        self._counted: dict[str, set[int]] = {}
+        self._whole: set[str] = set()
+        self._everything = False
+        self._seen: set[tuple[str, tuple[str, ...]]] = set()
+        # What is left to do: a name in a module to follow; ALL for all of its names, none for the module as a value.
+        self._left: list[tuple[str, tuple[str, ...]]] = []
+        self.files: dict[str, Path] = {}
+
+    def texts(self) -> dict[str, list[str]]:
+        """Module to what is reached of it, in its order; a module of which nothing counts is imported all the same."""
+        return {
+            module: [self._modules.read(module).statements[place].text for place in sorted(places)]
+            for module, places in self._counted.items()
+        }
+
+    def follow(self, name: str) -> None:
+        """Follow a dotted name, of a module or of what one defines, and all that it leads to."""
+        self._left.append(self._modules.split(name))
+        while self._left:
+            one = self._left.pop()
+            if one not in self._seen:
+                self._seen.add(one)
+                self._reach(*one)
+
+    def _reach(self, module: str, parts: tuple[str, ...]) -> None:
+        """Count what a name of a module stands for, with the attributes that are looked up on it."""
+        if self._modules.place(module) is None:
+            return
+        self._import(module)
+        if not parts or parts == ALL:
+            for index in range(len(self._modules.read(module).statements)):
+                self._count(module, index)
+        if not parts:
+            # The modules in it are its attributes.
+            self._whole.add(module)
+            self._left += [(name, ()) for name in self._counted if name.startswith(f"{module}.")]
+        if not parts or parts == ALL:
+            return
+        name, *attributes = parts
+        places = self._modules.read(module).binding.get(name, ())
+        for place in places:
+            self._count(module, place, tuple(attributes))
+        inner = f"{module}.{name}"
+        if self._modules.place(inner) is not None:
+            self._left.append((inner, tuple(attributes)))
+        elif not places and name not in OF_ANY_MODULE:
+            # It is made in a way that is not seen here.
+            self._left.append((module, ALL))
+
+    def _import(self, module: str) -> None:
+        """Count what is done when a module is imported."""
+        if module in self._counted or (place := self._modules.place(module)) is None:
+            return
+        # To import a module is to import the packages that it is in.
+        if package := module.rpartition(".")[0]:
+            self._import(package)
+        if place.file is None:
+            return
+        self._counted[module] = set()
+        for index, statement in enumerate(self._modules.read(module).statements):
+            if (imported := statement.imported) is not None:
+                if not self._is_followed(module, imported):
+                    self._count(module, index)
+                for name in self._targets(module, imported):
+                    self._import(name)
+                if imported.name == "*":
+                    self._left.append((self._target(module, imported), ALL))
+            elif not self._effects.only_binds(module, statement.node):
+                self._count(module, index)
+        packages = (module.rsplit(".", depth)[0] for depth in range(module.count(".") + 1))
+        if self._everything or self._whole.intersection(packages):
+            self._left.append((module, ()))
+
+    def _count(self, module: str, index: int, attributes: tuple[str, ...] | None = None) -> None:
+        """Count a statement, and follow what it uses.
+
+        Args:
+            module: that it is in.
+            index: its place there.
+            attributes: looked up on the name that it binds; None where it is not the name that is wanted.
+        """
+        statement = self._modules.read(module).statements[index]
+        if statement.imported is not None:
+            self._follow_import(module, statement.imported, attributes or ())
+        if index in self._counted[module]:
+            return
+        self._counted[module].add(index)
+        if statement.sees_everything and module not in LOOK_UP and not self._everything:
+            self._everything = True
+            self._left += [(name, ()) for name in self._counted]
+        if statement.imported is not None:
+            return
+        self._left += [(module, chain) for chain in statement.uses if self._is_known(module, chain[0])]
+        # What an import within a statement binds is not followed by its uses.
+        for inner in statement.imports:
+            self._follow_import(module, inner, ())
+        self._left += [(name, ()) for name in statement.modules]
+        self._left += [self._modules.split(text) for text in statement.dotted if self._modules.defining(text)]
+        if statement.sees_module:
+            self._left.append((module, ALL))
+        self._ship(module, statement)
+
+    def _is_known(self, module: str, name: str) -> bool:
+        """Whether a name is the module's, and no builtin one; a package has the modules in it by their names."""
+        place = self._modules.place(f"{module}.{name}")
+        return place is not None or name in self._modules.read(module).binding
+
+    def _follow_import(self, module: str, imported: Import, attributes: tuple[str, ...]) -> None:
+        """Follow a name that an import binds, with the attributes that are looked up on it."""
+        for name in self._targets(module, imported):
+            self._import(name)
+        if imported.name is None and imported.alias is None and not attributes:
+            # Its packages are had by it, too.
+            parts = imported.module.split(".")
+            self._left += [(".".join(parts[: depth + 1]), ()) for depth in range(len(parts))]
+        else:
+            self._left.append(self._leads_to(module, imported, attributes))
+
+    def _leads_to(self, module: str, imported: Import, attributes: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+        """The module and the name in it that a name leads to that an import binds."""
+        target = self._target(module, imported)
+        if imported.name is not None:
+            return target, (imported.name, *attributes)
+        return (target if imported.alias else target.partition(".")[0]), attributes
+
+    def _targets(self, module: str, imported: Import) -> Iterator[str]:
+        """The modules that an import may import."""
+        target = self._target(module, imported)
+        yield target
+        if imported.name is not None:
+            yield f"{target}.{imported.name}"
+
+    def _target(self, module: str, imported: Import) -> str:
+        """The module that an import names, from the top."""
+        if not imported.dots:
+            return imported.module
+        place = self._modules.place(module)
+        within = module.split(".") if place is not None and place.folders else module.split(".")[:-1]
+        base = within[: len(within) - imported.dots + 1]
+        return ".".join([*base, imported.module] if imported.module else base)
+
+    def _is_followed(self, module: str, imported: Import) -> bool:
+        """Whether what is imported is no installed package's."""
+        return self._modules.place(self._target(module, imported)) is not None
+
+    def _origin(self, module: str, chain: tuple[str, ...]) -> Origin | str | None:
+        """Where a name of a module comes from; see `effects.Resolve`."""
+        for hop in range(DEEPEST):
+            read = self._modules.read(module)
+            name, *attributes = chain
+            places = read.binding.get(name, ())
+            if not places:
+                return None if hop or "*" in read.binding else ".".join(("builtins", *chain))
+            statement = read.statements[places[0]]
+            if len(places) > 1:
+                return None
+            if (imported := statement.imported) is None:
+                return None if attributes else Origin(module, statement)
+            followed = self._is_followed(module, imported)
+            module, chain = self._leads_to(module, imported, tuple(attributes))
+            if not followed:
+                return ".".join((module, *chain))
+            while chain and self._modules.place(f"{module}.{chain[0]}") is not None:
+                if chain[0] in self._modules.read(module).binding:
+                    return None
+                module, chain = f"{module}.{chain[0]}", chain[1:]
+            if not chain:
+                return None
+        return None
+
+    def _ship(self, module: str, statement: Statement) -> None:
+        """Take in the files that a statement names: beside its module, or in a folder there that it names."""
+        place = self._modules.place(module)
+        assert place is not None and place.file is not None
+        package = module if place.folders else module.rpartition(".")[0]
+        for file, within in _shipped(place, statement.texts):
+            if file.suffix == ".py":
+                name = f"{package}/{within}".removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+                self._left.append((name, ALL))
+            else:
+                self.files[f"{package}/{within}"] = file
 
 
-def _running(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node of a file, without what is for types alone."""
-    left = [tree]
-    while left:
-        node = left.pop()
-        yield node
-        left += node.orelse if isinstance(node, ast.If) and for_types_only(node) else ast.iter_child_nodes(node)
-
-
-def _bound(body: Iterable[ast.stmt]) -> Iterator[str]:
-    """The names that a module binds at its top."""
-    for node in body:
-        match node:
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                yield name
-            case ast.Import() | ast.ImportFrom():
-                yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
-            case _:
-                yield from (inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name))
-
-
-def _may_name_a_file(text: str) -> bool:
-    """Whether a text is the name of a file or folder beside a module."""
-    if not text or len(text) > LONGEST_NAME or "\n" in text or "\0" in text:
-        return False
-    path = PurePath(text)
-    return not path.is_absolute() and bool(path.parts) and ".." not in path.parts
+def _shipped(place: Place, texts: Iterable[str]) -> Iterator[tuple[Path, str]]:
+    """The files that texts in a module name, each with its place in the module's folder."""
+    assert place.file is not None
+    folder = place.file.parent
+    in_package = (folder / "__init__.py").is_file()
+    for text in texts:
+        named = folder / text
+        # A module that is in no package may lie anywhere, and beside it anything.
+        files = sorted(named.rglob("*")) if in_package and named.is_dir() else [named]
+        for file in files:
+            if file.is_file() and file.suffix not in UNREAD:
+                yield file, file.relative_to(folder).as_posix()

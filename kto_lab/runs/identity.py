@@ -5,7 +5,7 @@
 | `configuration` | the resolved configuration without loggers, devices and the folders that files are in           |
 | `data`          | the content of the files and folders that the configuration names, those of the model apart      |
 | `model`         | the content of the model's files, with the base of an adapter                                    |
-| `code`          | what each module does that the run imports, and what the packages ship beside them; see `code`   |
+| `code`          | what the run's code does, module by module, and what the packages ship for it; see `code`        |
 
 It is known before anything is loaded, so that a sweep can tell at once what is left to do. Versions of torch and other
 installed packages are not in it; a record names them.
@@ -25,6 +25,7 @@ from kto_lab.errors import LabError
 from kto_lab.files import cache_dir, write_text
 from kto_lab.hashing import content_hash, sha256_file
 from kto_lab.runs.code import Code
+from kto_lab.runs.definitions import is_dotted
 
 # What can be another without another result. The number format is put back by `settings`.
 FREE_KEYS = ("runs_dir", "run_dir", "logger", "trainer", "reference_store")
@@ -88,7 +89,7 @@ def identify(cfg: DictConfig) -> Identity:
         LabError: code that the run would import is no Python.
     """
     found = settings(plain_values(cfg))
-    code = CODE.closure(roots(CODE.module_of(text) for text in found.values() if may_be_code(text)))
+    code = CODE.closure(roots(text for text in found.values() if may_be_code(text) and CODE.module_of(text)))
     return identity_of(found, stamp=lambda text: stamp(Path(text)), code=code)
 
 
@@ -98,7 +99,7 @@ def identity_of(found: Mapping[str, Any], *, stamp: Callable[[str], str], code: 
     Args:
         found: from `settings`.
         stamp: what a file or folder of this name holds; "" where there is none.
-        code: what the run imports.
+        code: what the run depends on; see `code`.
     """
     stamps = {key: held for key, value in found.items() if may_be_path(value) and (held := stamp(value))}
     # A file elsewhere is the same file: its content counts, and its name, which can say how it is read.
@@ -108,9 +109,9 @@ def identity_of(found: Mapping[str, Any], *, stamp: Callable[[str], str], code: 
     return Identity(content_hash(plain), data, model, code)
 
 
-def roots(named: Iterable[str | None]) -> tuple[str, ...]:
-    """The modules that a run starts from: its own, and those of the classes and functions that its settings name."""
-    return tuple(sorted({RUN, *filter(None, named)}))
+def roots(named: Iterable[str]) -> tuple[str, ...]:
+    """The names that a run starts from: its own function, and the classes and functions that its settings name."""
+    return tuple(sorted({f"{RUN}.train", *named}))
 
 
 def node_key(node: DictConfig) -> str:
@@ -140,7 +141,7 @@ def may_be_path(value: Any) -> bool:
 
 def may_be_code(value: Any) -> bool:
     """Whether a value could name a class or a function."""
-    return isinstance(value, str) and "." in value and all(map(str.isidentifier, value.split(".")))
+    return isinstance(value, str) and is_dotted(value)
 
 
 def stamp(path: Path) -> str:

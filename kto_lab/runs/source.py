@@ -23,6 +23,26 @@ def canonical(tree: ast.Module) -> str:
     return "".join(writer.written)
 
 
+def written(node: ast.stmt) -> tuple[str, frozenset[tuple[str, ...]]]:
+    """A statement of a module as such a text, and the names of the module, or builtin ones, that it uses.
+
+    Returns:
+        The text, and each name with the attributes that are looked up on it: `m.f(x)` uses ("m", "f") and ("x",).
+    """
+    writer = _Writer()
+    writer.statements([node], None)
+    return "".join(writer.written), frozenset(writer.used)
+
+
+def dotted(node: ast.AST) -> tuple[str, ...]:
+    """The parts of a dotted name such as `a.b.c`; empty for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return (node.id, *reversed(parts)) if isinstance(node, ast.Name) else ()
+
+
 def for_types_only(node: ast.AST) -> bool:
     """Whether a node is an `if TYPE_CHECKING:`, whose body never runs."""
     if not isinstance(node, ast.If):
@@ -90,10 +110,16 @@ class _Scope:
 
 
 class _Writer:
-    """Writes nodes one after another."""
+    """Writes nodes one after another.
+
+    Attributes:
+        written: the text, in pieces.
+        used: names of the module that were met, with the attributes that are looked up on them.
+    """
 
     def __init__(self) -> None:
         self.written: list[str] = []
+        self.used: set[tuple[str, ...]] = set()
         self._variables = 0
 
     def statements(self, nodes: Iterable[ast.stmt], scope: _Scope | None) -> None:
@@ -117,8 +143,10 @@ class _Writer:
     def node(self, node: ast.AST, scope: _Scope | None) -> None:
         """Write a node and what is in it."""
         match node:
-            case ast.Name(id=name):
-                self.written.append(f"<{self.called(name, scope)}>")
+            case ast.Name() | ast.Attribute() if chain := dotted(node):
+                if _is_of_module(chain[0], scope):
+                    self.used.add(chain)
+                self._dotted(node, scope)
             case ast.Constant(value=value):
                 self.written.append(f"<{type(value).__name__} {value!r}>")
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
@@ -128,6 +156,7 @@ class _Writer:
             case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
                 self._comprehension(node, scope)
             case ast.Global() | ast.Nonlocal():
+                self.used |= {(name,) for name in node.names if _is_of_module(name, scope)}
                 names = sorted(self.called(name, scope) for name in node.names)
                 self.written.append(f"({type(node).__name__} {names})")
             case ast.ExceptHandler() | ast.MatchAs() | ast.MatchStar():
@@ -153,6 +182,16 @@ class _Writer:
                     return here.aliases[name]
             here = here.outer
         return name
+
+    def _dotted(self, node: ast.AST, scope: _Scope | None) -> None:
+        """Write a dotted name."""
+        if isinstance(node, ast.Attribute):
+            self.written.append("(Attribute value=")
+            self._dotted(node.value, scope)
+            self.written.append(f" attr=<{node.attr!r}>)")
+        else:
+            assert isinstance(node, ast.Name)
+            self.written.append(f"<{self.called(node.id, scope)}>")
 
     def _fields(self, node: ast.AST, scope: _Scope | None, names: tuple[str, ...] = (), without: str = "") -> None:
         """Write a node by its fields; `names` are fields that hold a variable's name."""
@@ -219,6 +258,17 @@ class _Writer:
         for part in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):
             self.node(part, inner)
         self.written.append(")")
+
+
+def _is_of_module(name: str, scope: _Scope | None) -> bool:
+    """Whether a name may be the module's; in the body of a class it may be until the class binds it."""
+    while scope is not None:
+        if name in scope.of_module:
+            return True
+        if not scope.is_class and name not in scope.of_outer and name in scope.others | scope.variables:
+            return False
+        scope = scope.outer
+    return True
 
 
 def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:

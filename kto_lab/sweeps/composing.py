@@ -149,7 +149,7 @@ class Composer:
                 "work": _as_kept(work_of(values)),
             }
         self._now[key] = known
-        identity = Identity(**known["identity"], code=self._code(roots(known["modules"].values())))
+        identity = Identity(**known["identity"], code=self._code(_roots(known)))
         run_id = identity.run_id
         planned = Planned(cell, run_id, self.finished.folder(run_id), _work(known), identity)
         return self._accepted(planned) if self.accept_code else planned
@@ -239,10 +239,7 @@ class Composer:
     def keep(self) -> None:
         """Keep the cells that were planned with the parts of their identities, for the next sweep and for a person."""
         code = {content_hash(found): found for found in self._closures.values()}
-        cells = {
-            key: known | {"code": content_hash(self._code(roots(known["modules"].values())))}
-            for key, known in self._now.items()
-        }
+        cells = {key: known | {"code": content_hash(self._code(_roots(known)))} for key, known in self._now.items()}
         content = {"code": code, "cells": cells}
         if self._keeps and content != self._content:
             write_json(self.kept, content)
@@ -263,10 +260,15 @@ class Composer:
             self._modules[text] = CODE.module_of(text)
         return self._modules[text]
 
-    def _code(self, modules: tuple[str, ...]) -> dict[str, str]:
-        if modules not in self._closures:
-            self._closures[modules] = CODE.closure(modules)
-        return self._closures[modules]
+    def _code(self, names: tuple[str, ...]) -> dict[str, str]:
+        if names not in self._closures:
+            self._closures[names] = CODE.closure(names)
+        return self._closures[names]
+
+
+def _roots(known: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names that the run of a cell starts from."""
+    return roots(text for text, module in known["modules"].items() if module)
 
 
 def _read(file: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +11,8 @@ import pytest
 import kto_lab
 from kto_lab.errors import LabError
 from kto_lab.runs.code import Code
-from kto_lab.runs.identity import RUN
+from kto_lab.runs.identity import CODE, RUN, may_be_code, plain_values, roots, settings
+from tests.small_runs import configuration
 
 
 class Lab:
@@ -122,14 +124,14 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 ROOTS = (RUN, "kto_lab.losses", "kto_lab.feedback.file")
 
 
-def edited(lab: Lab, file: str, edit: tuple[str, str]) -> list[str]:
+def edited(lab: Lab, file: str, edit: tuple[str, str], names: Sequence[str] = ROOTS) -> list[str]:
     """What an edit changes; the file is as it was afterwards."""
-    before = lab.code.closure(ROOTS)
+    before = lab.code.closure(names)
     path = lab.folder / "kto_lab" / file
     text = path.read_text()
     assert edit[0] in text
     path.write_text(text.replace(*edit, 1))
-    after = lab.code.closure(ROOTS)
+    after = lab.code.closure(names)
     path.write_text(text)
     return [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
 
@@ -141,7 +143,7 @@ def edited(lab: Lab, file: str, edit: tuple[str, str]) -> list[str]:
         ("training/fit.py", ("import", "import this\nimport")),
         ("training/module.py", ("self", "this")),
         ("models/generate.py", ("import torch", "import torch\ntorch.manual_seed(3)")),
-        ("feedback/checkers.py", ("return", "return not")),
+        ("feedback/checkers.py", ("return all(", "return not all(")),
         ("losses/thumbs.py", ("return batch", "return -batch")),
         ("feedback/file.py", ("import", "import this\nimport")),
     ],
@@ -159,13 +161,254 @@ def test_an_edit_of_what_makes_a_result_is_seen(copied: Lab, file: str, edit: tu
         ("sweeps/sweep.py", ("import", "import this\nimport")),
         ("cli.py", ("import", "import this\nimport")),
         ("console.py", ("import", "import this\nimport")),
-        ("training/curves.py", ("import", "import this\nimport")),
+        ("runs/curves.py", ("import", "import this\nimport")),
         ("training/loggers.py", ("import", "import this\nimport")),
         ("models/store.py", ("import", "import this\nimport")),
         ("training/fit.py", ("import", "# A comment.\nimport")),
         ("training/fit.py", ('"""', '"""Another word. ')),
         ("losses/thumbs.py", ("\n\n\n", "\n\n\n\n")),
+        ("feedback/checkers.py", ("return json.dumps(", "return '' + json.dumps(")),
     ],
 )
 def test_an_edit_of_anything_else_is_not(copied: Lab, file: str, edit: tuple[str, str]) -> None:
     assert edited(copied, file, edit) == []
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
+    """What a run starts from, by its loss."""
+    folder = tmp_path_factory.mktemp("names")
+    found = {}
+    for loss in ("kto", "dpo"):
+        values = settings(plain_values(configuration(folder, f"loss={loss}"))).values()
+        found[loss] = roots(text for text in values if may_be_code(text) and CODE.module_of(text))
+    return found
+
+
+UNUSED = """
+
+RATE_OF_NOTHING = 3
+
+
+@dataclass(frozen=True)
+class Unused:
+    rate: int = RATE_OF_NOTHING
+
+
+def unused(value: int = 1) -> int:
+    return value + RATE_OF_NOTHING
+"""
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "statistics.py",
+        "hashing.py",
+        "models/store.py",
+        "models/store_disk.py",
+        "models/store_shards.py",
+        "models/store_scorer.py",
+        "models/tiny.py",
+        "losses/pairs.py",
+        "losses/thumbs.py",
+        "feedback/corruption/flips.py",
+        "runs/record.py",
+        "training/fit.py",
+    ],
+)
+def test_what_no_run_uses_is_not_seen_wherever_it_is(copied: Lab, names: dict[str, tuple[str, ...]], file: str) -> None:
+    text = (copied.folder / "kto_lab" / file).read_text()
+    unused = UNUSED if "import dataclass" in text else UNUSED.replace("@dataclass(frozen=True)\n", "")
+    assert edited(copied, file, (text, text + unused), names["kto"]) == []
+
+
+def test_a_loss_counts_where_it_is_the_loss(copied: Lab, names: dict[str, tuple[str, ...]]) -> None:
+    flipped = ("return -F.logsigmoid", "return F.logsigmoid")
+    assert edited(copied, "losses/pairs.py", flipped, names["dpo"]) == ["kto_lab.losses.pairs"]
+    assert edited(copied, "losses/pairs.py", flipped, names["kto"]) == []
+    other = ("return batch", "return -batch")
+    assert edited(copied, "losses/thumbs.py", other, names["kto"]) == ["kto_lab.losses.thumbs"]
+    assert edited(copied, "losses/thumbs.py", other, names["dpo"]) == []
+
+
+def test_what_all_losses_are_declared_by_counts_in_every_run(copied: Lab, names: dict[str, tuple[str, ...]]) -> None:
+    other = ("function.needs = needs", "function.needs = needs\n        LOSSES.append(function)")
+    assert "kto_lab.losses.pairs" in edited(copied, "losses/inputs.py", other, names["kto"])
+
+
+MODULE = """
+import other
+from functools import cache
+from other import Base, helper, marked
+
+RATE = 1
+FLOOR = RATE / 2
+SPARE = {"a": [RATE, FLOOR]}
+
+def default():
+    return 3
+
+class Own(Base):
+    rate = RATE
+
+    def f(self, x):
+        return x * other.scale(x)
+
+@cache
+def used(x, y=RATE):
+    return inner(Own().f(x)) + y
+
+def inner(x):
+    return helper(x) - FLOOR
+
+def unused(x):
+    return inner(x)
+"""
+OTHER = """
+class Base:
+    def g(self):
+        return deep()
+
+def deep():
+    return 1
+
+def scale(x):
+    return 2 * x
+
+def helper(x):
+    return x
+
+def marked(function):
+    function.mark = 1
+    return function
+
+def spare():
+    return 0
+"""
+
+
+def changed(lab: Lab, file: str, edit: tuple[str, str], name: str = "mine.used") -> list[str]:
+    """What of `MODULE` and `OTHER` is another when one of them is edited."""
+    texts = {"mine.py": MODULE, "other.py": OTHER}
+    for module, text in texts.items():
+        lab.write(module, text)
+    before = lab.code.closure([name])
+    assert edit[0] in texts[file]
+    lab.write(file, texts[file].replace(*edit, 1))
+    after = lab.code.closure([name])
+    return [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+
+
+@pytest.mark.parametrize(
+    ("edit", "module"),
+    [
+        (("FLOOR = RATE / 2", "FLOOR = RATE / 3"), "mine"),
+        (("RATE = 1", "RATE = 2"), "mine"),
+        (("y=RATE", "y=FLOOR"), "mine"),
+        (("Own(Base)", "Own"), "mine"),
+        (("@cache\ndef used", "def used"), "mine"),
+        (("@cache\ndef used", "@marked\ndef used"), "mine"),
+        (("helper(x) - FLOOR", "helper(x) + FLOOR"), "mine"),
+        (("from other import Base, helper", "from other import Base, scale as helper"), "mine"),
+        (("return deep()", "return -deep()"), "other"),
+        (("return 1", "return 2"), "other"),
+        (("return 2 * x", "return 3 * x"), "other"),
+        (("    return x\n", "    return -x\n"), "other"),
+        # What happens when a module is imported.
+        (("\nRATE = 1", "\nprint(1)\nRATE = 1"), "mine"),
+        (("\nRATE = 1", "\nother.scale = helper\nRATE = 1"), "mine"),
+        (("\nRATE = 1", "\nNEW = helper(1)\nRATE = 1"), "mine"),
+        (("\nRATE = 1", "\nfor x in (1, 2):\n    RATE = x\nRATE = 1"), "mine"),
+        (("\nRATE = 1", "\nif other.scale(1):\n    RATE = 2\nRATE = 1"), "mine"),
+        (("\nRATE = 1", "\nimport json\nRATE = 1"), "mine"),
+        (("def unused", "@other.scale\ndef unused"), "mine"),
+        (("def unused(x)", "def unused(x=default())"), "mine"),
+        (("def unused(x)", "def unused(x: default())"), "mine"),
+        (("def unused", "class Unused(metaclass=helper):\n    x = 1\n\ndef unused"), "mine"),
+        (("def unused", "class Unused:\n    helper(1)\n\ndef unused"), "mine"),
+        (("def unused", "class Unused(list[default()]):\n    x = 1\n\ndef unused"), "mine"),
+        (("SPARE = {", "SPARE = sorted([1], key=helper), {"), "mine"),
+        (("SPARE = {", "SPARE = {**default(), "), "mine"),
+        (("SPARE = {", "SPARE = OTHER = other.X = {"), "mine"),
+    ],
+)
+def test_what_a_used_name_depends_on_is_seen(lab: Lab, edit: tuple[str, str], module: str) -> None:
+    assert module in changed(lab, f"{module}.py", edit)
+
+
+@pytest.mark.parametrize(
+    ("edit", "module"),
+    [
+        (('"a": [RATE', '"b": [RATE'), "mine"),
+        (("return 3", "return 4"), "mine"),
+        (("return inner(x)\n", "return -inner(x)\n"), "mine"),
+        (("def unused", "@marked\ndef unused"), "mine"),
+        (("def unused", "@cache\ndef unused"), "mine"),
+        (("def unused", "from other import spare\n\ndef unused"), "mine"),
+        (("def unused", "class Unused(Base):\n    x = RATE\n\ndef unused"), "mine"),
+        (("return 0", "return 1"), "other"),
+        (("function.mark = 1", "function.mark = 2"), "other"),
+    ],
+)
+def test_what_it_does_not_is_not(lab: Lab, edit: tuple[str, str], module: str) -> None:
+    assert changed(lab, f"{module}.py", edit) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import other\ndef f():\n    return other.used()",
+        "import other as short\ndef f():\n    return short.used()",
+        "from other import used as short\ndef f():\n    return short()",
+        "def f():\n    from other import used\n    return used()",
+        "from other import *\ndef f():\n    return used()",
+        "import through\ndef f():\n    return through.used()",
+        "from through import used\ndef f():\n    return used()",
+        "import through\ndef f():\n    return through.other.used()",
+        "from starred import used\ndef f():\n    return used()",
+        "def f():\n    import other\n    return other.used()",
+        "import other\ndef f():\n    return getattr(other, 'us' + 'ed')()",
+        "import other\ndef f(module=other):\n    return module.used()",
+        "import importlib\ndef f():\n    return importlib.import_module('other').used()",
+        "import other\ndef f(name):\n    return __import__(name).used()",
+        "import other\nfrom importlib import import_module as load\ndef f(name):\n    return load(name).used()",
+        "import other\nfrom importlib import import_module\ndef f(names):\n    return map(import_module, names)",
+        "import other\ndef f():\n    import sys as system\n    return system.modules['oth' + 'er'].used()",
+        "import other\nfrom hydra.utils import get_method\ndef f():\n    return get_method('other.used')()",
+        "from other import used\nclass Other:\n    f = used\ndef f(x: 'list[Other]'):\n    return x",
+        "import sys\nimport other\ndef f(name):\n    return sys.modules[name].used()",
+        "from made import used\ndef f():\n    return used()",
+        "try:\n    from other import used\nexcept ImportError:\n    used = None\ndef f():\n    return used()",
+        "from other import used\nclass C:\n    used = used\ndef f():\n    return C.used()",
+        "from other import used\ndef g():\n    return used()\ndef f():\n    return globals()['g']()",
+        "from other import used\ndef g():\n    return used()\ndef f():\n    return eval('g()')",
+        "from other import used\nclass C:\n    g = used\ndef f():\n    return object.__subclasses__()",
+        "import pack.inner\ndef f():\n    return pack.inner.used()",
+        "import pack.inner\ndef f():\n    return pack.again()",
+        "from pack import inner\ndef f(module=inner):\n    return module.used()",
+        "import pack.inner\ndef f():\n    return getattr(pack, 'inner').used()",
+    ],
+)
+def test_however_a_name_is_reached_what_it_does_counts(lab: Lab, body: str) -> None:
+    lab.write("mine.py", f"{body}\n")
+    lab.write("through.py", "import other\nfrom other import used\n")
+    lab.write("starred.py", "from other import *\n")
+    lab.write("made.py", "import other\ndef __getattr__(name):\n    return getattr(other, name)\n")
+    lab.write("pack/__init__.py", "from .inner import used as again\n")
+    lab.write("pack/inner.py", "from other import used\n")
+    lab.write("other.py", "def used():\n    return 1\n")
+    before = lab.code.closure(["mine.f"])
+    lab.write("other.py", "def used():\n    return -1\n")
+    assert lab.code.closure(["mine.f"])["other"] != before["other"]
+
+
+def test_a_method_stands_for_its_class_and_a_name_brought_by_a_star_for_the_module(lab: Lab) -> None:
+    lab.write("mine.py", "from other import *\nclass Own:\n    @classmethod\n    def f(cls): return 1\n")
+    lab.write("other.py", "def g(): return 1\n")
+    assert lab.code.module_of("mine.g") == "mine"
+    before = lab.code.closure(["mine.Own.f"]), lab.code.closure(["mine.g"])
+    lab.write("other.py", "def g(): return 2\n")
+    assert lab.code.closure(["mine.g"]) != before[1]
+    lab.write("mine.py", "from other import *\nclass Own:\n    @classmethod\n    def f(cls): return 2\n")
+    assert lab.code.closure(["mine.Own.f"])["mine"] != before[0]["mine"]
