@@ -132,7 +132,10 @@ def make_reward_model() -> None:
     tokenizer = byte_tokenizer()
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(
-            ROOT / "kto_lab" / "models" / "tiny_arithmetic", num_labels=1, dtype=torch.float32
+            ROOT / "kto_lab" / "models" / "tiny_arithmetic",
+            num_labels=1,
+            dtype=torch.float32,
+            trust_remote_code=False,
         )
     inputs = tokenizer(train["prompt"][:], train["completion"][:], padding=True, return_tensors="pt")
     thumbs = torch.tensor(train["desirable"][:]).float()

@@ -154,7 +154,7 @@ def _language_model(model: Policy, encoder: Encoder, batch_size: int) -> Any:
             # An end of several tokens is found in the text, for which transformers asks for the tokenizer.
             return super()._model_generate(context, max_length, stop, tokenizer=self.tokenizer, **settings)
 
-    return InMemory(pretrained=model, tokenizer=encoder.tokenizer, batch_size=batch_size)
+    return InMemory(pretrained=model, tokenizer=encoder.tokenizer, batch_size=batch_size, trust_remote_code=False)
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def tiny(weights: Literal["arithmetic", "random"], seed: int) -> Loaded:
         return Loaded(fresh.eval(), tokenizer, {"name": f"tiny Llama, random weights, seed {seed}"})
     folder = Path(str(importlib.resources.files("kto_lab.models") / "tiny_arithmetic"))
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     provenance = {"name": "tiny Llama, worked sums", "weights": weights_digest(folder)}
     return Loaded(model.eval(), tokenizer, provenance)
 
@@ -192,8 +192,10 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     """
     with quiet():
         try:
-            packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            packed = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         except (OSError, ValueError, LookupError, RuntimeError, struct.error) as error:
             raise LabError(
                 f"{gguf} cannot be read as a GGUF model: {error}. Fetch it again, or use another."
@@ -201,7 +203,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
         config = packed.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        dense = AutoModelForCausalLM.from_config(config)
+        dense = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         dense.load_state_dict(packed.state_dict())
         dense.tie_weights()
         dense.save_pretrained(folder)

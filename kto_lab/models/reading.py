@@ -17,6 +17,8 @@ from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_file
 from kto_lab.models.saved_adapter import SavedAdapter, find_adapter, merged, with_adapter
 
+# In what transformers says of a model whose code it was not allowed to run.
+REMOTE_CODE = "trust_remote_code"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
@@ -128,7 +130,9 @@ class Reader:
             raise LabError(f"{path} is no model folder: it has no config.json.")
         tokenizer = _tokenizer(name, revision, needed=needs_tokenizer)
         with loading(name), quiet():
-            model, about = self.kind.from_pretrained(where, revision=revision, output_loading_info=True, **self.options)
+            model, about = self.kind.from_pretrained(
+                where, revision=revision, output_loading_info=True, trust_remote_code=False, **self.options
+            )
             config = cached_file(where, "config.json", revision=revision)
         assert config is not None
         provenance = {"name": path.name if path.exists() else name, "weights": weights_digest(Path(config).parent)}
@@ -141,10 +145,16 @@ class Reader:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Turn what transformers raises where a model cannot be loaded into a LabError."""
+    """Turn what transformers raises where a model cannot be loaded, or brings code to be run, into a LabError."""
     try:
         yield
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        if REMOTE_CODE in str(error):
+            raise LabError(
+                f"The model {name!r} brings Python code of its own (auto_map in its configuration). kto-lab never runs "
+                "code that comes with a model (trust_remote_code=False), and no key allows it. Use a model of an "
+                "architecture that the transformers installed here knows."
+            ) from error
         raise LabError(
             f"Could not load the model {name!r}: {str(error).splitlines()[0]} "
             "Give a folder in Hugging Face format, a .gguf file, or a hub name with the hub reachable "
@@ -171,7 +181,7 @@ def _tokenizer(name: str, revision: str | None, *, needed: bool) -> PreTrainedTo
             return None
         if not there and Path(name).exists():
             raise LabError(f"{name} has no tokenizer. Save the model's tokenizer beside its weights (save_pretrained).")
-        return AutoTokenizer.from_pretrained(_where(name), revision=revision)
+        return AutoTokenizer.from_pretrained(_where(name), revision=revision, trust_remote_code=False)
 
 
 def _where(name: str) -> str:

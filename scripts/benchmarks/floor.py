@@ -64,7 +64,9 @@ def make_ways(job: Job, device: torch.device) -> dict[str, Way]:
 
 def load(job: Job, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The policy; with LoRA the base is frozen."""
-    model: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, attn_implementation="sdpa")
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        job.model, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+    )
     if job.adapter == "lora":
         model = get_peft_model(model, LoraConfig(**LORA))
     whole: nn.Module = model.to(device).train()

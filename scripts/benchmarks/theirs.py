@@ -27,7 +27,7 @@ def main(job: Job) -> None:
     torch.set_num_threads(job.threads)
     steps = job.read_steps()
     config, kind = TRAINERS[job.loss]
-    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
     trainer: Any = kind(
         model=job.model,
         args=config(**options(job, len(steps))),

@@ -12,7 +12,7 @@ from trl import KTOConfig, KTOTrainer
 def main(spec: dict[str, Any]) -> None:
     """Load, tokenise, train, save; `sweeps.theirs` says what a specification holds."""
     rows = [json.loads(line) for line in Path(spec["rows"]).read_text(encoding="utf-8").splitlines()]
-    tokenizer = AutoTokenizer.from_pretrained(spec["model"])
+    tokenizer = AutoTokenizer.from_pretrained(spec["model"], trust_remote_code=False)
     own = {"model_init_kwargs": {"dtype": "float32"}, "output_dir": spec["folder"]}
     trainer = KTOTrainer(
         model=spec["model"],
