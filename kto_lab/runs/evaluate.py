@@ -7,6 +7,7 @@ saved, and to rounding where the adapter was merged. A model alone answers held-
 Either way what is found is written as a record (see `runs/record.py`).
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from kto_lab import console
 from kto_lab.configuration import check_keys
@@ -31,6 +34,7 @@ from kto_lab.models.reference import ReferencePolicy, check_vocabulary, initial_
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tokens import Encoder
 from kto_lab.runs.claim import CONFIG
+from kto_lab.runs.components import KEYS as COMPONENTS
 from kto_lab.runs.components import assemble
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.examples import evaluation_on, read_feedback
@@ -40,8 +44,11 @@ from kto_lab.runs.loading import ModelSource
 from kto_lab.runs.process_cache import Node
 from kto_lab.runs.record import Record, read_record
 from kto_lab.runs.summary import show_examples, show_metrics, show_single
+from kto_lab.runs.trust import refuse_foreign_code
 
-KEYS = ("run", "output", "model", "feedback", "reference_store", "evaluation", "trainer")
+KEYS = ("run", "output", "trust", "model", "feedback", "reference_store", "evaluation", "trainer")
+# What the command brings in the place of what the run had.
+BROUGHT = ("evaluation", "trainer", "reference_store")
 AGAIN = Path("evaluation") / "again.json"
 # What a model alone is asked about where no feedback is named: the shipped instructions, as in conf/feedback.
 SHIPPED = {
@@ -75,8 +82,9 @@ def evaluate(cfg: DictConfig) -> Path:
 def evaluate_run(cfg: DictConfig) -> Path:
     """Base and trained policy of a finished run, side by side."""
     folder = Path(cfg.run)
-    finished, own = _finished_run(folder)
-    own.evaluation, own.trainer, own.reference_store = cfg.evaluation, cfg.trainer, cfg.reference_store
+    finished, own = _finished_run(folder, trusted=cfg.trust)
+    for name in BROUGHT:
+        own[name] = cfg[name]
     components = assemble(own)
     saved = saved_policy(folder)
     target = folder / AGAIN if cfg.output is None else Path(cfg.output)
@@ -219,16 +227,29 @@ def saved_policy(folder: Path) -> Path:
     return saved
 
 
-def _finished_run(folder: Path) -> tuple[dict[str, Any], DictConfig]:
-    """The record of a run and its configuration."""
+def _finished_run(folder: Path, *, trusted: Sequence[str]) -> tuple[dict[str, Any], DictConfig]:
+    """The record of a run and its configuration, without what the command brings.
+
+    Raises:
+        LabError: one is missing, or the configuration names code that nobody has vouched for; see `trust`.
+    """
     if not folder.is_dir():
         raise LabError(f"There is no folder {folder}. Give run= the folder of a finished run.")
     finished = read_record(folder)
     kept = folder / CONFIG
     if not kept.is_file():
         raise LabError(f"{kept} is missing, and with it what the run was. Put it back, or train again.")
-    own = OmegaConf.load(kept)
-    assert isinstance(own, DictConfig)
+    try:
+        own = OmegaConf.load(kept)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise LabError(f"{kept} cannot be read: {error}. Put it back, or train again.") from error
+    if not isinstance(own, DictConfig):
+        raise LabError(f"{kept} is no configuration of a run. Put it back, or train again.")
+    for name in BROUGHT:
+        own.pop(name, None)
+    refuse_foreign_code(own, kept, trusted)
+    if missing := [name for name in COMPONENTS if name not in own and name not in BROUGHT]:
+        raise LabError(f"{kept} lacks {', '.join(missing)}. Put it back as the run wrote it, or train again.")
     return finished, own
 
 
