@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -69,17 +70,17 @@ def _folders_of_command() -> list[Path]:
     return [Path(one.path) for one in sources if one.schema == "file" and one.provider not in ("hydra", "main")]
 
 
-def _names(node: DictConfig | ListConfig, file: Path, place: str = "") -> Iterator[tuple[str, object]]:
-    """Every key that names code, with its value, at any depth."""
+def _names(node: Any, file: Path, place: str = "") -> Iterator[tuple[str, object]]:
+    """Every key of a DictConfig or ListConfig that names code, with its value, at any depth."""
     keys: Iterable[object] = node.keys() if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
         full = f"{place}.{key}" if place else str(key)
-        if OmegaConf.is_interpolation(node, key):  # type: ignore[arg-type]
+        if OmegaConf.is_interpolation(node, key):
             raise LabError(
                 f"{file} has {full} refer to another value, and a run writes its values resolved: it was changed "
                 "afterwards. Put back the file as the run wrote it."
             )
-        value = node._get_node(key)  # type: ignore[arg-type]
+        value = node._get_node(key)
         if isinstance(value, DictConfig | ListConfig) and not value._is_none():
             yield from _names(value, file, full)
         if key in (TARGET, FUNCTION):
