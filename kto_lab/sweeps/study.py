@@ -81,8 +81,8 @@ class Study:
         if contrasts := read_contrasts(self.contrasts, self.name):
             scales = [[], *([f"{SCALE}={scale}"] for scale in self.scales)]
             check_contrasts(contrasts, [cell.choices for given in scales for cell in cells_of(self, given)])
-        for scale in (None, *self.scales):
-            check_metrics(shown_at(vars(self), scale), self.name)
+        for at_scale in (None, *self.scales):
+            check_metrics(shown_at(vars(self), at_scale), self.name)
 
     def levels(self, scale: str | None, arm: str) -> "dict[str, dict[str, _Axis]]":
         """What the study sets in the cells of an arm beside grid and seeds, by the place that says so.

@@ -39,7 +39,7 @@ def test_a_policy_of_glad_answers_has_an_interval_within_the_scale_of_sentiment(
     assert ends == (-1.0, 1.0)
     alone = judge.summarise(found)["answers"]["sentiment"]
     assert ends[0] < alone.low < 0.6 and alone.value < alone.high <= ends[1]
-    policies = judge.compare(None, found, found, beta=0.1, load=lambda: None)  # type: ignore[arg-type,return-value]
+    policies = judge.compare(None, found, found, beta=0.1, reference=None)  # type: ignore[arg-type]
     assert policies["answers"]["sentiment"]["base"] == policies["groups"]["g"]["sentiment"]["trained"]
     assert policies["answers"]["sentiment"]["base"] == vars(alone)
 
