@@ -69,7 +69,7 @@ def test_hh_rlhf(caplog: pytest.LogCaptureFixture) -> None:
         (cat, "Cat food.\n\nAnd water.", True),
         (cat, "Stones.", False),
     ]
-    assert "dropped 2 of 4 rows" in caplog.text and "ends with the assistant's turn; this one does not" in caplog.text
+    assert "dropped 2 of 4 rows" in caplog.text and "ends with the assistant's turn; this one is not" in caplog.text
 
 
 def test_hh_rlhf_errors_are_not_dropped_unless_asked() -> None:
