@@ -55,8 +55,8 @@ def test_every_file_and_every_key_is_explained(file: Path) -> None:
         indent = len(line) - len(line.lstrip())
         if indent == 0:
             depth_of_defaults = 0 if text == "defaults:" else None
-            # Hydra's own keys, and what a study's name says: scales, tables and figures.
-            in_hydra = text.startswith(("hydra:", "tables:", "figures:", "scales:"))
+            # Hydra's own keys, and what `docs/studies.md` explains: scales, contrasts, tables and figures.
+            in_hydra = text.startswith(("hydra:", "contrasts:", "tables:", "figures:", "scales:"))
         if depth_of_defaults is not None or in_hydra or text.startswith(("-", "_target_", "_partial_", "_convert_")):
             continue
         opens_a_node = text.endswith(":")

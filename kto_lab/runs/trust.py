@@ -72,7 +72,7 @@ def _folders_of_command() -> list[Path]:
 
 def _names(node: Any, file: Path, place: str = "") -> Iterator[tuple[str, object]]:
     """Every key of a DictConfig or ListConfig that names code, with its value, at any depth."""
-    keys: Iterable[object] = node.keys() if isinstance(node, DictConfig) else range(len(node))
+    keys: Iterable[Any] = node.keys() if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
         full = f"{place}.{key}" if place else str(key)
         if OmegaConf.is_interpolation(node, key):

@@ -15,7 +15,7 @@ from kto_lab.configuration import check_keys
 from kto_lab.reports.specs import FigureSpec, TableSpec, parse
 from kto_lab.runs.components import KEYS
 from kto_lab.sweeps.contrasts import read_contrasts
-from kto_lab.sweeps.request import OF_SWEEP
+from kto_lab.sweeps.request import read
 from kto_lab.sweeps.study import ARM, Cell, Study, cells_of
 from kto_lab.sweeps.sweep import study_of
 from tests.small_runs import options
@@ -95,9 +95,9 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_a_command_of_the_pages_composes_in_every_arm(command: str) -> None:
-    words = [word for word in shlex.split(command, comments=True)[2:] if not word.startswith("--")]
-    name = next(word.removeprefix("study=") for word in words if word.startswith("study="))
+    asked = read(shlex.split(command, comments=True)[2:])
+    name = next(word.removeprefix("study=") for word in asked.own if word.startswith("study="))
     # A search tries values; one of them is enough here.
-    given = [re.sub(r"=tag\(.*\)$", "=1.0", word) for word in words if not word.startswith(OF_SWEEP)]
+    given = [re.sub(r"=tag\(.*\)$", "=1.0", word) for word in asked.given]
     for cell in one_of_each_arm(cells_of(study(name), given)):
         assert compose("train", list(cell.overrides))

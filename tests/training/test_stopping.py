@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -16,7 +17,7 @@ from kto_lab import cli
 from kto_lab.stopping import Stopped, stoppable
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.checkpoints import LastCheckpoint, last_checkpoint
-from kto_lab.training.stopping import slurm
+from kto_lab.training.stopping import StopWhenAsked, slurm
 from tests.small_runs import metrics, overrides, run
 
 # Checkpoints of their own are rarer than the steps.
@@ -39,19 +40,27 @@ def requeues() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
-def ask_in_step(monkeypatch: pytest.MonkeyPatch, step: int, signum: int = signal.SIGUSR2) -> None:
-    """Send a signal when the weights of a step (from 1) have changed, and nothing else of it is done."""
-    whole = torch.optim.AdamW.step
+def ask_in_step(monkeypatch: pytest.MonkeyPatch, step: int, *signals: int) -> None:
+    """Send signals when the weights of a step (from 1) have changed, and nothing else of it is done."""
+    begun, whole = StopWhenAsked.on_train_start, torch.optim.AdamW.step
+    # Before training the optimiser is tried on a few parameters: those steps do not count.
+    training: list[bool] = []
     calls = []
 
     def asking(self: Any, *arguments: Any, **more: Any) -> Any:
         found = whole(self, *arguments, **more)
-        calls.append(1)
-        if len(calls) == step:
-            os.kill(os.getpid(), signum)
+        calls.extend(training)
+        if training and len(calls) == step:
+            for signum in signals or (signal.SIGUSR2,):
+                os.kill(os.getpid(), signum)
         return found
 
+    def begin(self: StopWhenAsked, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        begun(self, trainer, module)
+        training.append(True)
+
     monkeypatch.setattr(torch.optim.AdamW, "step", asking)
+    monkeypatch.setattr(StopWhenAsked, "on_train_start", begin)
 
 
 @pytest.mark.parametrize("step", [1, 4])
@@ -140,12 +149,8 @@ def test_told_to_stop_it_ends_with_the_status_that_a_shell_expects_and_goes_on(
 
 
 def test_told_twice_it_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def asking_twice(self: Any, *arguments: Any, **more: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-
     with stoppable(), monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", asking_twice)
+        ask_in_step(patch, 2, signal.SIGTERM, signal.SIGTERM)
         with pytest.raises(Stopped) as ended:
             run(tmp_path, *SIX)
     assert ended.value.saved == "" and ended.value.code == 143
