@@ -5,6 +5,7 @@ study = kto_lab.reports.open_study("results/label_noise")
 study.frame                  # a pandas frame, one row per run
 study.table("pass_rate")     # as its report has it
 study.figure("pass_rate")
+study.contrasts()            # what became of the contrasts that it named
 """
 
 import tempfile
@@ -19,9 +20,12 @@ import pandas as pd
 from kto_lab.errors import LabError
 from kto_lab.reports.figures import FORMATS, plot
 from kto_lab.reports.frame import load
+from kto_lab.reports.sheets import contrast_sheet
 from kto_lab.reports.specs import FigureSpec, TableSpec, parse
-from kto_lab.reports.table_formats import markdown
+from kto_lab.reports.table_formats import markdown, sheet_markdown
 from kto_lab.reports.tables import build
+from kto_lab.reports.verdicts import Verdict, finished_before, verdicts
+from kto_lab.sweeps.contrasts import read_contrasts
 from kto_lab.sweeps.manifest import StudyFolder, read_study
 
 
@@ -61,6 +65,17 @@ class OpenStudy:
         """The runs, one a row: see `kto_lab.reports.load`."""
         return load(self.about.folder)
 
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """What became of its contrasts."""
+        nodes, folder = self.about.contrasts, self.about.folder
+        named = read_contrasts(nodes, self.about.name)
+        return verdicts(self.frame, named, folder, {}, finished_before(self.about, nodes, self.frame))
+
+    def contrasts(self) -> ShownTable:
+        """The verdicts on its contrasts, as the report's table has them."""
+        return ShownTable(sheet_markdown(contrast_sheet(self.verdicts)))
+
     def table(self, name: str, **changes: Any) -> ShownTable:
         """A table of the study; `changes` are keys of its specification with other values.
 
@@ -68,7 +83,7 @@ class OpenStudy:
             LabError: there is no such table, or it does not fit.
         """
         spec = parse(_named(self.about.tables, name, "table") | changes, TableSpec)
-        return ShownTable(markdown(build(self.frame, spec, self.about.folder)))
+        return ShownTable(markdown(build(self.frame, spec, self.about.folder, {}, self.verdicts)))
 
     def figure(self, name: str, **changes: Any) -> ShownFigure:
         """A figure of the study; `changes` are keys of its specification with other values.

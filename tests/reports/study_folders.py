@@ -68,6 +68,7 @@ def write_study(
     *,
     tables: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[Mapping[str, Any]] = (),
+    contrasts: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """A study of these choices; `run` writes what became of a cell into its folder. Returns the study's folder."""
     home = folder / "studies" / "noise"
@@ -77,7 +78,8 @@ def write_study(
         where.mkdir(parents=True)
         run(where, choices)
         listed.append({"choices": dict(choices), "run_id": where.name, "folder": f"../../cells/{where.name}"})
-    study = {"name": "noise", "question": "Does noise hurt?", "tables": list(tables), "figures": list(figures)}
+    shown = {"tables": list(tables), "figures": list(figures), "contrasts": list(contrasts)}
+    study = {"name": "noise", "question": "Does noise hurt?", **shown}
     write_json(home / "study.json", {"study": study, "cells": listed, "command": "kto-lab sweep study=noise"})
     return home
 

@@ -12,9 +12,13 @@ TABLE = {"name": "rates", "rows": ["arm"], "metrics": ["pass_rate"], "baseline":
 FIGURE = {"name": "frontier", "kind": "frontier", "x": "kl", "y": "pass_rate"}
 
 
+BETTER = {"name": "better", "of": {"arm": "kto"}, "against": {"arm": "dpo"}, "metric": "pass_rate", "expect": "greater"}
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    return write_study(tmp_path, grid(arm=list(RATES)), by_rate(RATES), tables=[TABLE], figures=[FIGURE])
+    shown = {"tables": [TABLE], "figures": [FIGURE], "contrasts": [BETTER]}
+    return write_study(tmp_path, grid(arm=list(RATES)), by_rate(RATES), **shown)
 
 
 def test_a_notebook_shows_what_the_report_has(home: Path) -> None:
@@ -22,6 +26,8 @@ def test_a_notebook_shows_what_the_report_has(home: Path) -> None:
     study = open_study(home)
     assert len(study.frame) == 6 and study.about.question == "Does noise hurt?"
     assert study.table("rates")._repr_markdown_() == (home / "tables" / "rates.md").read_text()
+    assert "**0.8" in study.table("rates").text
+    assert study.contrasts()._repr_markdown_() == (home / "tables" / "contrasts.md").read_text()
     assert study.figure("frontier")._repr_png_() == (home / "figures" / "frontier.png").read_bytes()
 
 

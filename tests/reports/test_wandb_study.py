@@ -13,9 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from kto_lab.errors import LabError
-from kto_lab.files import write_json
 from kto_lab.reports.wandb_study import log_study
-from kto_lab.sweeps.manifest import STUDY as MANIFEST
 from kto_lab.sweeps.study import Cell
 from kto_lab.sweeps.wandb_names import WANDB, naming
 from kto_lab.training.loggers import LONGEST_TAG, Wandb
@@ -120,11 +118,8 @@ def test_what_a_search_tried_is_told_too(tmp_path: Path) -> None:
 
 
 def test_verdicts_and_budgets_are_told(tmp_path: Path) -> None:
-    home = write_study(tmp_path, grid(arm=list(RATES)), by_rate(RATES))
-    content = json.loads((home / MANIFEST).read_text())
-    named = {"name": "better", "of": {"arm": "kto"}, "against": {"arm": "dpo"}, "metric": "pass_rate"}
-    content["study"]["contrasts"] = [{**named, "expect": "greater"}]
-    write_json(home / MANIFEST, content)
+    better = {"of": {"arm": "kto"}, "against": {"arm": "dpo"}, "metric": "pass_rate", "expect": "greater"}
+    home = write_study(tmp_path, grid(arm=list(RATES)), by_rate(RATES), contrasts=[{"name": "better", **better}])
     log_study(logger(), home)
     found = tables(home)
     (row,) = (dict(zip(found["contrasts"]["columns"], one, strict=True)) for one in found["contrasts"]["data"])
