@@ -20,7 +20,7 @@ class Layout:
     Attributes:
         input_ids: (rows, width) token ids; where there is padding, it is on the right.
         position_ids: (rows, width) positions; a completion starts where its prompt ends.
-        mask: (rows, width) bool of real tokens, or (rows, 1, width, width) bool of who sees whom. Packed rows have
+        mask: (rows, width) bool of real tokens, or a (rows, 1, width, width) bool attention mask. Packed rows have
             segments instead, and a mask of one entry that says nothing.
         segments: of a packed row; empty where there is padding.
         prompts: where the prompt of each sequence stands in a packed row; empty where there is padding.
@@ -89,11 +89,11 @@ def continued(prompts: Sequence[Span], completions: Sequence[tuple[int, ...]]) -
     """One row that holds completions alone, which follow prompts of another packed row.
 
     Args:
-        prompts: where in that row the prompts stand, one a completion.
+        prompts: where in that row the prompts stand, one per completion.
         completions: token ids.
 
     Returns:
-        The layout. `predict_at` counts the prompts' ends first, one a completion, and then the tokens of this row.
+        The layout. `predict_at` counts the prompts' ends first, one per completion, and then the tokens of this row.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -170,7 +170,7 @@ def _counts(units: Sequence[Unit]) -> list[int]:
 
 
 def _shared_mask(segment: Tensor) -> Tensor:
-    """Who sees whom, (rows, 1, width, width) bool: earlier tokens of the own completion, and the prompt."""
+    """(rows, 1, width, width) bool attention mask: each token sees the prompt and earlier tokens of its completion."""
     width = segment.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     own = segment[:, :, None] == segment[:, None, :]

@@ -51,7 +51,7 @@ def completion_logps(
 
 @dataclass
 class KeptPrompts:
-    """What a pass over a packed row leaves behind of its prompts, without their graph, for `continuation_logps`.
+    """The prompts of a packed row as a pass computed them, without graph, for `continuation_logps`.
 
     Attributes:
         keys: keys and values of the whole row.
@@ -81,7 +81,7 @@ def completion_token_logps(
         units: the sequences, in units; (N sequences in all).
         pad_id: any valid token id.
         share_prompts: run a prompt once for all its completions (see `find_exact_rows`).
-        keep: takes what other continuations of the prompts need; for a model whose rows are packed.
+        keep: filled with what other continuations of the prompts need; for a model whose rows are packed.
 
     Returns:
         The log-probabilities in the order of the sequences. Differentiable where gradients are on.
@@ -110,7 +110,7 @@ def continuation_logps(
 
     Args:
         model: as it was in that pass.
-        prompts: what the pass left.
+        prompts: filled by that pass.
         completions: token ids, one for each of its sequences.
 
     Returns:
@@ -199,7 +199,7 @@ def score_tokens(
 
 
 def _parts(model: PreTrainedModel | nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The stack that makes hidden states, and the head that makes logits of them."""
+    """The backbone, which computes hidden states, and the head, which maps them to logits."""
     inner = _inner(model)
     head = inner.get_output_embeddings()
     assert isinstance(head, nn.Module)
@@ -250,7 +250,7 @@ class ExactRows:
     shared: bool
 
 
-# Keys of a configuration that say how far back a token sees.
+# Keys of a configuration that limit how far back a token attends.
 REACHES = ("sliding_window", "window_size", "attention_chunk_size")
 
 
@@ -259,8 +259,8 @@ def find_exact_rows(model: PreTrainedModel | PeftModel, *, longest: int) -> Exac
     """Try on the model itself, in the number format of the moment, how its rows can be laid out.
 
     An architecture that ignores or rejects what packed or shared rows ask of it fails here, and is then run the plain
-    way: one sequence a row, with padding. A few tokens are enough, unless the model has a window (of sliding or chunked
-    attention) that a sequence can outgrow: then one of those tried does.
+    way: one sequence per row, with padding. A few tokens are enough, unless the model has a window (of sliding or
+    chunked attention) that a sequence can outgrow: then one of those tried does.
 
     Args:
         model: as it will be run.

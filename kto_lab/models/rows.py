@@ -80,7 +80,7 @@ def cut_micro_batches(
             `multiple_of` asks for fewer micro-batches.
         share_prompts: whether units of one prompt may share a row.
         packed: whether rows are run one after another without padding.
-        multiple_of: the number of micro-batches is a multiple of this (one a process, so that all take as many).
+        multiple_of: the number of micro-batches is a multiple of this (one per process, so that all take as many).
 
     Returns:
         For each micro-batch the indices of its units. Every unit is in exactly one.

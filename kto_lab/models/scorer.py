@@ -1,19 +1,19 @@
-"""Who gives a log-probability: what the reference store knows one by, beside the sequence."""
+"""The scorer of a log-probability: together with the sequence, it identifies an entry of the reference store."""
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-# Of what the store writes.
+# Version of the store's format.
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """All that decides a log-probability beside the sequence.
+    """Everything that determines a log-probability except the sequence.
 
     Attributes:
-        model: its name, for people; it decides nothing.
+        model: its name, for people; not part of the key.
         weights: hash of the reference's weights.
         config: hash of the model's configuration.
         number_format: Lightning's name of it.
@@ -32,6 +32,6 @@ class Scorer:
 
     @property
     def key(self) -> str:
-        """Sixteen hex digits of all but the name."""
+        """Sixteen hex digits: a hash of everything but the name."""
         deciding = asdict(self) | {"model": "", "format": FORMAT}
         return hashlib.blake2b(json.dumps(deciding, sort_keys=True).encode(), digest_size=8).hexdigest()

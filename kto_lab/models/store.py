@@ -1,19 +1,19 @@
 """The reference store: log pi_ref(y|x) on disk, shared by runs and by jobs that run at the same time.
 
-A log-probability is known by what gave it (`Scorer`) and by the ids of its prompt and its completion, and by nothing
-else: so every loss, seed, corruption and adapter finds it. Each scorer has a folder of shards (`store_shards.py`).
+An entry is identified by its scorer (`Scorer`) and by the token ids of prompt and completion, and by nothing else: so
+every loss, seed, corruption and adapter shares it. Each scorer has a folder of shards (`store_shards.py`).
 
 There are two forms: the log-probability of a completion, and those of its tokens for a loss that reads them
 (`store_tokens.py`). A pass that computes the second keeps the first as well, so it serves every loss. Shards of tokens
 are read only where they are asked for, one at a time, and only what was asked for stays in memory.
 
-Nothing is locked, and it may lie on a network file system. A shard is written whole, under the name of its checksum,
-and never changed; many small ones are merged, into files that are written before the small ones are removed. Whoever
-finds a shard gone looks again; what is lost is computed again. A shard that is corrupt, or another scorer's, is set
-aside.
+Nothing is locked, and the store may be on a network file system. A shard is written whole, under the name of its
+checksum, and never changed; many small ones are merged, into files that are written before the small ones are removed.
+A reader that finds a shard gone lists the folder again; lost entries are computed again. A shard that is corrupt, or of
+another scorer, is set aside.
 
-What the store gives is what was computed once, in a batch with other sequences. So a run with the store is the run
-without it to the rounding of the number format, and bit for bit where all of its sequences were missing.
+A stored value was computed in a batch with other sequences. So a run with the store equals the run without it up to
+the rounding of the number format, and bit for bit where all of its sequences were missing.
 """
 
 import os
@@ -65,7 +65,7 @@ MANY_SHARDS = 32
 SMALL_BYTES = 4 * MEGABYTE
 # About how large a merged shard may be: merging holds it in memory.
 MERGED_BYTES = 64 * MEGABYTE
-# How often a folder is listed again because a shard went between the listing and the reading.
+# How often a folder is listed again because a shard was removed between listing and reading.
 LOOKS = 5
 
 AnyEntries = TypeVar("AnyEntries", Entries, TokenEntries)
@@ -81,8 +81,8 @@ class ReferenceStore:
         """Describe the store; nothing is read or written yet.
 
         Args:
-            folder: where it lies; None: "reference" in the cache folder.
-            max_mb: megabytes that it may take. Beyond it leave the scorers that were used longest ago.
+            folder: the store's folder; None for "reference" in the cache folder.
+            max_mb: limit of its size in megabytes. Above it, entries of the least recently used scorers are removed.
 
         Raises:
             LabError: `max_mb` is less than 1.
@@ -95,24 +95,24 @@ class ReferenceStore:
         self.max_bytes = max_mb * MEGABYTE
 
     def logp_cache(self, scorer: Scorer) -> "LogpCache | None":
-        """Where what one scorer gave is looked up and kept."""
+        """The log-probabilities of one scorer."""
         return LogpCache(self.folder / scorer.key, scorer, self.max_bytes)
 
 
 class NoStore:
-    """Nothing is looked up, and nothing kept."""
+    """No store: nothing is looked up, and nothing is kept."""
 
     keeps: Literal[False] = False
 
     def logp_cache(self, scorer: Scorer) -> "LogpCache | None":
-        """Nothing."""
+        """None."""
         return None
 
 
 class LogpCache:
-    """What one scorer gave: in memory the log-probabilities of completions (20 bytes per entry) in its folder's shards.
+    """The log-probabilities of one scorer; those of completions are held in memory, 20 bytes per entry.
 
-    It may be kept for as long as one likes: each look-up finds what other jobs have written meanwhile.
+    It may be kept for any length of time: each look-up finds what other jobs have written meanwhile.
     """
 
     def __init__(self, folder: Path, scorer: Scorer, max_bytes: int) -> None:
@@ -120,8 +120,8 @@ class LogpCache:
 
         Args:
             folder: the scorer's, in the store's folder.
-            scorer: what gives the log-probabilities.
-            max_bytes: that the whole store may take.
+            scorer: what computes the log-probabilities.
+            max_bytes: limit of the whole store's size.
         """
         self.folder = folder
         self.scorer = scorer
@@ -206,7 +206,7 @@ class LogpCache:
             self._entries = merged([self._entries, *parts])
 
     def _read(self, kind: Kind, seen: set[str], read: Callable[[Path], Read]) -> list[Read]:
-        """What `read` makes of the shards that have not been seen, which are seen then."""
+        """Apply `read` to the shards that have not been seen, and mark them as seen."""
         parts = []
         for _ in range(LOOKS):
             gone = False
@@ -233,7 +233,7 @@ class LogpCache:
             path.replace(path.with_name(path.name + SET_ASIDE))
 
     def _write(self, write: Callable[[], Path], seen: set[str]) -> None:
-        """Write a shard. A disk that refuses is no reason to stop: it is said once per pass, and no more is written."""
+        """Write a shard. If the disk refuses, warn once per pass and write no more; the run goes on."""
         if self._refused:
             return
         try:

@@ -1,4 +1,4 @@
-"""The folder of the reference store as files: what is there, what leaves first, and how it is removed.
+"""The folder of the reference store as files: listing, eviction and removal.
 
     reference/<scorer>/scorer.json              the scorer in words; its time is that of the last use
     reference/<scorer>/<checksum>.logps         log-probabilities of completions
@@ -22,9 +22,9 @@ from kto_lab.models.store_tokens import TOKENS
 ABOUT = "scorer.json"
 # Ends the name of a corrupt shard.
 SET_ASIDE = ".damaged"
-# What was written so shortly before the newest shard may be another job's that has only begun.
+# A shard written this shortly before the newest one may be of a job that has just begun.
 JUST_WRITTEN_SECONDS = 3600
-# A writer's scratch folder that is this much older than the newest file belongs to a job that was killed.
+# A scratch folder this much older than the newest file belongs to a job that was killed.
 LEFT_BEHIND_SECONDS = 24 * 3600
 _SCORER = re.compile(r"[0-9a-f]{16}")
 _SUFFIX = "|".join(re.escape(kind.suffix) for kind in (SUMS, TOKENS))
@@ -54,7 +54,7 @@ class File:
 
 @dataclass(frozen=True)
 class Holding:
-    """What the store holds of one scorer.
+    """The files of one scorer.
 
     Attributes:
         path: the scorer's folder; its name is the scorer's key.
@@ -80,7 +80,7 @@ class Holding:
 
 
 def holdings(root: Path) -> list[Holding]:
-    """What there is in a store's folder, the scorer that was used last first; empty where there is no such folder."""
+    """The scorers in a store's folder, most recently used first; empty if there is no such folder."""
     try:
         folders = [path for path in root.iterdir() if _SCORER.fullmatch(path.name) and not path.is_symlink()]
     except OSError:
@@ -110,9 +110,9 @@ def _holding(folder: Path) -> Holding:
 
 
 def too_many(found: Sequence[Holding], max_bytes: int) -> list[File]:
-    """What must leave so that the rest fits: what was set aside, then the oldest of what was used longest ago.
+    """Files to remove so that the rest fits: those set aside, then the oldest of the least recently used scorers.
 
-    What was just written stays, even where it alone does not fit.
+    Shards that were just written stay, even if they alone exceed the limit.
     """
     newest = max((file.time for holding in found for file in holding.files), default=0.0)
     order = [file for holding in found for file in holding.files if file.is_set_aside]
@@ -145,7 +145,7 @@ def remove(files: Sequence[File]) -> int:
 
 
 def remove_left_behind(found: Sequence[Holding]) -> None:
-    """Remove what writers that were killed have left."""
+    """Remove the scratch folders of writers that were killed."""
     newest = max((holding.last_used for holding in found), default=0.0)
     for holding in found:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Scoring with the reference by way of its store: who the scorer is, and what is computed where nothing is known."""
+"""Scoring with the reference through its store: the scorer's identity, and computing what the store lacks."""
 
 import ast
 import functools
@@ -25,16 +25,16 @@ from kto_lab.models.sequences import Tokens, completion_lengths
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
 
-# The modules that a log-probability comes from, with what they import of this room.
+# The modules that compute a log-probability; what they import of kto_lab.models counts, too.
 SCORING = ("kto_lab.models.logps", "kto_lab.models.number_format")
-# Of a configuration, what says where a model was found and not what it is.
+# Keys of a configuration that say where a model was found, and not what it is.
 FREE_OF_CONFIG = ("_name_or_path", "_commit_hash", "transformers_version")
-# Micro-batches that are computed before what they gave is kept: a killed job loses no more than those.
+# Micro-batches between two writes to the store: a killed job loses no more than those.
 BATCHES_PER_PART = 32
 
 
 def scorer_of(model: Policy, *, name: str, number_format: str, device: torch.device) -> Scorer:
-    """Who scores, where the reference is a model as it was loaded: before an adapter or a step has changed it.
+    """The scorer of a reference that is a model as it was loaded, before an adapter or a step has changed it.
 
     Args:
         model: the reference.
@@ -66,7 +66,7 @@ def weights_hash(model: Policy) -> str:
 
 @functools.cache
 def scoring_code() -> str:
-    """A hash of the code behind `score`; comments and layout are not in it."""
+    """A hash of the code behind `score`, without comments and layout."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tree in sorted(_modules(SCORING).items()):
         digest.update(f"{name} {ast.dump(tree)}\n".encode())
@@ -74,7 +74,7 @@ def scoring_code() -> str:
 
 
 def _modules(names: Sequence[str]) -> dict[str, ast.Module]:
-    """Modules by name, with all that they import of their own room."""
+    """Modules by name, with everything that they import of kto_lab.models."""
     found: dict[str, ast.Module] = {}
     waiting = list(names)
     while waiting:
@@ -90,7 +90,7 @@ def _modules(names: Sequence[str]) -> dict[str, ast.Module]:
 
 
 def _kind(device: torch.device) -> str:
-    """What computes alike: the GPU's model, or the CPU's instruction set."""
+    """The kind of a device, whose members compute alike: the GPU's model, or the CPU's instruction set."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"

@@ -25,7 +25,7 @@ ENTRY_BYTES = 20
 
 @dataclass(frozen=True)
 class Kind:
-    """What shards hold.
+    """A kind of shard.
 
     Attributes:
         suffix: of their file names.

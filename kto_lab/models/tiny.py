@@ -11,7 +11,7 @@ CHATML = (
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with one token a byte, ChatML's turn tokens and a ChatML template: any text, no training."""
+    """A tokenizer with one token per byte, ChatML's turn tokens and a ChatML template: any text, no training."""
     specials = ["<|im_end|>", "<|im_start|>", "<|pad|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*specials, *alphabet])}

@@ -67,10 +67,10 @@ class Lengths:
 
 @dataclass
 class Encoded:
-    """What came out of tokenising a table: one entry a kept example, and what happened to the rest.
+    """A tokenised table: one entry per kept example, and what happened to the rest.
 
     Attributes:
-        tokens: one entry a kept example.
+        tokens: one entry per kept example.
         kept: their rows.
         dropped: examples left out because their prompt is too long.
         cut: kept examples whose completion was cut to fit.

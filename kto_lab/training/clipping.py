@@ -1,4 +1,4 @@
-"""What gradient clipping does to a run: how often a step is cut, and to which share of its gradient."""
+"""The effect of gradient clipping on a run: how often a step is clipped, and by which factor."""
 
 import csv
 import statistics
@@ -47,12 +47,12 @@ class Clipping:
 
 
 def factors(metrics: Path) -> list[float]:
-    """What each step's gradient was multiplied with, from a run's `metrics.csv`."""
+    """The factor by which each step's gradient was clipped, from a run's `metrics.csv`."""
     with metrics.open(encoding="utf-8") as file:
         return [float(row["clip_factor"]) for row in csv.DictReader(file)]
 
 
 def planned_scales(data: TrainingData, weights: Weights) -> list[float]:
-    """What `clip_norm` is multiplied with in each step of the plan; see `Weights.scale`."""
+    """The factor on `clip_norm` in each step of the plan; see `Weights.scale`."""
     firsts = [[data.desirable[data.plan.units[unit][0]] for unit in step] for step in data.plan.steps]
     return [weights.scale(sum(up), len(up) - sum(up)) for up in firsts]

@@ -56,9 +56,9 @@ class Step:
         mismatched: this process's share of the mismatched pairs; empty where none are needed.
         at_once: the share is one micro-batch in a packed row, and the mismatched pairs are those of its places.
         desirable: (units,) bool of the whole step, for thumbs.
-        prompts: token ids of the whole step's prompts, one a unit.
+        prompts: token ids of the whole step's prompts, one per unit.
         normaliser: what the sum of the losses is divided by: units, or completion tokens, of the whole step.
-        tokens: real tokens of the whole step that the policy's gradient pass is about (prompts once an example).
+        tokens: real tokens of the whole step that the policy's gradient pass is about (prompts once per example).
         padding: share of what that pass is fed over all processes that is padding.
     """
 
@@ -79,7 +79,7 @@ class TrainingData:
     """Everything that training reads, on the CPU.
 
     Attributes:
-        tokens: one entry a training example.
+        tokens: one entry per training example.
         example_ids: likewise, for messages.
         desirable: the thumbs that the loss sees.
         plan: which example when.
@@ -119,7 +119,7 @@ class TrainingData:
     special_prompts: int
 
     def budget(self, feed: Feed) -> dict[str, int]:
-        """What the run sees, as its record says it: steps, units, examples, pairs and tokens."""
+        """The run's budget for its record: steps, units, examples, pairs and tokens."""
         steps, batch = self.plan.steps.shape
         seen = [self.tokens[example] for unit in self.plan.steps.flat for example in self.plan.units[unit]]
         return {
@@ -134,7 +134,7 @@ class TrainingData:
         }
 
     def remarks(self) -> list[str]:
-        """What was done to some of the examples, for a person."""
+        """Remarks for a person: examples that were left out, cut or read in a special way."""
         counted = {
             "examples left out: the prompt leaves no room within lengths.max_length": self.dropped,
             "completions cut at lengths.max_length": self.cut,
@@ -146,7 +146,7 @@ class TrainingData:
         return [f"{count} {what}" for what, count in counted.items() if count]
 
     def mismatched_tokens(self, step: int) -> list[Tokens]:
-        """The mismatched pairs (x, y') of a step, one a unit."""
+        """The mismatched pairs (x, y') of a step, one per unit."""
         assert self.plan.mismatched is not None
         firsts = [self.plan.units[unit][0] for unit in self.plan.steps[step]]
         partners = self.plan.mismatched[step]
@@ -236,7 +236,7 @@ def plan_steps(
 def make_units(
     table: Dataset, feed: Feed, swap_pairs: PairSwaps | None, *, seed: int
 ) -> tuple[list[Unit], Swapped | None]:
-    """What a batch is made of: every example, the desirable ones, or pairs of one prompt, some of them swapped."""
+    """The units of a batch: every example, the desirable ones, or pairs of one prompt, some of them swapped."""
     if feed is Feed.PAIRS:
         pairs = make_pairs(table, seed=seed)
         found = swapped(pairs, table["example_id"][:], swap_pairs) if swap_pairs else None

@@ -19,7 +19,7 @@ OTHER_HEADS = ("summary_", "classifier_")
 
 
 def dropout_rates(policy: Policy, *, own: bool) -> dict[str, float]:
-    """What drops out in training, and how much of it.
+    """The dropout rates of training.
 
     Args:
         policy: with its adapter, if it has one.

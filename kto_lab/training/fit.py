@@ -162,7 +162,7 @@ def fit(
 
 
 def _callbacks(reference_pass: ReferencePass, optimization: Optimization, folder: Path) -> list[pl.Callback]:
-    """What happens beside the steps, in this order."""
+    """The callbacks of a run, in the order in which they are called."""
     checkpoints = folder / CHECKPOINTS
     return [
         reference_pass,

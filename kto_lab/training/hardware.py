@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What Lightning's Trainer is told of the machine.
+    """The machine as Lightning's Trainer sees it.
 
     Attributes:
         accelerator: "auto" (a GPU where there is one), "cpu" or "gpu".
-        devices: processes a node; one device each.
+        devices: processes per node, with one device each.
         num_nodes: nodes.
         strategy: how processes share the work: "ddp" (each has the whole policy), "fsdp" (each has a shard of it), or
             "auto" (ddp, where there are several).
@@ -69,7 +69,7 @@ class Hardware:
 
     @property
     def device(self) -> "torch.device":
-        """Where this process runs what is outside of training; of the GPUs of its node, its own."""
+        """The device of this process for what runs outside of training: its own among the GPUs of its node."""
         import torch
         from lightning.pytorch.utilities import rank_zero_only
 

@@ -59,11 +59,11 @@ def check_plan(
 
 @dataclass(frozen=True)
 class Planned:
-    """What training is to do.
+    """The plan of a training run.
 
     Attributes:
         data: the tokens, and which examples each step sees.
-        objective: what is minimised; told of the pairs what it waited for.
+        objective: what is minimised, with the flip rate measured on the pairs where it asks for that.
         about: what a record says of it.
     """
 
@@ -178,7 +178,7 @@ def check_measurable(objective: Objective, corrupted: Corrupted) -> None:
 
 
 def noise_warnings(objective: Objective, weights: Weights, train_table: Dataset) -> list[str]:
-    """Where the noise that is known of the training thumbs is more than the weights bear."""
+    """Warnings where the known noise of the training thumbs is too much for the weights."""
     rates = flip_rates(train_table)
     if rates is None or not (objective.needs.weighting and objective.needs.reference):
         return []

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReferenceUse:
-    """What the reference's log-probabilities cost a run.
+    """The cost of the reference's log-probabilities in a run.
 
     Attributes:
         found: log-probabilities that were in the store.
@@ -148,7 +148,7 @@ class ReferencePass(pl.Callback):
         return logps
 
     def _known(self, trainer: pl.Trainer, sequences: list[Tokens], *, per_token: bool) -> Tensor:
-        """What the store has, NaN where it has nothing; the same on every process, whatever each could see."""
+        """The store's values, NaN where it has none; the first process looks up for all."""
         found = known(self.logp_cache, sequences, per_token=per_token) if trainer.is_global_zero else torch.empty(0)
         return trainer.strategy.broadcast(found) if trainer.world_size > 1 else found
 
@@ -193,7 +193,7 @@ class ReferencePass(pl.Callback):
 
 
 def _where(data: TrainingData, sequence: Tokens) -> str:
-    """A sequence by its example, or by the two that a mismatched pair is made of."""
+    """Name a sequence by its example, or by the two examples of a mismatched pair."""
     if sequence in data.tokens:
         return f"example {data.example_ids[data.tokens.index(sequence)]}"
     prompt = next(i for i, tokens in enumerate(data.tokens) if tokens.prompt == sequence.prompt)

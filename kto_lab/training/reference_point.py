@@ -36,7 +36,7 @@ class PolicySamples:
             reference: of the policy; a model that it loads is kept.
             pad_id: any valid token id.
             ending: how a completion ends.
-            token_budget: padded tokens a batch of scoring.
+            token_budget: padded tokens per batch of scoring.
             seed: of the sampling, with the number of the step.
         """
         inside = reference.inside and isinstance(policy, PeftModel)

@@ -1,4 +1,4 @@
-"""FSDP2: the policy's weights, gradients and optimiser state in shards, one a process.
+"""FSDP2: the policy's weights, gradients and optimiser state in shards, one per process.
 
 The policy that the caller holds is whole before training and after it: the reference pass and evaluation run it as it
 is. In between its parameters are held by a twin, which is sharded block by block: a block is whole while it computes.

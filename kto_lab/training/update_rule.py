@@ -1,4 +1,4 @@
-"""How a gradient becomes a change of the weights: an optimiser and the schedule of its learning rate.
+"""The update rule: an optimiser and the schedule of its learning rate.
 
 Both are nodes of the configuration that name any optimiser and any schedule that torch's interface fits:
 
@@ -142,7 +142,7 @@ def _called(make: "partial[Any]", what: str, *arguments: Any, **more: Any) -> An
 
 
 def _tried(make: "partial[Any]", what: str, attempt: Callable[[], Any], where: str = "here") -> Any:
-    """What an attempt returns.
+    """Return what an attempt returns.
 
     Raises:
         LabError: it fails, for whatever reason a class of another library has; the message names the node's keys.
@@ -174,7 +174,7 @@ def _check_resumable(state: dict[str, Any], what: str, name: str) -> None:
 
 
 def _needed_by_step(made: Optimizer | LRScheduler) -> Sequence[str]:
-    """What `step` cannot be called without."""
+    """The required arguments of `step`."""
     # Of the class: on an optimiser, the schedule has put a function of its own in the method's place.
     _, *parameters = inspect.signature(type(made).step).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
