@@ -13,7 +13,9 @@ from kto_lab.runs.source import dotted, for_types_only, written
 LONGEST_NAME = 100  # of a file or folder that code names
 IMPORTERS = ("import_module", "__import__")
 # A function that calls one of these may use any name of its module.
-SEE_A_MODULE = {"globals", "locals", "vars", "dir", "eval", "exec"}
+SEE_A_MODULE = {
+    f"{before}{name}" for before in ("", "builtins.") for name in ("globals", "locals", "vars", "dir", "eval", "exec")
+}
 # What leads to modules and classes that the code does not name.
 SEE_EVERYTHING = {
     "sys.modules",
@@ -134,6 +136,7 @@ def _statement(node: ast.stmt) -> Statement:
     constants: list[str] = []
     annotations: list[ast.expr] = []
     names: set[str] = set()
+    attributes: set[str] = set()
     lookups = 0
     for inner in _running(node):
         match inner:
@@ -142,11 +145,12 @@ def _statement(node: ast.stmt) -> Statement:
             case ast.ImportFrom():
                 imports += [Import(inner.level, inner.module or "", alias.name, alias.asname) for alias in inner.names]
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=str(named)), *_]):
-                modules += [named] if name in IMPORTERS else []
+                modules += [named] if name in IMPORTERS and not named.startswith(".") else []
             case ast.Constant(value=str(constant)):
                 constants.append(constant)
             case ast.Name(id=name) | ast.Attribute(attr=name):
-                names |= {name, ".".join(dotted(inner))}
+                names.add(".".join(dotted(inner)))
+                attributes.add(name)
                 lookups += name in IMPORTERS
             case ast.arg(annotation=ast.expr() as one) | ast.AnnAssign(annotation=one):
                 annotations.append(one)
@@ -163,7 +167,7 @@ def _statement(node: ast.stmt) -> Statement:
         texts=tuple(dict.fromkeys(filter(_may_name_a_file, constants))),
         sees_module=not names.isdisjoint(SEE_A_MODULE),
         sees_everything=lookups > len(modules)
-        or not names.isdisjoint(SEE_EVERYTHING)
+        or not SEE_EVERYTHING.isdisjoint(names | attributes)
         or any(map(_hides_a_lookup, imports)),
     )
 
@@ -171,7 +175,9 @@ def _statement(node: ast.stmt) -> Statement:
 def _hides_a_lookup(imported: Import) -> bool:
     """Whether an import gives another name to what looks modules up, or brings all of them."""
     if imported.name is None:
-        return imported.module == "sys" and imported.alias is not None
+        return imported.module in ("builtins", "sys") and imported.alias is not None
+    if imported.module == "builtins":
+        return True
     hidden = {"sys": {"modules", "*"}, "importlib": set(IMPORTERS) if imported.alias else set()}
     return imported.name in hidden.get(imported.module, SEE_EVERYTHING if imported.alias else ())
 

@@ -372,6 +372,7 @@ def test_what_it_does_not_is_not(lab: Lab, edit: tuple[str, str], module: str) -
         "import other\ndef f(module=other):\n    return module.used()",
         "import importlib\ndef f():\n    return importlib.import_module('other').used()",
         "import other\ndef f(name):\n    return __import__(name).used()",
+        "import importlib, pack.inner\ndef f():\n    return importlib.import_module('.inner', 'pack').used()",
         "import other\nfrom importlib import import_module as load\ndef f(name):\n    return load(name).used()",
         "import other\nfrom importlib import import_module\ndef f(names):\n    return map(import_module, names)",
         "import other\ndef f():\n    import sys as system\n    return system.modules['oth' + 'er'].used()",
@@ -383,6 +384,8 @@ def test_what_it_does_not_is_not(lab: Lab, edit: tuple[str, str], module: str) -
         "from other import used\nclass C:\n    used = used\ndef f():\n    return C.used()",
         "from other import used\ndef g():\n    return used()\ndef f():\n    return globals()['g']()",
         "from other import used\ndef g():\n    return used()\ndef f():\n    return eval('g()')",
+        "import builtins, other\ndef g():\n    return other.used()\ndef f():\n    return builtins.eval('g()')",
+        "import other\nfrom builtins import eval as e\ndef g(): other.used()\ndef f():\n    return e('g()')",
         "from other import used\nclass C:\n    g = used\ndef f():\n    return object.__subclasses__()",
         "import pack.inner\ndef f():\n    return pack.inner.used()",
         "import pack.inner\ndef f():\n    return pack.again()",
@@ -401,6 +404,13 @@ def test_however_a_name_is_reached_what_it_does_counts(lab: Lab, body: str) -> N
     before = lab.code.closure(["mine.f"])
     lab.write("other.py", "def used():\n    return -1\n")
     assert lab.code.closure(["mine.f"])["other"] != before["other"]
+
+
+def test_a_method_that_is_called_as_a_builtin_shows_no_names(lab: Lab) -> None:
+    lab.write("mine.py", "def f(model): return model.eval()\ndef g(): return 1\n")
+    before = lab.code.closure(["mine.f"])
+    lab.write("mine.py", "def f(model): return model.eval()\ndef g(): return 22\n")
+    assert lab.code.closure(["mine.f"]) == before
 
 
 def test_a_method_stands_for_its_class_and_a_name_brought_by_a_star_for_the_module(lab: Lab) -> None:
