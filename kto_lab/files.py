@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,11 @@ def _remove(path: Path) -> None:
     import shutil
 
     shutil.rmtree(path, ignore_errors=True)
+
+
+def is_name(text: Any) -> bool:
+    """Whether a text can be the name of a file or folder in any other: it leads nowhere else, and is not hidden."""
+    return isinstance(text, str) and bool(re.fullmatch(r"\w[\w. +@=,-]*", text))
 
 
 def write_text(target: Path, text: str) -> None:

@@ -255,7 +255,7 @@ def learn(declarations: Iterable[Mapping[str, Mapping[str, Any]]]) -> None:
         declarations: of each record, as `evaluation.evaluate.Judge.declarations` made them.
 
     Raises:
-        LabError: two records disagree on which side of a metric is better.
+        LabError: two records disagree on which side of a metric is better, or one declares what is no metric.
     """
     read: dict[str, Mapping[str, Any]] = {}
     found: dict[str, Metric] = {}
@@ -263,7 +263,10 @@ def learn(declarations: Iterable[Mapping[str, Mapping[str, Any]]]) -> None:
         for name, node in one.items():
             if name in DECLARED or read.get(name) == node:
                 continue
-            metric = Metric.from_dict(name, node)
+            try:
+                metric = Metric.from_dict(name, node)
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise LabError(f"What a record declares of the metric {name} cannot be read: {error}.") from error
             if name in found and found[name].better != metric.better:
                 raise LabError(
                     f"Runs of one study disagree on the better side of the metric {name}: {found[name].better} and "

@@ -93,6 +93,7 @@ def plot(
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     what = f"figure {spec.name}"
     selection = select(frame, spec, folder, searches)
@@ -106,15 +107,22 @@ def plot(
     axes.spines[["top", "right"]].set_visible(False)
     # Of the whole study: what a figure leaves out takes its colour with it.
     looks = styles(frame, spec.line) if spec.line in choices(frame) else {}
-    note, spots = DRAWINGS[spec.kind](axes, selection, spec, what, looks)
-    figure.supxlabel(
-        textwrap.fill(_below(note, selection, spec), 120),
-        fontsize=FONT - 1,
-        x=0.01,
-        ha="left",
-        color="0.35",
-        linespacing=1.3,
-    )
+    # Names of arms and of settings are words: a dollar in one begins no formula.
+    with mpl.rc_context({"text.parse_math": False}):
+        note, spots = DRAWINGS[spec.kind](axes, selection, spec, what, looks)
+        figure.supxlabel(
+            textwrap.fill(_below(note, selection, spec), 120),
+            fontsize=FONT - 1,
+            x=0.01,
+            ha="left",
+            color="0.35",
+            linespacing=1.3,
+        )
+    # But the powers that matplotlib itself writes at an axis are formulas.
+    for axis in (axes.xaxis, axes.yaxis):
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                tick.label1.set_parse_math(True)
     # Laid out once: each file would be again, a little otherwise, since formats measure text differently.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

@@ -287,8 +287,8 @@ def _row(
         row["status"] = DONE
         record = find_record(run)
         if record is not None:
-            row.setdefault(SEED, record["seeds"].get("seed"))
             found = shapes.of(record)
+            row.setdefault(SEED, record["seeds"].get("seed"))
             # Records of earlier versions declare nothing.
             declared.append(record.get("declared", {}))
         else:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from markupsafe import Markup
@@ -162,7 +163,7 @@ def _runs(frame: pd.DataFrame, method: str, looks: Mapping[Any, Style]) -> Marku
     columns += [_measured(frame, name) for name in (*metrics, *costs)]
     columns.append(
         [
-            Cell((str(run),), run, link=str(folder))
+            Cell((str(run),), run, link=quote(str(folder)))
             for folder, run in zip(frame["folder"].tolist(), frame["run_id"].tolist(), strict=True)
         ]
     )

@@ -9,10 +9,16 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from kto_lab.errors import LabError
 from kto_lab.runs.columns import column
 
 # What a row says in columns of its own, and what is said of metrics rather than of the run.
 NO_COLUMNS = ("status", "run_id", "identity", "declared")
+# Sections of numbers alone, and how numbers of the section "training" end.
+MEASURED = ("metrics", "seeds", "timings", "peak_memory")
+COUNTED = ("steps", "_seen", "_available")
+# What a number may be as JSON has it: null is none, and an empty section has none.
+NUMBERS = {int, float, type(None), dict}
 # Of a value in a record: the keys on the way.
 Place: TypeAlias = tuple[str, ...]
 
@@ -98,10 +104,15 @@ class _Layout:
         self.places = [one for one in _leaves(record, ()) if one[0] not in NO_COLUMNS]
         self._take = _taking([where[one] for one in self.places])
         spelled = {*self._lists, *self._empty}
+        self._numbers = [(one, where[one]) for one in self.places if _is_number(one)]
         self._spelled = [number for number, one in enumerate(self.places) if where[one] in spelled]
 
     def values(self, record: Mapping[str, Any]) -> list[Any] | None:
-        """The leaves of a record; None where it is laid out otherwise."""
+        """The leaves of a record; None where it is laid out otherwise.
+
+        Raises:
+            LabError: something else stands where reports reckon with a number.
+        """
         row: list[Any] = [record]
         try:
             for place, take, size in self._sections:
@@ -116,10 +127,18 @@ class _Layout:
             return None
         if any(kinds[place] is not list for place in self._lists) or any(row[place] != {} for place in self._empty):
             return None
+        if not NUMBERS.issuperset([kinds[place] for _, place in self._numbers]):
+            name, value = next((".".join(one), row[at]) for one, at in self._numbers if kinds[at] not in NUMBERS)
+            raise LabError(f"{name} of its record is {value!r}, which is no number. Put back the record, or run again.")
         values = list(self._take(row))
         for number in self._spelled:
             values[number] = _text(orjson.dumps(values[number]))
         return values
+
+
+def _is_number(place: Place) -> bool:
+    """Whether reports reckon with what stands in a place of a record."""
+    return place[0] in MEASURED or (place[0] == "training" and place[-1].endswith(COUNTED))
 
 
 def _taking(keys: Sequence[Any]) -> Callable[[Any], Iterable[Any]]:

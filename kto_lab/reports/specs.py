@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from kto_lab.errors import LabError
 from kto_lab.evaluation.metrics import is_declared
+from kto_lab.files import is_name
 from kto_lab.sweeps.contrasts import Choose, check_choosing, check_keys
 
 KINDS = ("line", "heatmap", "frontier", "seeds")
@@ -106,8 +107,8 @@ def parse(node: Mapping[str, Any], spec: type[Spec]) -> Spec:
     """
     what = f"{'table' if spec is TableSpec else 'figure'} {node.get('name', 'without a name')}"
     check_keys(what, node, spec)
-    if "/" in str(node["name"]):
-        raise LabError(f"{what}: a name is that of a file, and has no slash.")
+    if not is_name(node["name"]):
+        raise LabError(f"{what}: a name is that of a file, and has no slash. Use letters, digits, '_', '-' and '.'.")
     if node.get("where") is not None and not isinstance(node["where"], Mapping):
         raise LabError(f"{what}: where is a mapping of choices to values, as {{arm: [kto, dpo]}}.")
     if node.get("choose") is None:

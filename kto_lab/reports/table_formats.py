@@ -16,6 +16,9 @@ from kto_lab.reports.tables import BASE, Entry, Key, Table, Text, baseline_of, h
 from kto_lab.reports.verdicts import BETTER, WORSE
 from kto_lab.reports.words import choice_label
 
+# What a formula of a spreadsheet begins with, and what is none although it does.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_PLAIN_NUMBERS = re.compile(r"[-+\d.,eE\[\] ]+")
 # Columns of the CSV after the choices.
 NUMBERS = (
     "metric",
@@ -62,13 +65,14 @@ def comma_separated(table: Table) -> str:
     """Every number of the table with its comparison, one line per number, at full precision."""
     keys = [*table.spec.rows, *([table.spec.columns] if table.spec.columns else [])]
     file = io.StringIO()
-    writer = csv.DictWriter(file, [*keys, *NUMBERS], lineterminator="\n")
-    writer.writeheader()
+    heads = [*keys, *NUMBERS]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(no_formula, heads))
     for row in table.rows:
         for column in table.columns:
             for metric in table.spec.metrics:
-                chosen = dict(zip(keys, [*row, column], strict=False))
-                writer.writerow(chosen | _numbers(table, row, column, metric))
+                found = dict(zip(keys, [*row, column], strict=False)) | _numbers(table, row, column, metric)
+                writer.writerow([no_formula(found.get(head)) for head in heads])
     return file.getvalue()
 
 
@@ -132,7 +136,7 @@ def sheet_markdown(sheet: Sheet) -> str:
 def sheet_csv(sheet: Sheet) -> str:
     """A table of words as CSV."""
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([sheet.heads, *sheet.rows])
+    csv.writer(file, lineterminator="\n").writerows([map(no_formula, row) for row in [sheet.heads, *sheet.rows]])
     return file.getvalue()
 
 
@@ -149,9 +153,19 @@ def p_value(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
+def no_formula(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe before it.
+
+    Numbers stay as they are, also as texts and with an interval: "-0.5", "+0.37 [+0.27, +0.45]".
+    """
+    if isinstance(value, str) and value[:1] in FORMULA and not _PLAIN_NUMBERS.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
 def _escape_markdown(words: str) -> str:
-    """Text as Markdown prints it, in a table or out of it."""
-    return re.sub(r"([\\|*_`<])", r"\\\1", words)
+    """Text as Markdown prints it, in a table or out of it, on one line; a "](" would be a link."""
+    return re.sub(r"([\\|*_`<]|(?<=\])\()", r"\\\1", " ".join(words.splitlines()))
 
 
 def _line(cells: Any) -> str:

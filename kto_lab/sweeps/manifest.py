@@ -7,14 +7,19 @@ run, which was accepted, names the modules that differ (`accepted_code`).
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kto_lab.errors import LabError
+from kto_lab.files import is_name
 
 STUDY = "study.json"
+TEXTS, LISTS = ("name", "question"), ("tables", "figures", "contrasts")
+# A path from the study's folder: not from the root, without a scheme such as "javascript:", of printable characters.
+_PATH = re.compile(r"(?!/|[A-Za-z][\w+.-]*:)[^\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,13 @@ def read_study(folder: Path) -> StudyFolder:
     """Read `study.json` of a study's folder.
 
     Raises:
-        LabError: there is none, or it is not what a sweep writes.
+        LabError: there is none, or it is not what a sweep writes: a study may be another person's, so that names of
+            folders must be names, and links lead to files.
     """
     file = folder / STUDY
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+        _check(found)
         study = found["study"]
         return StudyFolder(
             folder=folder,
@@ -79,3 +86,39 @@ def read_study(folder: Path) -> StudyFolder:
         raise LabError(
             f"{file} cannot be read as a study: {reason}. Run the sweep again; it keeps the runs."
         ) from error
+
+
+def _check(found: Any) -> None:
+    """See that a study's file is of the kinds that its reader takes for granted.
+
+    Raises:
+        ValueError: it is not; the message says where.
+    """
+    study, cells = found["study"], found["cells"]
+    if not is_name(study["name"]):
+        raise ValueError(f"study.name is {study['name']!r}, which is no name of a folder")
+    for key in TEXTS:
+        _expect(f"study.{key}", study.get(key, ""), str, "a text")
+    for key in LISTS:
+        for number, node in enumerate(study.get(key) or []):
+            _expect(f"study.{key}[{number}]", node, dict, "a mapping")
+    _expect("command", found.get("command", ""), str, "a text")
+    for number, cell in enumerate(cells):
+        where = f"cells[{number}]"
+        _expect(f"{where}.choices", cell["choices"], dict, "a mapping")
+        seed = cell["choices"].get("seed", 0)
+        if type(seed) is not int:
+            raise ValueError(f"{where}.choices.seed is {seed!r}, which is no whole number")
+        if not is_name(cell["run_id"]):
+            raise ValueError(f"{where}.run_id is {cell['run_id']!r}, which is no name of a folder")
+        folder = cell["folder"]
+        if not (isinstance(folder, str) and _PATH.fullmatch(folder)):
+            raise ValueError(f"{where}.folder is {folder!r}, which is no path from the study's folder to a run's")
+    for number, one in enumerate(found.get("contrasts_named") or []):
+        _expect(f"contrasts_named[{number}].contrast", one["contrast"], dict, "a mapping")
+        _expect(f"contrasts_named[{number}].finished", one["finished"], int, "a number")
+
+
+def _expect(where: str, value: Any, kind: type, words: str) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(f"{where} is {value!r}, which is not {words}")

@@ -25,6 +25,7 @@ from hydra.errors import HydraException
 
 from kto_lab.configuration import refuse_repeated
 from kto_lab.errors import LabError
+from kto_lab.files import is_name
 from kto_lab.sweeps.contrasts import check_contrasts, check_metrics, read_contrasts
 
 ARM = "arm"
@@ -67,7 +68,11 @@ class Study:
     contrasts: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        """Refuse a study without a cell, and one that compares what it does not run."""
+        """Refuse a study without a cell, one that compares what it does not run, and one whose name is no folder's."""
+        if not is_name(self.name):
+            raise LabError(
+                f"study.name is {self.name!r}, and its folder is called that. Use letters, digits, '_', '-' and '.'."
+            )
         if not self.arms or not self.seeds:
             raise LabError(f"The study {self.name} needs at least one arm and one seed.")
         if repeated := sorted({seed for seed in self.seeds if list(self.seeds).count(seed) > 1}):

@@ -190,3 +190,9 @@ def test_what_the_command_line_replaces_in_arms_is_told() -> None:
     # Also where it is forced in: a choice that no cell has would be told of a run.
     (forced, *_) = cells_of(study(arms={"dpo": ["loss.beta=0.1,0.2"]}), ["++loss.beta=1"])
     assert words(forced, "loss.beta") == ["++loss.beta=1"] and "loss.beta" not in forced.choices
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/tmp/x", "a/b", "..", "", "a\x00b"])
+def test_a_study_is_called_what_a_folder_can_be(name: str) -> None:
+    with pytest.raises(LabError, match=r"study\.name is"):
+        study(name=name)
