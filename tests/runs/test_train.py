@@ -214,7 +214,7 @@ def test_wandb_offline_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run_id = json.loads((folder / RECORD).read_text())["run_id"]
     assert run_id in log.name
     content = log.read_bytes()
-    for word in (b"cells", b"train/loss", b"learning_rate", b"rewards"):
+    for word in (b"cells", b"train/loss", b"learning_rate", b"reward_accuracy"):
         assert word in content, word
     assert list(folder.glob("wandb/offline-run-*/files/media/**/*.png"))
 
