@@ -23,7 +23,7 @@ from kto_lab.training.callbacks import METRICS, StepMetrics, TrainingProgress
 from kto_lab.training.checkpoints import AtomicFiles, LastCheckpoint, StoppedCheckpoint, last_checkpoint
 from kto_lab.training.clipping import Clipping, factors
 from kto_lab.training.compiling import compiled
-from kto_lab.training.data import AlignmentData, TrainingData, class_weights
+from kto_lab.training.data import TrainingData, class_weights
 from kto_lab.training.dropout import set_dropout
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
@@ -31,6 +31,7 @@ from kto_lab.training.optimization import Optimization
 from kto_lab.training.recomputing import recomputed
 from kto_lab.training.reference import ReferencePass
 from kto_lab.training.sharding import returned
+from kto_lab.training.steps import AlignmentData
 from kto_lab.training.stopping import StopWhenAsked, slurm
 from kto_lab.training.update_rule import UpdateRule
 

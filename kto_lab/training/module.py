@@ -27,11 +27,11 @@ from kto_lab.losses.reference_points import Completions, ReferencePoint, State
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import KeptPrompts, TokenLogps, completion_token_logps, continuation_logps
-from kto_lab.training.data import MicroBatch, Step
 from kto_lab.training.dropout import dropout_rates, mask_seed
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference_point import PolicySamples, estimate
 from kto_lab.training.sharding import shard, sharded_twin
+from kto_lab.training.steps import MicroBatch, Step
 from kto_lab.training.update_rule import UpdateRule
 
 SATURATED = 0.05

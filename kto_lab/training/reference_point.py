@@ -16,7 +16,7 @@ from kto_lab.models.generate import sample_tokens
 from kto_lab.models.logps import evaluating, score
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.sequences import Tokens
-from kto_lab.training.data import MicroBatch, Step
+from kto_lab.training.steps import MicroBatch, Step
 
 
 class PolicySamples:

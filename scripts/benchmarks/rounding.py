@@ -32,8 +32,9 @@ from kto_lab.models.logps import completion_logps, score
 from kto_lab.models.number_format import add_in_float32, dither, round_once
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.tokens import Encoder
-from kto_lab.training.data import TrainingData, fill_reference, make_step, prepare, reference_sequences
+from kto_lab.training.data import TrainingData, fill_reference, prepare, reference_sequences
 from kto_lab.training.optimization import Optimization
+from kto_lab.training.steps import make_step
 from kto_lab.training.update_rule import UpdateRule
 
 MODELS = {

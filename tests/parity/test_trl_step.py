@@ -16,8 +16,9 @@ from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import build_table
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.logps import score
-from kto_lab.training.data import AlignmentData, fill_reference, prepare, reference_sequences
+from kto_lab.training.data import fill_reference, prepare, reference_sequences
 from kto_lab.training.module import AlignmentModule
+from kto_lab.training.steps import AlignmentData
 from kto_lab.training.update_rule import UpdateRule
 from tests.parity.side_by_side import PAIRS, THUMBS, Bench, assert_same_gradients, pair_rows, thumb_rows
 from tests.small_runs import composed

@@ -21,9 +21,10 @@ from kto_lab.losses.weighting import Weights
 from kto_lab.models.attention import set_packing
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.tokens import Encoder
-from kto_lab.training.data import AlignmentData, TrainingData, fill_reference, prepare, reference_sequences
+from kto_lab.training.data import TrainingData, fill_reference, prepare, reference_sequences
 from kto_lab.training.module import AlignmentModule, NotFiniteError
 from kto_lab.training.optimization import Optimization
+from kto_lab.training.steps import AlignmentData
 from tests.small_runs import adamw, composed
 
 BETA = 0.3

@@ -19,10 +19,11 @@ from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import completion_logps
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.tokens import Encoder
-from kto_lab.training.data import TrainingData, fill_reference, make_step, prepare, reference_sequences
+from kto_lab.training.data import TrainingData, fill_reference, prepare, reference_sequences
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference_point import PolicySamples
+from kto_lab.training.steps import make_step
 from tests.small_runs import adamw, composed
 
 INSIDE = ReferencePolicy(lambda: pytest.fail("no second copy is needed"), inside=True)

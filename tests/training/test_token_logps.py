@@ -24,7 +24,8 @@ from kto_lab.models.tokens import Encoder
 from kto_lab.runs.command import train
 from kto_lab.runs.record import RECORD
 from kto_lab.training.callbacks import METRICS
-from kto_lab.training.data import AlignmentData, TrainingData, fill_reference, make_step, prepare, reference_sequences
+from kto_lab.training.data import TrainingData, fill_reference, prepare, reference_sequences
+from kto_lab.training.steps import AlignmentData, make_step
 from tests.small_runs import composed, overrides, run
 from tests.training.test_module import BETA, WEIGHTS, one_step, settings
 from tests.training.token_losses import OF_TOKENS
