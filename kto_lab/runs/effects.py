@@ -52,7 +52,8 @@ BASES = {
 }
 # Methods that run where a class is derived from, or an instance of it is bound in the body of one.
 RUN_UNASKED = {"__class_getitem__", "__get__", "__init_subclass__", "__mro_entries__", "__set__", "__set_name__"}
-RUN_WHEN_MADE = {"__getattribute__", "__init__", "__new__", "__post_init__", "__setattr__"}
+CHECK = "__post_init__"
+RUN_WHEN_MADE = {"__getattribute__", "__init__", "__new__", "__setattr__", CHECK}
 # Of an enum, whose members are made where it is defined.
 MAKE_MEMBERS = {"__hash__", "__init__", "__new__", "__setattr__", "_generate_next_value_"}
 DEEPEST = 20
@@ -134,11 +135,30 @@ class Effects:
         node = origin.statement.node
         if not isinstance(node, ast.ClassDef) or node.bases or node.keywords:
             return False
+        unasked = (RUN_WHEN_MADE | RUN_UNASKED) & _methods(node)
+        if unasked == {CHECK} and self._only_checks(origin.module, node):
+            unasked = set()
         marks = [self.resolve(origin.module, dotted(_undecorated(one)) or ("",)) for one in node.decorator_list]
         return (
             marks == [DATACLASS]
-            and not (RUN_WHEN_MADE | RUN_UNASKED) & _methods(node)
+            and not unasked
             and not any(isinstance(inner, ast.keyword) and inner.arg == "default_factory" for inner in ast.walk(node))
+        )
+
+    def _only_checks(self, module: str, node: ast.ClassDef) -> bool:
+        """Whether a dataclass's `__post_init__` at most refuses what it is made of."""
+        checks = [inner for inner in ast.walk(node) if isinstance(inner, Function) and inner.name == CHECK]
+        if len(checks) != 1 or checks[0] not in node.body or checks[0].decorator_list:
+            return False
+        return not any(isinstance(inner, ast.Name) and inner.id == CHECK for inner in ast.walk(node)) and all(
+            (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
+            or (
+                isinstance(one, ast.If)
+                and not one.orelse
+                and all(isinstance(inner, ast.Raise) for inner in one.body)
+                and self._is_pure(module, one.test)
+            )
+            for one in checks[0].body
         )
 
     def _only_marks(self, module: str, decorator: ast.expr, within: ast.ClassDef | None) -> bool:

@@ -43,6 +43,21 @@ class Plain:
     rate: int = 1
 
 @dataclass(frozen=True)
+class Refusing:
+    rate: int = 1
+    def __post_init__(self):
+        'Refuse.'
+        if self.rate < 0:
+            raise ValueError("negative")
+
+@dataclass(frozen=True)
+class Asking:
+    rate: int = 1
+    def __post_init__(self):
+        if register(self):
+            raise ValueError("asked")
+
+@dataclass(frozen=True)
 class Checked:
     rate: int = 1
     def __post_init__(self):
@@ -71,6 +86,7 @@ def counts(folder: Path, statement: str) -> bool:
         "X = re.compile('a' + ' '.join(('b', 'c')))",
         "X = lambda x: register(x)",
         "X = tuple(Plain(x) for x in (1, 2))",
+        "X = Refusing(1)",
         "def g(x: Sequence[int] = (1, 2), *, y=Path('a')) -> Plain: register(x)",
         "@cache\ndef g(x): register(x)",
         "@declares(Plain(2))\ndef g(x): register(x)",
@@ -103,6 +119,7 @@ def test_what_only_binds_names_counts_where_they_are_used(tmp_path: Path, statem
         "X = [register(x) for x in (1, 2)]",
         "X = MADE.append(1)",
         "X = Checked(1)",
+        "X = Asking(1)",
         "X: register(1) = 1",
         "def g(x=register(1)): ...",
         "def g(*, x=register(1)): ...",
