@@ -1,12 +1,14 @@
 """Thumbs in a database: SQLite or PostgreSQL, by the user's own SELECT.
 
-The connection is read-only: SQLite opens the file with `mode=ro` and `query_only`, PostgreSQL declares the query as a
-cursor in a READ ONLY transaction, whatever it says. Values come in as bound parameters (`:name`) only. Rows are fetched
+The query is one SELECT, on a read-only connection: SQLite opens the file with `mode=ro` and `query_only`, and neither
+attaches another (ATTACH, VACUUM INTO) nor changes a setting; PostgreSQL declares the query as a cursor in a READ ONLY
+transaction, whatever it says. Values come in as bound parameters (`:name`) only. Rows are fetched
 as they are read. The URL may hold a password: it is never shown or logged, and is best kept in an environment variable.
 """
 
 import decimal
 import os
+import re
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,19 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
 _BATCH = 500
+# What no query of SQLite may do, beside changing the database, which is open for reading only: make other files, as
+# VACUUM INTO does by attaching one, and change settings. To name what it may do would leave out json_each and the like,
+# which declare tables of their own.
+_REFUSED = {
+    sqlite3.SQLITE_ATTACH,
+    sqlite3.SQLITE_CREATE_TEMP_TABLE,
+    sqlite3.SQLITE_CREATE_VTABLE,
+    sqlite3.SQLITE_PRAGMA,
+}
+# Where the header of a SQLite file says how it is written and read, and how it does with a write-ahead log.
+_WAL_HEADER, _WAL = slice(18, 20), b"\x02\x02"
+# Texts, names and comments of SQL, in which a semicolon ends no statement.
+_ASIDE = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$""", re.DOTALL)
 
 
 class SqlExport:
@@ -72,6 +87,8 @@ class SqlExport:
     def _raws(self) -> Iterator[Raw]:
         from sqlalchemy import text
 
+        if ";" in _ASIDE.sub("", self._query).strip().removesuffix(";"):
+            raise LabError("export.query holds more than one statement. Write one SELECT.")
         with _connected(self._address()) as connection:
             result = connection.execute(text(self._query), dict(self._parameters))
             if not result.returns_rows:
@@ -113,6 +130,9 @@ def _connected(url: "URL") -> "Iterator[Connection]":
     engine = _engine(url)
     try:
         with engine.connect() as connection:
+            # Only now: SQLAlchemy asks for settings of SQLite as it connects.
+            if isinstance(own := connection.connection.driver_connection, sqlite3.Connection):
+                own.set_authorizer(_authorize)
             # A cursor on the server, fetched in batches.
             yield connection.execution_options(yield_per=_BATCH)
     except (SQLAlchemyError, UnicodeDecodeError) as error:
@@ -134,7 +154,7 @@ def _engine(url: "URL") -> "Engine":
         file = Path(url.database or "").expanduser()
         if not file.is_file():
             raise LabError(f"export.url: there is no database {url.database}. Give the path of a SQLite file.")
-        address = f"{file.resolve().as_uri()}?mode=ro"
+        address = f"{file.resolve().as_uri()}?mode=ro{'&immutable=1' if _is_at_rest(file) else ''}"
         return create_engine("sqlite://", creator=lambda: _opened(address), hide_parameters=True, poolclass=NullPool)
     if kind != "postgresql":
         raise LabError(f"export.url is a {kind} database; sqlite and postgresql can be opened for reading only.")
@@ -146,12 +166,28 @@ def _engine(url: "URL") -> "Engine":
     return engine.execution_options(postgresql_readonly=True)
 
 
+def _is_at_rest(file: Path) -> bool:
+    """Whether a database is written by way of a write-ahead log, and nobody has it open.
+
+    To read such a one SQLite would make a log beside it, unless the file is said to be immutable. No other may be: of
+    one that is in use the log holds rows, and one without a log is kept from changing by a lock while it is read.
+    """
+    with file.open("rb") as handle:
+        header = handle.read(_WAL_HEADER.stop)
+    return header[_WAL_HEADER] == _WAL and not Path(f"{file}-wal").exists()
+
+
 def _opened(address: str) -> sqlite3.Connection:
     connection = sqlite3.connect(address, uri=True, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
     # A text that is no UTF-8 spoils its own row, not the query.
     connection.text_factory = bytes
     return connection
+
+
+def _authorize(action: int, *_: str | None) -> int:
+    """SQLite's question of each thing that a query would do."""
+    return sqlite3.SQLITE_DENY if action in _REFUSED else sqlite3.SQLITE_OK
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any] | Unreadable:

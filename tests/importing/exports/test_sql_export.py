@@ -87,6 +87,58 @@ def test_nothing_but_a_select_is_run(database: Path, query: str) -> None:
     assert contents(database) == before
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "ATTACH '{folder}/new.db' AS other",
+        "VACUUM INTO '{folder}/new.db'",
+        "VACUUM",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA table_info(thumbs)",
+        "CREATE TEMP TABLE mine AS SELECT * FROM thumbs",
+        "SELECT load_extension('{folder}/new.so')",
+    ],
+)
+def test_a_query_leaves_no_file(database: Path, query: str) -> None:
+    before = sorted(database.parent.iterdir())
+    with pytest.raises(LabError):
+        sql(f"sqlite:///{database}", query.format(folder=database.parent))
+    assert sorted(database.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("more", ["; SELECT 1", ";;SELECT 1", "; -- two\nSELECT 1", " /* ' */; SELECT 1 /* ' */"])
+def test_more_than_one_statement_is_refused(database: Path, more: str) -> None:
+    with pytest.raises(LabError, match="more than one statement"):
+        sql(f"sqlite:///{database}", SELECT + more)
+
+
+@pytest.mark.parametrize("more", [";", "; ", " -- a; b", " /* a; b */ ;"])
+def test_a_semicolon_that_ends_nothing_is_none(database: Path, more: str) -> None:
+    assert len(sql(f"sqlite:///{database}", SELECT + more)) == 4
+    assert not sql(f"sqlite:///{database}", SELECT.replace("ORDER", "WHERE who = 'a;b' ORDER"))
+
+
+def test_a_select_of_any_kind_is_run(database: Path) -> None:
+    inner = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3), t AS ({SELECT})"
+    query = f"{inner} SELECT upper(question) AS question, answer, thumb, who, at FROM t, n, json_each('[1, 2]')"
+    assert len(sql(f"sqlite:///{database}", query)) == 4 * 3 * 2
+
+
+def test_a_write_ahead_log_is_read_and_none_is_made(database: Path) -> None:
+    writer = sqlite3.connect(database)
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.execute("INSERT INTO thumbs (question, answer, thumb) VALUES ('Name a sea.', 'The Aral Sea.', 1)")
+    writer.commit()
+    assert database.with_name("thumbs.db-wal").stat().st_size
+    assert len(sql(f"sqlite:///{database}")) == 5
+    writer.close()
+    # At rest.
+    before = sorted(database.parent.iterdir())
+    assert before == [database]
+    assert len(sql(f"sqlite:///{database}")) == 5
+    assert sorted(database.parent.iterdir()) == before
+
+
 def test_a_text_that_is_no_utf8_costs_one_row(database: Path) -> None:
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE thumbs SET answer = CAST(x'636166e9' AS TEXT) WHERE place = 2")
