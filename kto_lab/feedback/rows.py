@@ -23,6 +23,8 @@ from kto_lab.errors import LabError
 
 # Bytes of one row. A larger one means that the file is not what it seems: a bracket or a quote is missing somewhere.
 LARGEST = 128 * 2**20
+# A Parquet file of many rows that has more of them for each of its bytes holds no thumbs: to read it would take hours.
+MANY_ROWS, ROWS_PER_BYTE = 1_000_000, 10
 _CHUNK = 2**18
 _BATCH = 256
 _BOM = b"\xef\xbb\xbf"
@@ -290,6 +292,12 @@ def _parquet(file: Path, name: str) -> Iterator[Raw]:
     number = 0
     try:
         with pq.ParquetFile(file) as reader:
+            rows, size = reader.metadata.num_rows, file.stat().st_size
+            if rows > max(MANY_ROWS, size * ROWS_PER_BYTE):
+                raise LabError(
+                    f"{file} says that its {size:,} bytes hold {rows:,} rows, which can only be the same ones over and "
+                    "over. Get the file again, or write it with the rows that are meant."
+                )
             for batch in reader.iter_batches(batch_size=_BATCH):
                 for row in _python(batch):
                     number += 1

@@ -358,3 +358,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_settings_that_contradict(tmp_path: Path, columns: dict, settings: dict, message: str) -> None:
     with pytest.raises(LabError, match=message):
         read(jsonl(tmp_path, thumb()), columns, **settings)
+
+
+def test_a_parquet_file_of_one_row_millions_of_times_is_refused_unread(tmp_path: Path) -> None:
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 2_000_000, pa.int32()), pa.array(["again"]))
+    file = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"prompt": same, "completion": same, "label": same}), file)
+    assert file.stat().st_size < 100_000
+    with pytest.raises(LabError, match=r"bomb\.parquet says that its .* bytes hold 2,000,000 rows"):
+        read(file)
