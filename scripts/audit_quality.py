@@ -303,7 +303,7 @@ never reads the true labels.
   it by 1/2. `combined` is what the audit ranks by; `mean rank` and `stacked` (logistic regression on the given labels)
   are two other ways to put the same signals together.
 - `training` on `arithmetic` is the tiny policy, trained for each of five folds (150 steps of `kto`). It was not
-  measured on `instruction_checks`, where the policy takes minutes a fold.
+  measured on `instruction_checks`, where the policy takes minutes per fold.
 - On `arithmetic` 87 % of the rows have the same answer to the same prompt as another, which is what `raters` and
   `contradiction` live on; on `instruction_checks` hardly any has, and they say next to nothing.
 - Rates: `noise_aware` goes from 0 to the bound that the thumbs show, with a value only where the fit is sure of some

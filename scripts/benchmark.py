@@ -215,7 +215,7 @@ def step_parser(shared: argparse.ArgumentParser) -> argparse.ArgumentParser:
     one.add_argument("--adapter", choices=["none", "lora"], default="none")
     one.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     one.add_argument("--dataset", choices=["distinct", "shared"], default="distinct", help="shared: four a prompt")
-    one.add_argument("--batch", type=int, default=8, help="sequences a step")
+    one.add_argument("--batch", type=int, default=8, help="sequences per step")
     one.add_argument("--rounds", type=int, default=6, help="measured steps of each contestant")
     one.add_argument("--warmup", type=int, default=2, help="steps before")
     return one
@@ -224,7 +224,7 @@ def step_parser(shared: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def number_format_parsers(commands: Any, base: argparse.ArgumentParser, out: argparse.ArgumentParser) -> None:
     """What is asked of number formats."""
     bf16 = commands.add_parser("noise", parents=[base], help="what bf16 does to log-ratios and to z0")
-    bf16.add_argument("--batch", type=int, default=16, help="examples a step")
+    bf16.add_argument("--batch", type=int, default=16, help="examples per step")
     bf16.add_argument("--steps", type=int, default=8, help="of a run in bf16 and of one in float32")
     bf16.set_defaults(run=noise)
 
@@ -233,7 +233,7 @@ def number_format_parsers(commands: Any, base: argparse.ArgumentParser, out: arg
     update.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     update.add_argument("--adapter", choices=["none", "lora"], default="none")
     update.add_argument("--learning-rate", type=float, default=5e-5)
-    update.add_argument("--batch", type=int, default=8, help="examples a step")
+    update.add_argument("--batch", type=int, default=8, help="examples per step")
     update.add_argument("--steps", type=int, default=1, help="of float32, before formats are compared")
     update.add_argument("--seed", type=int, default=0, help="of the data, the adapters and the places in cells")
     update.set_defaults(run=rounding)
@@ -276,7 +276,7 @@ def parser() -> argparse.ArgumentParser:
     grid.set_defaults(run=sweep)
 
     more = commands.add_parser("growth", parents=[shared], help="what more of something costs; empty lists are skipped")
-    more.add_argument("--batches", default="4,8,16,32", help="sequences a step")
+    more.add_argument("--batches", default="4,8,16,32", help="sequences per step")
     more.add_argument("--scales", default="0.25,0.5,1", help="of the lengths of texts, for the first of --batches")
     more.add_argument("--examples", default="64,256,1024", help="thumbs of a run")
     more.add_argument("--cells", default="3,9,27", help="of a sweep (the tiny policy)")

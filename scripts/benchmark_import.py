@@ -1,6 +1,6 @@
 """Measures `kto-lab feedback import`, and writes results/feedback/import-*.json.
 
-python scripts/benchmark_import.py scale               # rows a second and peak memory against the number of rows
+python scripts/benchmark_import.py scale               # rows per second and peak memory against the number of rows
 python scripts/benchmark_import.py scale --rows 10000 100000 1000000 --settings plain
 python scripts/benchmark_import.py personal            # how much personal data is found, and what is taken for some
 

@@ -37,7 +37,7 @@ def kept() -> list[dict[str, Any]]:
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """The page: one line a seed, their mean, and one line a constraint."""
+    """The page: one line per seed, their mean, and one line per constraint."""
     first = records[0]
     answers = [record["metrics"]["answers"]["pass_rate"] for record in records]
     lines = [

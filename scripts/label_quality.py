@@ -1,4 +1,4 @@
-"""How good the labelers' thumbs are where the truth is known: results/feedback/labeling, one file a cell, and its page.
+"""How good the labelers' thumbs are where the truth is known: results/feedback/labeling, a file per cell, and its page.
 
 python scripts/label_quality.py                        # every cell that is not there yet, and the page
 python scripts/label_quality.py arithmetic-reward      # these cells again
@@ -154,7 +154,7 @@ def make_reward_model() -> None:
 
 
 def page(cells: dict[str, dict[str, Any]]) -> str:
-    """The page: one line a cell."""
+    """The page: one line per cell."""
     lines = [
         "# How good labelers' thumbs are",
         "",

@@ -49,7 +49,7 @@ def why(signals: Sequence[Signal], labels: Bools, suspicion: Floats) -> list[str
 
 
 def score_table(signals: Sequence[Signal], examples: Examples, suspicion: Floats, flagged: Bools | None) -> pa.Table:
-    """A row an example, in the table's order: rank (from 1), suspicion, each signal's (null where it cannot say).
+    """One row per example, in the table's order: rank (from 1), suspicion, each signal's (null where it cannot say).
 
     `flagged_by_cleanlab` is there where the out-of-fold signal was asked.
     """

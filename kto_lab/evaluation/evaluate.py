@@ -129,7 +129,7 @@ class Judge:
         plain: the encoder that the reference is asked with.
         settings: how much of it.
         folder: for what is found: `<name>.json` of each policy, and lm-eval's tasks.
-        token_budget: padded tokens a batch.
+        token_budget: padded tokens per batch.
         share_prompts: completions of one prompt share its row.
         seed: of what is drawn, and of the bootstraps.
         autocast: makes the block in which policies compute; it sets the number format.

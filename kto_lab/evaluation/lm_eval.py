@@ -99,7 +99,7 @@ def run_lm_eval(
         table_test: the held-out part of a table of examples.
         folder: where the local tasks are written; see `write_tasks`.
         max_new_tokens: where an unfinished answer to the held-out prompts is cut.
-        limit: documents a task, at most; None for all.
+        limit: documents per task, at most; None for all.
         batch_size: requests in flight at once.
         num_fewshot: worked examples before each document; None for what the task says.
         seed: seeds what lm-eval draws.

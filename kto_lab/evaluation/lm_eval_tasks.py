@@ -28,7 +28,7 @@ def tasks_for(
     Args:
         asked: `evaluation.lm_eval`: names and files, which must all run, or "auto" for the local tasks that can.
         table_test: the held-out part of a table of examples.
-        limit: documents a task, at most; None for all.
+        limit: documents per task, at most; None for all.
 
     Returns:
         The tasks, and a sentence on what "auto" left out, "" where it left out nothing.

@@ -55,7 +55,7 @@ def generate(
         prompts: chat messages or plain text.
         max_new_tokens: where an unfinished answer is cut.
         temperature: 0 is greedy; above 0 samples from the untruncated distribution at this temperature.
-        samples: answers a prompt.
+        samples: answers per prompt.
         batch_size: answers in flight at once.
         seed: seeds the sampling; the global random state is left as it was.
         advance: called with the number of answers each time some are done.
@@ -102,7 +102,7 @@ def sample_tokens(
 ) -> list[list[int]]:
     """Continue prompts, which should be of similar length, drawing from the global random state.
 
-    The prompts run once, then a token a step for the answers still open.
+    The prompts run once, then one token per step for the answers still open.
 
     Args:
         model: a causal language model, in eval mode.
@@ -111,7 +111,7 @@ def sample_tokens(
         ended: whether an answer ends with its last token; asked after each.
         max_new_tokens: where an unfinished answer is cut.
         temperature: as for `generate`.
-        samples: answers a prompt.
+        samples: answers per prompt.
 
     Returns:
         The answers, those of a prompt in a row, each with the tokens that ended it.

@@ -1,4 +1,4 @@
-"""The records of a study as one pandas frame: a row a cell, whatever became of it.
+"""The records of a study as one pandas frame: one row per cell, whatever became of it.
 
 Columns of the frame:
 

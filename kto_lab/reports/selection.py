@@ -2,7 +2,7 @@
 
 A search (`choose`) tries settings, such as learning rates, and shows one. The best of many is best partly by luck, so
 the held-out prompts are split in two by a hash of their identity: the setting with the best mean over its seeds on the
-validation prompts is chosen, and every number that has a score a prompt is then of the test prompts, which chose
+validation prompts is chosen, and every number that has a score per prompt is then of the test prompts, which chose
 nothing. Of settings that tie the first counts. A setting of which any run is lacking is not chosen: runs that fail are
 often those that would have pulled the mean down.
 

@@ -1,4 +1,4 @@
-"""The scores of one run: a number a prompt. Thousands of runs share their prompts, so a run holds its numbers alone."""
+"""The scores of one run, a number per prompt. Thousands of runs share their prompts: a run holds its numbers alone."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping

@@ -55,7 +55,7 @@ def main(settings: Settings, target: Path) -> Path:
 
 
 def measure(settings: Settings) -> list[dict[str, Any]]:
-    """A row each way: tokens a second, and that over transformers' in the same round."""
+    """One row each way: tokens per second, and that over transformers' in the same round."""
     torch.set_num_threads(settings.threads)
     cfg = data.composed(data.MODELS[settings.model])
     loaded = instantiate(cfg.model)
@@ -80,7 +80,7 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
     return [
         {
             "": name,
-            "tokens a second": showing.ranged(spread(speeds[name])),
+            "tokens per second": showing.ranged(spread(speeds[name])),
             "times transformers'": showing.ranged(spread(over[name])),
             "tokens": count[name],
             "answers that are the same": f"{same} of {settings.prompts}",

@@ -26,7 +26,7 @@ class Settings:
 
     Attributes:
         model: "tiny" or "smollm2", of the steps and of the runs; sweeps and reports are of the tiny one.
-        batches: sequences a step.
+        batches: sequences per step.
         scales: of all lengths, the batch being the first of `batches`, or 8.
         examples: thumbs of a run.
         cells: of a sweep.
@@ -70,7 +70,7 @@ def measured(settings: Settings) -> Iterator[tuple[str, list[dict[str, float]]]]
             "finished cells of a sweep": (settings.finished, partial(resume_row, settings, folder)),
             "cells of a sweep": (settings.cells, partial(cell_row, settings, folder)),
             "examples of a run": (settings.examples, partial(example_row, settings, folder)),
-            "sequences a step": (settings.batches, lambda batch: step_row(settings, batch=batch)),
+            "sequences per step": (settings.batches, lambda batch: step_row(settings, batch=batch)),
             "length of texts": (settings.scales, lambda scale: step_row(settings, scale=scale)),
         }
         for title, (asked, row) in tables.items():
@@ -100,8 +100,8 @@ def step_row(settings: Settings, *, batch: int | None = None, scale: float = 1.0
         "sequences": asked.batch,
         "tokens": result["data"]["tokens_a_step"],
         "longest": result["data"]["prompt_tokens"][2] + result["data"]["completion_tokens"][2],
-        "seconds a step": mine["seconds"]["median"],
-        "tokens a second": mine["tokens_per_second"],
+        "seconds per step": mine["seconds"]["median"],
+        "tokens per second": mine["tokens_per_second"],
         "over the floor": mine["over"][FLOOR]["median"],
         "peak GiB": mine["peak_memory"] / 2**30,
     }
@@ -156,7 +156,7 @@ def cell_row(settings: Settings, folder: Path, cells: int) -> dict[str, float]:
     return {
         "cells": cells,
         "seconds": ran.seconds,
-        "seconds a cell": ran.seconds / cells,
+        "seconds per cell": ran.seconds / cells,
         "peak GiB": ran.peak_memory / 2**30,
     }
 

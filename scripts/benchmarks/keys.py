@@ -48,7 +48,7 @@ def main(settings: Settings, tried: Sequence[str], target: Path) -> Path:
 
 
 def measure(settings: Settings, tried: Sequence[str]) -> list[dict[str, Any]]:
-    """A row each setting: its seconds a step, and its peak of memory in measured steps, both over the default's."""
+    """A row each setting: its seconds per step, and its peak of memory in measured steps, both over the default's."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         job, _ = prepared(settings, Path(folder))
         # So that all of them find the reference log-probs in the store.
@@ -67,7 +67,7 @@ def row(words: str, steps: Sequence[dict[str, Any]], default: Sequence[dict[str,
     ratios = [mine["seconds"] / base["seconds"] for mine, base in zip(steps, default, strict=True)]
     return {
         "setting": words,
-        "seconds a step": showing.ranged(spread([step["seconds"] for step in steps])),
+        "seconds per step": showing.ranged(spread([step["seconds"] for step in steps])),
         "times the default's": showing.ranged(spread(ratios)),
         "MiB over the default's peak": round((steps[-1]["peak"] - default[-1]["peak"]) / 2**20),
         "peak GiB": steps[-1]["peak"] / 2**30,

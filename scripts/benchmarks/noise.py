@@ -38,7 +38,7 @@ def noise(
 
     Args:
         model: of `FEEDBACK`.
-        batch: examples a step.
+        batch: examples per step.
         steps: of each of two runs, which differ in the number format alone.
         learning_rate: AdamW's.
         seed: of both.

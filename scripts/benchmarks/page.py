@@ -162,7 +162,7 @@ def steps_table(result: dict[str, Any]) -> list[str]:
     lines = [
         f"### {name_of(result)}",
         "",
-        f"{facts['tokens_a_step']:.0f} real tokens a step, {facts['completion_tokens_a_step']:.0f} of them of "
+        f"{facts['tokens_a_step']:.0f} real tokens per step, {facts['completion_tokens_a_step']:.0f} of them of "
         f"completions; {settings['warmup']} steps of warm-up, then {settings['rounds']} rounds. Load of the machine "
         f"before: {result['machine']['load_average']:g}.",
         "",

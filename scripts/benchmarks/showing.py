@@ -69,12 +69,12 @@ def show_rows(name: str, rows: Sequence[dict[str, Any]]) -> None:
 def title(settings: dict[str, Any]) -> str:
     """What was measured, in a line."""
     what = {"none": "full fine-tuning", "lora": "LoRA"}[settings["adapter"]]
-    prompts = {"distinct": "a completion a prompt", "shared": "four completions a prompt"}[settings["dataset"]]
+    prompts = {"distinct": "one completion per prompt", "shared": "four completions per prompt"}[settings["dataset"]]
     if settings["loss"] == "dpo":
         prompts = "pairs"
     return (
         f"{settings['loss'].upper()}, {what}, {settings['precision']}, {settings['model']}, {prompts}, "
-        f"{settings['batch']} sequences a step, threads: {settings['threads']}"
+        f"{settings['batch']} sequences per step, threads: {settings['threads']}"
     )
 
 

@@ -18,7 +18,7 @@ from benchmarks.contestants import Contestant, start_once, take_turns
 from benchmarks.jobs import ABOUT, CONTESTANTS, FLOOR, MAX_LENGTH, OURS, Job
 from kto_lab.files import write_json
 
-# Data set to completions a prompt.
+# Data set to completions per prompt.
 DATA = {"distinct": 1, "shared": 4}
 
 
@@ -31,8 +31,8 @@ class Settings:
         loss: "kto" or "dpo".
         adapter: "none" or "lora".
         precision: "float32" or "bf16".
-        dataset: "distinct" (a completion a prompt) or "shared" (four); pairs always share theirs.
-        batch: sequences a step: thumbs, or two a pair.
+        dataset: "distinct" (one completion per prompt) or "shared" (four); pairs always share theirs.
+        batch: sequences per step: thumbs, or two per pair.
         rounds: measured steps of each contestant.
         warmup: steps before.
         threads: of torch.

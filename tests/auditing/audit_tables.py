@@ -11,7 +11,7 @@ SUBJECTS = ("rivers", "bread", "winter", "trains", "chess", "cheese", "maps", "b
 
 
 def looks(prompts: int = 120, *, flips_down: float = 0.0, flips_up: float = 0.0, seed: int = 0) -> Dataset:
-    """Four answers a prompt. Good ones end in a full stop, and a share of each class has the other thumb."""
+    """Four answers per prompt. Good ones end in a full stop, and a share of each class has the other thumb."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for number in range(prompts):

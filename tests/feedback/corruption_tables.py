@@ -13,7 +13,7 @@ Corruption = Callable[[Dataset], Corrupted]
 
 
 def table_of(prompts: int = 30, **columns: Callable[[int, bool], Any]) -> Dataset:
-    """Three desirable and two undesirable completions a prompt, of many lengths; more columns by (number, label)."""
+    """Three desirable and two undesirable completions per prompt, of many lengths; more columns by (number, label)."""
     rows = []
     for prompt in range(prompts):
         for answer in range(5):

@@ -10,7 +10,7 @@ def each_alone(n: int) -> list[str]:
 
 
 def table(*raters: str) -> list[list[str | None]]:
-    """Units by raters, from one line a rater; a dot is nothing."""
+    """Units by raters, from one line per rater; a dot is nothing."""
     rows = [[None if mark == "." else mark for mark in rater.split()] for rater in raters]
     return [list(unit) for unit in zip(*rows, strict=True)]
 

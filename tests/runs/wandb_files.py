@@ -44,7 +44,7 @@ def merged(records: Records, kind: str) -> dict[str, Any]:
 
 
 def history(records: Records) -> Records:
-    """What was logged, a row a step."""
+    """What was logged, one row per step."""
     return [record["history"]["item"] for record in records if record["type"] == "history"]
 
 
