@@ -328,7 +328,13 @@ def test_a_command_s_help_lists_the_groups_that_it_takes(
     groups = lines_of(said, "Configuration groups ==")
     assert groups and ("study" in groups) == (name in ("sweep", "report"))
     # What is listed can be chosen, and nothing else can. What a nested group stands in is chosen first.
-    outer = {"loss": "kto", "corruption": "compose", "labeler": "constitution", "evaluation": "quick", "reference": "model"}
+    outer = {
+        "loss": "kto",
+        "corruption": "compose",
+        "labeler": "constitution",
+        "evaluation": "quick",
+        "reference": "model",
+    }
     for key, listed in groups.items():
         within = key.partition("@")[2].partition(".")[0]
         chosen = [f"{within}={outer[within]}"] if within else []
