@@ -234,10 +234,10 @@ def estimate_table(estimates: Mapping[str, Interval], *, title: str) -> Table:
 
 
 def group_table(rows: Sequence[Comparison], *, title: str, group: str) -> Table:
-    """One line a group (a constraint, a text source, ...), with the interval of the difference only.
+    """One line per group (a constraint, a text source, ...), with the interval of the difference only.
 
     Args:
-        rows: one a group.
+        rows: one per group.
         title: of the table.
         group: what a group is, as the first column's heading.
     """

@@ -1,6 +1,6 @@
 """Intervals: every number that is reported comes with one, or says that it has none.
 
-All intervals are 95 %. Examples of one prompt are alike, so where there are several a prompt the bootstrap resamples
+All intervals are 95 %. Examples of one prompt are alike, so where there are several per prompt the bootstrap resamples
 prompts (clusters), not examples. An `Estimate` never holds NaN: what cannot be computed is None.
 
 Values that do not vary (an answer length that is always at its limit, a model compared with itself) say nothing about
@@ -184,7 +184,7 @@ def crossed_error(values: ArrayLike) -> MeanError:
     return MeanError((*of_seeds, of_prompts), floor=least)
 
 
-# Asked for once a number, of samples of a few sizes.
+# Asked for with every number, of samples of a few sizes.
 @lru_cache(maxsize=1 << 12)
 def t_quantile(df: float, level: float = LEVEL) -> float:
     """The quantile of Student's t that a two-sided interval of this level reaches to, with `df` degrees of freedom."""
@@ -211,7 +211,7 @@ def paired_difference(base: ArrayLike, trained: ArrayLike, *, seed: int) -> Esti
     """Mean of trained - base over the same prompts, with a bootstrap interval (BCa; Efron 1987).
 
     Args:
-        base: (N,) one value a prompt.
+        base: (N,) one value per prompt.
         trained: (N,) values for the same prompts, in the same order.
         seed: seeds the resampling.
 
@@ -315,7 +315,7 @@ def cluster_interval(sums: ArrayLike, statistic: Callable[[Floats], Floats], *, 
 
 
 def share_interval(hits: ArrayLike, counts: ArrayLike, *, seed: int) -> Estimate:
-    """Share of hits in counts, both summed a cluster, with a bootstrap over the clusters.
+    """Share of hits in counts, both summed per cluster, with a bootstrap over the clusters.
 
     Args:
         hits: (C,) successes in each cluster, halves allowed.
@@ -367,7 +367,7 @@ def _members(clusters: Sequence[Hashable] | None, size: int) -> tuple[NDArray[np
     if clusters is None:
         return np.arange(size), size
     if len(clusters) != size:
-        raise ValueError(f"{size} examples and {len(clusters)} cluster labels: there must be one label an example.")
+        raise ValueError(f"{size} examples and {len(clusters)} cluster labels: there must be one label per example.")
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=np.int64), len(numbers)
 

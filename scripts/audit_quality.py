@@ -357,7 +357,7 @@ def of_readings(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def of_measure(groups: Mapping[str, list[dict[str, Any]]], which: str) -> str:
-    """One measure: a row a way to doubt, a column a kind of noise."""
+    """One measure: one row per way to doubt, one column per kind of noise."""
     ways_found = list(dict.fromkeys(way for group in groups.values() for cell in group for way in cell["found"]))
     lines = [f"| {MEASURES[which]} | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
     for way in ways_found:
@@ -367,7 +367,7 @@ def of_measure(groups: Mapping[str, list[dict[str, Any]]], which: str) -> str:
 
 
 def of_rates(groups: Mapping[str, list[dict[str, Any]]]) -> str:
-    """The estimated rates: a row an estimator and a class, a column a kind of noise; the first rows are the truth."""
+    """The estimated rates: a row per estimator and class, a column per kind of noise; the first rows are the truth."""
     methods = list(dict.fromkeys(method for group in groups.values() for cell in group for method in cell["rates"]))
     lines = ["| rate | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
     for side, words in (("desirable", "down on good"), ("undesirable", "up on bad")):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -13,6 +14,9 @@ from kto_lab.evaluation import metrics
 from kto_lab.files import cache_dir
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.models.tokens import Encoder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,3 +50,19 @@ def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """No record has declared a metric in this process, and what those of a test declare is forgotten after it."""
     monkeypatch.setattr(metrics, "_learned", {})
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> "list[Figure]":
+    """The figures that are saved."""
+    from matplotlib.figure import Figure
+
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def spy(self: Figure, *args: object, **kwargs: object) -> None:
+        saved.append(self)
+        save(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    return saved

@@ -17,7 +17,7 @@ def paste_files(page: str, folder: Path) -> list[str]:
 
 
 def shell_lines(page: str) -> list[str]:
-    """The commands that a page shows in blocks of shell, one a line."""
+    """The commands that a page shows in blocks of shell, one per line."""
     return [line for block in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) for line in block.splitlines()]
 
 

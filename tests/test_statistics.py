@@ -102,7 +102,7 @@ def test_a_value_that_is_no_number_is_refused(bad: float) -> None:
 def test_unlike_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="same prompts"):
         paired_difference([1.0], [1.0, 2.0], seed=0)
-    with pytest.raises(ValueError, match="one label an example"):
+    with pytest.raises(ValueError, match="one label per example"):
         auc_interval([1.0, 2.0], [True, False], ["p"], seed=0)
 
 

@@ -54,7 +54,7 @@ class ScoredAnswer:
 
 
 def select_prompts(table_test: Dataset, prompts: int) -> list[int]:
-    """Rows of the held-out prompts to use: one a prompt, groups as even as they go, and the same in every run.
+    """Rows of the held-out prompts to use: one per prompt, groups as even as they go, and the same in every run.
 
     Prompts are ordered by a hash within their group and taken from the groups in turn, so a smaller selection is the
     start of a larger one.
@@ -203,7 +203,7 @@ def sample_answers(
 
 
 def sampled_kl(policy_logps: ArrayLike, reference_logps: ArrayLike) -> Estimate:
-    """KL(policy || reference) in nats an answer, estimated on the policy's own samples.
+    """KL(policy || reference) in nats per answer, estimated on the policy's own samples.
 
     The mean of log policy(y|x) - log reference(y|x) over y sampled from the policy is unbiased; single terms, and the
     mean of few, may be below zero. Answers are cut at the token limit, so it is the divergence up to there.

@@ -191,7 +191,7 @@ class Judge:
 
         Returns:
             `answers` and `groups` (base, trained, paired difference of what has a score for each prompt), `rewards`,
-            `kl` (nats an answer) and `lm_eval` (base, trained), each only where it was measured. The trained policy's
+            `kl` (nats per answer) and `lm_eval` (base, trained), each only where it was measured. The trained policy's
             scores of single prompts are kept in the folder, too.
         """
         metrics: dict[str, Any] = {}

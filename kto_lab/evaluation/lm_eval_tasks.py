@@ -75,7 +75,7 @@ def why_not_checks(table_test: "Dataset", limit: int | None) -> str:
 
 
 def checked_rows(table_test: "Dataset", limit: int | None) -> list[int]:
-    """Rows of the held-out prompts that have checks, one a prompt, chosen as for greedy answers; see `select_prompts`.
+    """Rows of the held-out prompts that have checks, one per prompt, as for greedy answers; see `select_prompts`.
 
     Args:
         table_test: the held-out part of a table of examples.

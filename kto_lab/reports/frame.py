@@ -81,7 +81,7 @@ class Group:
 
 
 def load(folder: Path | str) -> pd.DataFrame:
-    """The cells of a study, one a row, in the order of the sweep; see the module for the columns.
+    """The cells of a study, one per row, in the order of the sweep; see the module for the columns.
 
     Raises:
         LabError: `folder` holds no study, or its records disagree on which side of a metric is better.

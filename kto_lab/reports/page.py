@@ -16,7 +16,7 @@ from kto_lab.reports.figure_parts import BASE_COLOUR, Style
 from kto_lab.reports.frame import DONE, SEED, about_code, choices, plain
 from kto_lab.reports.html_tables import Cell, html, number, words
 from kto_lab.reports.settings import Options, differing
-from kto_lab.reports.sheets import claim
+from kto_lab.reports.sheets import claim, difference_words
 from kto_lab.reports.specs import shown
 from kto_lab.reports.table_formats import p_value
 from kto_lab.reports.tables import BASE
@@ -98,11 +98,8 @@ def method_of(frame: pd.DataFrame) -> str:
 
 def _verdict(one: Verdict) -> dict[str, Any]:
     """What became of a contrast, in words."""
-    numbers = []
-    if one.difference and one.difference.estimate.value is not None:
-        found = one.difference.estimate
-        ends = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
-        numbers.append(f"difference {found.value:+.3f}{ends}")
+    difference = difference_words(one)
+    numbers = [f"difference {difference}"] if difference else []
     if one.p_holm is not None:
         numbers.append(f"{p_value(one.p_holm)}, corrected over {one.tests} test{'s' * (one.tests != 1)}")
     if one.detectable is not None:

@@ -15,7 +15,7 @@ from kto_lab.configuration import check_keys, config_dir
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, write_json, write_text
 from kto_lab.reports.answers import SideBySide, side_by_side
-from kto_lab.reports.figure_parts import styles
+from kto_lab.reports.figure_parts import Style, styles
 from kto_lab.reports.figures import plot
 from kto_lab.reports.frame import DONE, choices, load
 from kto_lab.reports.page import UNFOLDED, PageTable, method_of, page
@@ -172,17 +172,7 @@ def report(
     places = {spec.name: folder / "figures" / spec.name for spec in drawable}
     drawn = {spec.name: plot(frame, spec, places[spec.name], folder, searches) for spec in drawable}
     looks = {key: styles(frame, key) for key in choices(frame)}
-    of_page = []
-    for table in built:
-        name, found = table.spec.name, html_table(table, looks)
-        for suffix, written in TABLE_FORMATS.items():
-            write_text(folder / "tables" / f"{name}.{suffix}", written(table))
-        write_text(folder / "tables" / f"{name}.{HTML}", found)
-        of_page.append(PageTable(found, f"Table {name}, {len(table.rows)} rows", len(table.rows) > UNFOLDED))
-    for sheet in sheets:
-        for suffix, put in SHEET_FORMATS.items():
-            write_text(folder / "tables" / f"{sheet.name}.{suffix}", put(sheet))
-        write_text(folder / "tables" / f"{sheet.name}.{HTML}", sheet_html(sheet))
+    of_page = _write_tables(folder / "tables", built, sheets, looks)
     target = folder / REPORT
     method = method_of(frame)
     text = page(
@@ -198,6 +188,24 @@ def report(
     )
     write_text(target, text)
     return target
+
+
+def _write_tables(
+    folder: Path, tables: Sequence[Table], sheets: Sequence[Sheet], looks: Mapping[str, Mapping[Any, Style]]
+) -> list[PageTable]:
+    """Write tables and sheets in every format, and return the tables as the page takes them."""
+    of_page = []
+    for table in tables:
+        name, drawn = table.spec.name, html_table(table, looks)
+        for suffix, written in TABLE_FORMATS.items():
+            write_text(folder / f"{name}.{suffix}", written(table))
+        write_text(folder / f"{name}.{HTML}", drawn)
+        of_page.append(PageTable(drawn, f"Table {name}, {len(table.rows)} rows", len(table.rows) > UNFOLDED))
+    for sheet in sheets:
+        for suffix, put in SHEET_FORMATS.items():
+            write_text(folder / f"{sheet.name}.{suffix}", put(sheet))
+        write_text(folder / f"{sheet.name}.{HTML}", sheet_html(sheet))
+    return of_page
 
 
 def _answers(

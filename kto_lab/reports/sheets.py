@@ -48,7 +48,7 @@ class Sheet:
 
 
 def contrast_sheet(found: Sequence[Verdict]) -> Sheet:
-    """The verdicts of a study, one a row."""
+    """The verdicts of a study, one per row."""
     heads = ("contrast", "claim", "difference (95 %)", "p", "p, corrected", "would show", "verdict")
     tests = max((one.tests for one in found), default=0)
     late = any(one.finished for one in found)
@@ -96,15 +96,20 @@ def budget_sheet(frame: pd.DataFrame) -> Sheet:
     return Sheet(BUDGETS, [choice_label(key), *(SPENT[name] for name in names)], rows, 1, caption)
 
 
-def _verdict_row(one: Verdict) -> list[str]:
+def difference_words(one: Verdict) -> str:
+    """The difference of a contrast with its interval: "+0.129 [+0.063, +0.196]"; "" where there is none."""
     found = one.difference.estimate if one.difference else None
-    ends = "" if found is None or found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
-    difference = "" if found is None or found.value is None else f"{found.value:+.3f}{ends}"
+    if found is None or found.value is None:
+        return ""
+    return f"{found.value:+.3f}" + ("" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]")
+
+
+def _verdict_row(one: Verdict) -> list[str]:
     verdict = one.verdict + (f": {one.reason}" if one.reason else "")
     if one.finished:
         verdict += f" (named when {one.finished} runs were finished)"
     numbers = (_number(one.p), _number(one.p_holm), _number(one.detectable))
-    return [one.contrast.name, claim(one.contrast), difference, *numbers, verdict]
+    return [one.contrast.name, claim(one.contrast), difference_words(one), *numbers, verdict]
 
 
 def _number(value: float | None) -> str:

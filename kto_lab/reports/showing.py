@@ -62,7 +62,7 @@ class OpenStudy:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The runs, one a row: see `kto_lab.reports.load`."""
+        """The runs, one per row: see `kto_lab.reports.load`."""
         return load(self.about.folder)
 
     @cached_property

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kto_lab.hashing import sha256_file
+from kto_lab.hashing import sha256_as_it_is
 from kto_lab.runs.definitions import Import, Statement
 from kto_lab.runs.effects import DEEPEST, Effects, Origin
 from kto_lab.runs.modules import Modules, Place
@@ -35,7 +35,6 @@ class Code:
     def __init__(self, path: Sequence[Path] | None = None) -> None:
         """`path`: folders to look for modules in; None for those that Python looks in."""
         self._modules = Modules(path)
-        self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def closure(self, names: Iterable[str]) -> dict[str, str]:
         """What a run depends on that starts with these names.
@@ -54,20 +53,13 @@ class Code:
             module: hashlib.sha256("\n".join(texts).encode()).hexdigest()[:DIGITS]
             for module, texts in reached.texts().items()
         }
-        return dict(sorted((found | {name: self._hash(file) for name, file in reached.files.items()}).items()))
+        held = {name: sha256_as_it_is(file)[:DIGITS] for name, file in reached.files.items()}
+        return dict(sorted((found | held).items()))
 
     def module_of(self, text: str) -> str | None:
         """The module that a dotted text names something in, such as a class or a function; None for any other text."""
         self._modules.look_again()
         return self._modules.defining(text)
-
-    def _hash(self, file: Path) -> str:
-        about = file.stat()
-        when = (about.st_mtime_ns, about.st_size)
-        known = self._hashes.get(file)
-        if known is None or known[0] != when:
-            known = self._hashes[file] = (when, sha256_file(file)[:DIGITS])
-        return known[1]
 
 
 class _Reached:

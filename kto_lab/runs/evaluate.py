@@ -27,10 +27,10 @@ from kto_lab.evaluation.metrics import refuse_taken_names
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.hashing import content_hash
-from kto_lab.models.adapters import load_saved, moved
+from kto_lab.models.adapters import Policy, load_saved, moved
 from kto_lab.models.attention import set_packing
 from kto_lab.models.number_format import add_in_float32
-from kto_lab.models.reference import ReferencePolicy, check_vocabulary, initial_model, none
+from kto_lab.models.reference import ReferencePolicy, initial_model, none
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tokens import Encoder
 from kto_lab.runs.claim import CONFIG
@@ -80,12 +80,16 @@ def evaluate(cfg: DictConfig) -> Path:
 
 
 def evaluate_run(cfg: DictConfig) -> Path:
-    """Base and trained policy of a finished run, side by side."""
+    """Base and trained policy of a finished run, side by side.
+
+    Raises:
+        LabError: the folder holds no finished run, what it was made of has changed, or it cannot be judged so.
+    """
     folder = Path(cfg.run)
     finished, own = _finished_run(folder, trusted=cfg.trust)
     for name in BROUGHT:
         own[name] = cfg[name]
-    components = assemble(own)
+    made = assemble(own)
     saved = saved_policy(folder)
     target = folder / AGAIN if cfg.output is None else Path(cfg.output)
     record = Record(
@@ -98,61 +102,35 @@ def evaluate_run(cfg: DictConfig) -> Path:
         model=finished["model"],
         training=finished["training"],
     )
-    table = read_feedback(components.feedback, record, ("train", "test"))
+    table = read_feedback(made.feedback, record, ("train", "test"))
     if record.data["fingerprint"] != finished["data"]["fingerprint"]:
         raise LabError(f"The feedback is not what {folder} was trained on: it has changed since. Restore it.")
     test = of_split(table, "test")
-    evaluation = evaluation_on(test, components.evaluation, components.reference, record)
+    evaluation = evaluation_on(test, made.evaluation, made.reference, record)
     console.stage("Policies", "The base policy, the trained one, and what it is compared with.")
-    source = ModelSource(components.model, components.adapter, components.hardware, reference=components.reference)
+    source = ModelSource(made.model, made.adapter, made.hardware, reference=made.reference)
     loaded = source.load()
-    check_weights(loaded.provenance, finished["model"], folder)
-    encoder = Encoder.of(loaded, components.lengths)
-    for name, found in encoder.hashes.items():
-        if finished["model"].get(name) != found:
-            raise LabError(f"The base model's {name} is not what {folder} was trained with. Restore it.")
-    other = source.load_other()
+    encoder = Encoder.of(loaded, made.lengths)
+    check_base(loaded.provenance, encoder.hashes, finished["model"], folder)
+    other, logp_cache = source.known_reference(loaded, made.store)
     if other is not None:
-        check_weights(other.provenance, finished["model"]["reference"], folder)
-        check_vocabulary(loaded.tokenizer, other.tokenizer, other.provenance["name"])
-    logp_cache = source.open_logp_cache(other or loaded, components.store)
-    base_model = loaded.model
-    moved(base_model, components.hardware.device)
-    number_format = components.hardware.number_format
-    policy = load_saved(
-        saved,
-        base_model,
-        components.adapter,
-        lambda: base_model,
-        number_format=number_format,
-        reference_without_adapter=components.reference.without_adapter,
-    )
+        check_weights(other, finished["model"]["reference"], folder)
+    policy = _trained(saved, source, loaded.model)
     console.say(f"    {loaded.provenance['name']}; {saved}")
-    longest = longest_sequence(components.lengths, evaluation, components.objective)
-    rows = source.lay_out_rows(base_model, longest=longest)
-    judge = judge_of(
-        test,
-        encoder,
-        evaluation,
-        components.optimization,
-        components.hardware,
-        rows,
-        folder=target.with_suffix(""),
-        seed=components.seed,
-    )
+    longest = longest_sequence(made.lengths, evaluation, made.objective)
+    rows = source.lay_out_rows(loaded.model, longest=longest)
     set_packing(policy, rows.packed)
-    load = partial(initial_model, base_model, components.reference)
-    before = ReferencePolicy(load, inside=True)
-    reference = source.reference_policy(load, share_prompts=judge.share_prompts, longest=longest)
+    files = target.with_suffix("")
+    judge = judge_of(test, encoder, evaluation, made.optimization, made.hardware, rows, folder=files, seed=made.seed)
+    before = ReferencePolicy(partial(initial_model, loaded.model, made.reference), inside=True)
+    reference = source.reference_policy(before.load, share_prompts=judge.share_prompts, longest=longest)
     with record.stage("evaluation"):
         console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
         with before.of(policy) as first:
             base = base_measured(judge, first, reference, logp_cache)
-        deployed = deployed_judge(judge, components.objective)
+        deployed = deployed_judge(judge, made.objective)
         trained = deployed.measure(policy, "trained")
-        record.metrics = deployed.compare(
-            policy, base, trained, beta=components.objective.reward_beta, reference=reference
-        )
+        record.metrics = deployed.compare(policy, base, trained, beta=made.objective.reward_beta, reference=reference)
         record.declared = deployed.declarations(trained)
     record.files = {"results": target, "answers and scores": judge.folder}
     written = _write(record, target)
@@ -161,6 +139,19 @@ def evaluate_run(cfg: DictConfig) -> Path:
     console.stage("Files", "The run's own record is as it was.")
     console.show_files(record.files)
     return target
+
+
+def _trained(saved: Path, source: ModelSource, base: Policy) -> Policy:
+    """The trained policy of a folder, over its base, which is moved onto the device."""
+    moved(base, source.hardware.device)
+    return load_saved(
+        saved,
+        base,
+        source.adapter,
+        lambda: base,
+        number_format=source.hardware.number_format,
+        reference_without_adapter=source.reference.without_adapter,
+    )
 
 
 def evaluate_model(cfg: DictConfig) -> Path:
@@ -204,6 +195,14 @@ def evaluate_model(cfg: DictConfig) -> Path:
     console.stage("Files", "Results, and each answer with its score.")
     console.show_files(record.files)
     return target
+
+
+def check_base(provenance: dict[str, Any], hashes: dict[str, str], ran: dict[str, Any], folder: Path) -> None:
+    """Refuse a base model whose weights, tokenizer or chat template are not those of the run."""
+    check_weights(provenance, ran, folder)
+    for name, found in hashes.items():
+        if ran.get(name) != found:
+            raise LabError(f"The base model's {name} is not what {folder} was trained with. Restore it.")
 
 
 def check_weights(loaded: dict[str, Any], ran: dict[str, Any], folder: Path) -> None:

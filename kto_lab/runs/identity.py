@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab.errors import LabError
 from kto_lab.files import cache_dir, write_text
-from kto_lab.hashing import content_hash, sha256_file
+from kto_lab.hashing import content_hash, sha256_as_it_is
 from kto_lab.runs.code import Code
 from kto_lab.runs.definitions import is_dotted
 
@@ -40,7 +40,6 @@ LONGEST_PATH = 1000
 CHAT_TEMPLATES = "additional_chat_templates"
 # Of this process.
 CODE = Code()
-_hashes: dict[tuple[str, int, int], str] = {}
 
 
 @dataclass(frozen=True)
@@ -167,18 +166,15 @@ def stamp(path: Path) -> str:
 def _content(file: Path) -> str:
     """A hash of a file's content; of a large file it is kept in the cache folder."""
     about = file.stat()
-    key = (str(file.resolve()), about.st_mtime_ns, about.st_size)
-    if key not in _hashes:
-        kept = cache_dir() / HASHES / content_hash(key)
-        if about.st_size <= READ_UP_TO:
-            _hashes[key] = sha256_file(file)
-        elif kept.is_file():
-            _hashes[key] = kept.read_text(encoding="utf-8")
-        else:
-            _hashes[key] = sha256_file(file)
-            with suppress(LabError):
-                write_text(kept, _hashes[key])
-    return _hashes[key]
+    if about.st_size <= READ_UP_TO:
+        return sha256_as_it_is(file)
+    kept = cache_dir() / HASHES / content_hash((str(file.resolve()), about.st_mtime_ns, about.st_size))
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8")
+    held = sha256_as_it_is(file)
+    with suppress(LabError):
+        write_text(kept, held)
+    return held
 
 
 def _beside(file: Path, seen: set[Path]) -> set[Path]:

@@ -21,7 +21,7 @@ from kto_lab.training.optimization import Optimization
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
 
-# How many base policies a sweep remembers the measurements of: one a seed.
+# How many base policies a sweep remembers the measurements of: one per seed.
 BASES = 16
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from peft import PeftModel
@@ -121,7 +121,29 @@ class ModelSource:
         set_packing(model, packed)
         return model
 
-    def open_logp_cache(self, loaded: Loaded, store: "ReferenceStore | NoStore") -> "LogpCache | None":
+    def known_reference(
+        self, loaded: Loaded, store: "ReferenceStore | NoStore"
+    ) -> "tuple[dict[str, Any] | None, LogpCache | None]":
+        """What is known of the reference, asked while the model is as it was loaded.
+
+        Args:
+            loaded: the run's model, as `load` returned it.
+            store: of log-probabilities.
+
+        Returns:
+            Where the reference's weights came from, None where it is made of the policy; and the log-probabilities that
+            are known, None where none are kept.
+
+        Raises:
+            LabError: the reference cannot be used; see `load_other` and `check_vocabulary`.
+        """
+        other = self.load_other()
+        if other is None:
+            return None, self._open_logp_cache(loaded, store)
+        check_vocabulary(loaded.tokenizer, other.tokenizer, other.provenance["name"])
+        return other.provenance, self._open_logp_cache(other, store)
+
+    def _open_logp_cache(self, loaded: Loaded, store: "ReferenceStore | NoStore") -> "LogpCache | None":
         """The reference's log-probabilities that are known, where this loaded model is the reference."""
         reference = self.reference
         if store.keeps is False or not reference.exists or is_another_model(loaded.model, reference):
@@ -182,11 +204,7 @@ def load_policy(
     """The model, with the adapter that is trained."""
     narration.stage("Policy", "The model to align, and what it is compared with.")
     loaded = source.load()
-    # While the model is as it was loaded: what is done to it for this run is not the reference's.
-    other = source.load_other()
-    if other is not None:
-        check_vocabulary(loaded.tokenizer, other.tokenizer, other.provenance["name"])
-    logp_cache = source.open_logp_cache(other or loaded, store)
+    reference, logp_cache = source.known_reference(loaded, store)
     pl.seed_everything(seed, verbose=False)
     hardware = source.hardware
     policy = attached(
@@ -200,9 +218,9 @@ def load_policy(
     everything = sum(p.numel() for p in policy.parameters())
     kept = formats(policy)
     record.model = {**loaded.provenance, **kept, "parameters": everything, "trainable": trainable}
-    if other is not None:
-        record.model["reference"] = other.provenance
-        narration.say(f"    reference: {other.provenance['name']}")
+    if reference is not None:
+        record.model["reference"] = reference
+        narration.say(f"    reference: {reference['name']}")
     narration.say(f"    {loaded.provenance['name']}")
     narration.say(
         f"    {everything / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained; {hardware.device}, "

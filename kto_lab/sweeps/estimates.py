@@ -179,7 +179,7 @@ def totals(costs: Sequence[Cost | None], at_once: int) -> Iterator[str]:
     """What the cells that are to be run cost together, in sentences.
 
     Args:
-        costs: one a cell.
+        costs: one per cell.
         at_once: how many cells the launcher runs at a time.
     """
     known = [cost for cost in costs if cost is not None]

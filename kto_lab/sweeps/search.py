@@ -1,8 +1,8 @@
 """A search in the place of a grid: `kto-lab sweep study=<name> hydra/sweeper=optuna`.
 
 Hydra's plugin for Optuna proposes values. A trial is a proposal for one arm at one point of the grid; it is run as the
-cells of a grid are, one a seed, and its value is the mean over them of a metric on the validation half of the held-out
-prompts. So the report, which shows the other half, can choose among the trials (`choose`).
+cells of a grid are, one per seed, and its value is the mean over them of a metric on the validation half of the
+held-out prompts. So the report, which shows the other half, can choose among the trials (`choose`).
 
 A trial's cells are ordinary cells: those that are done cost nothing. The sampler is seeded, so the same command asks
 for the same trials and goes on where it was stopped; with more trials it goes on from the last.

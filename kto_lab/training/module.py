@@ -10,7 +10,7 @@ completions go on from the keys and values that it computed for their prompts.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -148,19 +148,9 @@ class AlignmentModule(pl.LightningModule):
             with nullcontext() if number == last else self._without_sync():
                 self.manual_backward(loss * self.trainer.world_size)
         norm, factor = self._clip_gradient(batch)
-        # Both are of all processes, so that all of them stop here or none.
         metrics = tally.metrics(self._sum_over_processes)
-        for what, value in (("loss", metrics["loss"]), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                raise NotFiniteError(
-                    f"The {what} is {value} at step {batch.number + 1}. Training stopped before the policy was changed "
-                    "by it. Lower optimization.learning_rate, or look at the data of this step."
-                    + (
-                        " trainer.precision=32-true shows whether the number format has a part in it."
-                        if self.trainer.precision == "bf16-mixed"
-                        else ""
-                    )
-                )
+        # Both are of all processes, so that all of them stop here or none.
+        self._require_finite({"loss": metrics["loss"], "gradient norm": norm}, batch)
         rate = float(optimizer.param_groups[0]["lr"])
         optimizer.step()
         optimizer.zero_grad()
@@ -184,6 +174,20 @@ class AlignmentModule(pl.LightningModule):
             "examples": float(batch.units * (2 if self.objective.needs.feed is Feed.PAIRS else 1)),
         }
         return {f"train/{name}": value for name, value in metrics.items()}
+
+    def _require_finite(self, values: Mapping[str, float], batch: Step) -> None:
+        """NotFiniteError where one of a step's numbers is not finite."""
+        for what, value in values.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f"The {what} is {value} at step {batch.number + 1}. Training stopped before the policy was changed "
+                    "by it. Lower optimization.learning_rate, or look at the data of this step."
+                    + (
+                        " trainer.precision=32-true shows whether the number format has a part in it."
+                        if self.trainer.precision == "bf16-mixed"
+                        else ""
+                    )
+                )
 
     def forward(self, micro_batch: MicroBatch, keep: KeptPrompts | None = None) -> Tensor:
         """(tokens,) log pi of each completion token of a micro-batch, nats; `keep` as in `completion_token_logps`.

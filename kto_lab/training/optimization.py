@@ -13,7 +13,7 @@ class Optimization:
     """One optimiser step is one batch; the rest says how steps are made and how many.
 
     Attributes:
-        batch_size: examples (pairs, for a loss of pairs) an optimiser step, over all processes and micro-batches.
+        batch_size: examples (pairs, for a loss of pairs) per optimiser step, over all processes and micro-batches.
         epochs: passes over the training data.
         max_steps: stop after so many steps; None for no limit.
         learning_rate: the optimiser's; the peak of what the schedule makes of it.

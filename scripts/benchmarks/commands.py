@@ -26,7 +26,7 @@ class Ran:
     Attributes:
         seconds: wall time.
         cpu_seconds: of the process and what it waited for, user and system.
-        peak_memory: largest resident memory, bytes; looked up twenty times a second.
+        peak_memory: largest resident memory, bytes; looked up twenty times per second.
         said: what it printed.
     """
 

@@ -121,5 +121,5 @@ def timed(way: Way, examples: list[Example], device: torch.device) -> float:
 
 
 def tokens_of(examples: list[Example]) -> int:
-    """Real tokens of a step, prompts once an example."""
+    """Real tokens of a step, prompts once per example."""
     return sum(len(example["prompt_ids"]) + len(example["completion_ids"]) for example in examples)

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 
 from kto_lab.feedback.inspect_numbers import Classes, Flips
@@ -11,20 +10,6 @@ BEFORE = Classes(4, 3, 1, share=0.75, ratio=3.0)
 AFTER = Classes(4, 2, 2, share=0.5, ratio=1.0)
 FLIPS = Flips(2, 1, 0, 1, rate_down=1 / 3, rate_up=0.0)
 LENGTHS = {"desirable": np.array([3, 1, 2]), "undesirable": np.array([5])}
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *args: object, **kwargs: object) -> None:
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return saved
 
 
 def test_the_picture_holds_the_numbers(tmp_path: Path, figures: list[Figure]) -> None:

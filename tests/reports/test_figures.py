@@ -21,20 +21,6 @@ LINE = FigureSpec("noise", "line", y="pass_rate", x="corruption.rate")
 
 
 @pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return saved
-
-
-@pytest.fixture
 def study(tmp_path: Path) -> Path:
     made = by_rate(RATES)
 

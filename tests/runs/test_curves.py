@@ -12,20 +12,6 @@ from kto_lab.runs.curves import PANELS, plot_curves
 COLUMNS = sorted({column for panel in PANELS for column in panel.lines} | {"z0_stderr", "z0", "tokens"})
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *args: object, **kwargs: object) -> None:
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return saved
-
-
 def write(folder: Path, steps: int, columns: list[str]) -> Path:
     random = np.random.default_rng(0)
     frame = pd.DataFrame({name: random.uniform(size=steps) for name in columns}, index=range(1, steps + 1))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from kto_lab import hashing
 from kto_lab.errors import LabError
 from kto_lab.models.tiny import byte_tokenizer
 from kto_lab.runs import identity as identity_module
@@ -96,15 +97,14 @@ def test_a_file_elsewhere_is_the_same_file(tmp_path: Path) -> None:
 def test_large_files_count_by_their_content_and_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KTO_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(identity_module, "READ_UP_TO", 10)
-    monkeypatch.setattr(identity_module, "_hashes", {})
     one, other = tmp_path / "one.bin", tmp_path / "other.bin"
     one.write_bytes(b"x" * 20)
     other.write_bytes(b"x" * 20)
     os.utime(other, ns=(1, 1))
     assert stamp(one) == stamp(other) != ""
     # By another process, too.
-    monkeypatch.setattr(identity_module, "_hashes", {})
-    monkeypatch.setattr(identity_module, "sha256_file", lambda path: pytest.fail(f"{path} is read again"))
+    hashing._remembered.cache_clear()
+    monkeypatch.setattr(hashing, "sha256_file", lambda path: pytest.fail(f"{path} is read again"))
     assert stamp(one) == stamp(other)
 
 
