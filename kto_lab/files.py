@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         if scratch is not None:
-            _remove(scratch)
+            remove(scratch)
 
 
 def _flush(path: Path) -> None:
@@ -53,10 +53,15 @@ def _flush(path: Path) -> None:
                 os.fsync(handle.fileno())
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, as far as that goes; nothing where there is none."""
     import shutil
 
-    shutil.rmtree(path, ignore_errors=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def is_name(text: Any) -> bool:
