@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
+from kto_lab.models.adapted import is_adapted
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.ending import Ending
 from kto_lab.models.load import hf
@@ -19,7 +19,11 @@ from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.reading import quiet
 from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, fill, merged
 
-Policy = PreTrainedModel | PeftModel
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+# By its name, since the class is imported where an adapter is made.
+Policy = Union[PreTrainedModel, "PeftModel"]
 # The frozen adapter of the reference, where another is trained further.
 START = "start"
 # Settings of peft's that may differ where an adapter is trained further, and those that `_settings` compares.
@@ -40,7 +44,7 @@ class FullFineTuning:
         Raises:
             LabError: it was loaded with an adapter that was kept.
         """
-        if isinstance(model, PeftModel):
+        if is_adapted(model):
             raise LabError(
                 "model.saved_adapter=keep keeps an adapter beside the weights, and adapter=none trains all weights. "
                 "Use model.saved_adapter=merge, or adapter=lora to train the adapter further."
@@ -74,6 +78,8 @@ class Lora:
             target_modules: names of modules, or "all-linear" for every linear layer but the head.
             merge: the saved policy is a whole model with the adapter merged in, rather than the adapter alone.
         """
+        from peft import LoraConfig
+
         self.merge = merge
         self.dropout = dropout
         targets = target_modules if isinstance(target_modules, str) else list(target_modules)
@@ -81,7 +87,7 @@ class Lora:
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
         )
 
-    def attach(self, model: Policy, *, reference_without_adapter: bool = False) -> PeftModel:
+    def attach(self, model: Policy, *, reference_without_adapter: bool = False) -> "PeftModel":
         """The policy: the model with fresh adapters, which at first change nothing; or with those it came with.
 
         Args:
@@ -92,7 +98,9 @@ class Lora:
         Raises:
             LabError: `target_modules` names what the model has not, or the model came with other adapters.
         """
-        if isinstance(model, PeftModel):
+        from peft import get_peft_model
+
+        if is_adapted(model):
             return self._continued(model, reference_without_adapter)
         targets = self.config.target_modules
         names = [f".{name}" for name, _ in model.named_modules()]
@@ -107,11 +115,13 @@ class Lora:
             policy = get_peft_model(model, deepcopy(self.config))
         except ValueError as error:
             raise LabError(f"adapter.target_modules is {targets!r}: {error} {has}.") from error
-        assert isinstance(policy, PeftModel)
+        assert is_adapted(policy)
         return policy
 
-    def _continued(self, kept: PeftModel, reference_without_adapter: bool) -> PeftModel:
+    def _continued(self, kept: "PeftModel", reference_without_adapter: bool) -> "PeftModel":
         """The policy that goes on with an adapter, beside a frozen one, with which it is the reference."""
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
         weights = get_peft_model_state_dict(kept, save_embedding_layers=False)
         old, there, modules = kept.peft_config[ADAPTER], _settings(kept), _targeted(kept)
         policy = self.attach(kept.unload())
@@ -140,14 +150,16 @@ class Lora:
         return policy
 
 
-def _targeted(policy: PeftModel) -> set[str]:
+def _targeted(policy: "PeftModel") -> set[str]:
     """Full names of the modules that an adapter changes."""
     names: Any = policy.base_model.targeted_module_names
     return set(names)
 
 
-def _settings(policy: PeftModel) -> dict[str, object]:
+def _settings(policy: "PeftModel") -> dict[str, object]:
     """What an adapter is, by the keys of adapter=lora."""
+    from peft import LoraConfig
+
     config = policy.peft_config[ADAPTER]
     assert isinstance(config, LoraConfig)
     modules = sorted({name.split(".")[-1] for name in _targeted(policy)})
@@ -205,7 +217,7 @@ def load_saved(
         policy = attached(
             load(), adapter, number_format=number_format, reference_without_adapter=reference_without_adapter
         )
-        assert isinstance(policy, PeftModel)
+        assert is_adapted(policy)
         fill(policy, folder / WEIGHTS)
     set_packing(policy, packs(like))
     return moved(policy, like.device).eval()
@@ -219,11 +231,11 @@ def save_policy(
     A policy with an adapter is written as the adapter alone, or merged into a whole model, in float32: what an adapter
     adds to a 16-bit weight would be rounded away. Its settings of generation end an answer where training did.
     """
-    if merge and isinstance(policy, PeftModel):
+    if merge and is_adapted(policy):
         nn.Module.float(policy)
         policy = merged(policy).model
     with quiet(), atomic_path(folder) as partial:
-        if isinstance(policy, PeftModel):
+        if is_adapted(policy):
             policy.save_pretrained(str(partial), selected_adapters=[ADAPTER], save_embedding_layers=False)
         else:
             policy.save_pretrained(str(partial))

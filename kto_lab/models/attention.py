@@ -13,16 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 NAME = "sdpa_by_segment"
 # Scores of padding that a group of segments may have: about what one call more would cost on a CPU.
@@ -303,12 +305,12 @@ AttentionInterface.register(NAME, by_segment)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def packs(model: PreTrainedModel | PeftModel) -> bool:
+def packs(model: "PreTrainedModel | PeftModel") -> bool:
     """Whether rows of this model are packed."""
     return bool(model.config._attn_implementation == NAME)
 
 
-def set_packing(model: PreTrainedModel | PeftModel, on: bool) -> None:
+def set_packing(model: "PreTrainedModel | PeftModel", on: bool) -> None:
     """Pack this model's rows, or lay them out with padding; for a model whose attention is SDPA."""
     if model.config._attn_implementation in ("sdpa", NAME):
         model.config._attn_implementation = NAME if on else "sdpa"

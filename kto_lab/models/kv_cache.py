@@ -4,13 +4,15 @@ transformers' own cache makes each layer's tensors anew for every token, so that
 before it again and again. With room at their end a token is written in place; the values are the same.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # Tokens of room. A cache is copied once in so many, and each time an answer leaves, room and all.
 ROOM = 16
@@ -63,7 +65,7 @@ def make_cache(config: PretrainedConfig) -> DynamicCache:
 
 
 def next_token_logits(
-    model: PreTrainedModel | PeftModel, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
+    model: "PreTrainedModel | PeftModel", input_ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
 ) -> Tensor:
     """(rows, vocabulary) float32 logits of the token that follows the last one; the cache grows by what is fed.
 

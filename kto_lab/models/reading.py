@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
@@ -15,7 +14,11 @@ from transformers.utils import logging as transformers_logging
 
 from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_file
+from kto_lab.models.adapted import is_adapted
 from kto_lab.models.saved_adapter import SavedAdapter, find_adapter, merged, with_adapter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # In what transformers says of a model whose code it was not allowed to run.
 REMOTE_CODE = "trust_remote_code"
@@ -33,7 +36,7 @@ class Read:
         missing: names of parameters that no file had, so that they are random.
     """
 
-    model: PreTrainedModel | PeftModel
+    model: "PreTrainedModel | PeftModel"
     tokenizer: PreTrainedTokenizerBase | None
     provenance: dict[str, Any]
     missing: list[str]
@@ -88,7 +91,7 @@ class Reader:
         assert isinstance(under.model, PreTrainedModel)
         own = saved.provenance | {"kept": keep}
         model: PreTrainedModel | PeftModel = with_adapter(under.model, saved)
-        if isinstance(model, PeftModel) and not keep:
+        if is_adapted(model) and not keep:
             model, own["in_bfloat16"] = merged(model)
             # The base of what is trained on it next.
             model.name_or_path = model.config._name_or_path = _where(name)

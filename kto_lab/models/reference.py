@@ -10,15 +10,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
-
 from kto_lab.errors import LabError
+from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import START, Policy
 from kto_lab.models.logps import evaluating
 from kto_lab.models.saved_adapter import ADAPTER, check_merged
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
 
@@ -71,7 +71,7 @@ class ReferencePolicy:
 
     def of(self, policy: Policy) -> AbstractContextManager[Policy]:
         """The reference in eval mode for a block, whatever has been trained of the policy."""
-        if self.inside and isinstance(policy, PeftModel):
+        if self.inside and is_adapted(policy):
             return _within(policy)
         return _loaded(self.load)
 
@@ -82,12 +82,12 @@ class ReferencePolicy:
 
 def at_start(policy: Policy) -> AbstractContextManager[Policy]:
     """A policy as it is before its first step: itself, or the frozen adapter beside the one that is trained further."""
-    further = isinstance(policy, PeftModel) and START in policy.peft_config
-    return _within(policy) if isinstance(policy, PeftModel) and further else nullcontext(policy)
+    further = is_adapted(policy) and START in policy.peft_config
+    return _within(policy) if is_adapted(policy) and further else nullcontext(policy)
 
 
 @contextmanager
-def _within(policy: PeftModel) -> Iterator[Policy]:
+def _within(policy: "PeftModel") -> Iterator[Policy]:
     """The reference that a policy with an adapter holds, in eval mode."""
     with _as_it_started(policy), evaluating(policy):
         yield policy
@@ -102,7 +102,7 @@ def _loaded(load: Callable[[], Policy]) -> Iterator[Policy]:
 
 
 @contextmanager
-def _as_it_started(policy: PeftModel) -> Iterator[None]:
+def _as_it_started(policy: "PeftModel") -> Iterator[None]:
     if START not in policy.peft_config:
         with policy.disable_adapter():
             yield
@@ -116,12 +116,12 @@ def _as_it_started(policy: PeftModel) -> Iterator[None]:
 
 def is_another_model(model: Policy, reference: Reference) -> bool:
     """Whether the reference is not the model as it was loaded, but its base without the adapter that it came with."""
-    return isinstance(model, PeftModel) and reference.without_adapter
+    return is_adapted(model) and reference.without_adapter
 
 
 def initial_model(model: Policy, reference: Reference) -> Policy:
     """What a policy without an adapter is compared with, of the model as it was loaded."""
-    return model.unload() if isinstance(model, PeftModel) and reference.without_adapter else model
+    return model.unload() if is_adapted(model) and reference.without_adapter else model
 
 
 def check_loaded(provenance: Mapping[str, Any], reference: Reference, *, number_format: str) -> None:

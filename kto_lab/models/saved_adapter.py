@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -24,6 +22,10 @@ from transformers.utils import cached_file, extract_commit_hash, find_adapter_co
 
 from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_file
+from kto_lab.models.adapted import is_adapted
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 # The name that peft gives to an adapter which is given none.
 ADAPTER = "default"
@@ -44,7 +46,7 @@ class SavedAdapter:
     """
 
     name: str
-    config: LoraConfig
+    config: "LoraConfig"
     weights: Path
     commit: str | None
 
@@ -109,8 +111,10 @@ def find_adapter(name: str, revision: str | None) -> SavedAdapter | None:
     return SavedAdapter(name, config, Path(weights), extract_commit_hash(found, None))
 
 
-def _config(file: Path) -> LoraConfig:
+def _config(file: Path) -> "LoraConfig":
     """A LoRA configuration, all of whose settings are known."""
+    from peft import LoraConfig
+
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         kind = values["peft_type"]
@@ -128,12 +132,14 @@ def _config(file: Path) -> LoraConfig:
     return config
 
 
-def with_adapter(base: PreTrainedModel, saved: SavedAdapter) -> PeftModel:
+def with_adapter(base: PreTrainedModel, saved: SavedAdapter) -> "PeftModel":
     """The base, in place, with a saved adapter on it: frozen, in eval mode.
 
     Raises:
         LabError: the adapter does not fit the base.
     """
+    from peft import get_peft_model
+
     config = saved.config
     config.inference_mode = True
     # peft notes the base that it is put on, and would warn of another one.
@@ -142,17 +148,19 @@ def with_adapter(base: PreTrainedModel, saved: SavedAdapter) -> PeftModel:
         policy = get_peft_model(base, config)
     except (ValueError, RuntimeError) as error:
         raise LabError(f"The adapter {saved.name} does not fit {type(base).__name__}: {error}") from error
-    assert isinstance(policy, PeftModel)
+    assert is_adapted(policy)
     fill(policy, saved.weights)
     return policy.eval()
 
 
-def fill(policy: PeftModel, weights: Path) -> None:
+def fill(policy: "PeftModel", weights: Path) -> None:
     """Give the policy's adapter, in place, the weights of a safetensors file.
 
     Raises:
         LabError: the file cannot be read, or holds fewer, more or other weights than the adapter has.
     """
+    from peft import set_peft_model_state_dict
+
     said = f"The adapter in {weights.parent} cannot be loaded"
     try:
         loaded = load_file(weights)
@@ -195,12 +203,14 @@ class Merged(NamedTuple):
 
 
 @torch.no_grad()
-def merged(policy: PeftModel) -> Merged:
+def merged(policy: "PeftModel") -> Merged:
     """The model that a policy with an adapter stands for, in place.
 
     Sums are made in float32 and rounded once, to the format of the base. Where the adapter changes one of two modules
     that share a weight (a head tied to the embedding), each has its own from then on.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     along = whole = 0.0
     inner = policy.get_base_model()
     assert isinstance(inner, PreTrainedModel)

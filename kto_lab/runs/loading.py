@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from peft import PeftModel
 
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.hashing import content_hash
+from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved
 from kto_lab.models.attention import set_packing
 from kto_lab.models.load import Loaded
@@ -70,7 +70,7 @@ class ModelSource:
         if self.reference.model is None:
             return None
         loaded = self.cache.loaded(Node(self.reference.model), kind="reference")
-        if isinstance(loaded.model, PeftModel):
+        if is_adapted(loaded.model):
             raise LabError(
                 f"The reference {loaded.provenance['name']} keeps its adapter apart. Use "
                 "reference.model.saved_adapter=merge."

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import AttentionInterface
 
 from kto_lab import narration
 from kto_lab.models import attention
+from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import completion_logps, evaluating
 from kto_lab.models.sequences import Tokens
@@ -49,7 +49,7 @@ class Compilation:
 
 def blocks(policy: Policy) -> list[nn.Module]:
     """The layers of a policy that its architecture names as its blocks; none where it names none."""
-    inner = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    inner = policy.get_base_model() if is_adapted(policy) else policy
     names = set(getattr(inner, "_no_split_modules", None) or ())
     return [module for module in policy.modules() if type(module).__name__ in names]
 

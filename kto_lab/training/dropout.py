@@ -7,11 +7,16 @@ A mask is drawn in the order in which a forward pass comes to it, so it would de
 something drops out, each example (pair, for a loss of pairs) is therefore run by itself, from a seed of its own.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import Policy
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 # Of a configuration's keys those that say how much is dropped, or shaken, in training mode; and those of other heads.
 RANDOM = ("drop", "jitter")
@@ -58,5 +63,9 @@ def mask_seed(seed: int, step: int, place: int) -> int:
     return int(np.random.SeedSequence([seed, step, place]).generate_state(1, np.uint64)[0])
 
 
-def _adapters(policy: Policy) -> list[LoraLayer]:
+def _adapters(policy: Policy) -> "list[LoraLayer]":
+    if not is_adapted(policy):
+        return []
+    from peft.tuners.lora import LoraLayer
+
     return [module for module in policy.modules() if isinstance(module, LoraLayer)]

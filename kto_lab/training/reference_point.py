@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from kto_lab.losses.objective import Estimator, Sampling
 from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, State
+from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
 from kto_lab.models.generate import sample_tokens
@@ -39,7 +39,7 @@ class PolicySamples:
             token_budget: padded tokens per batch of scoring.
             seed: of the sampling, with the number of the step.
         """
-        inside = reference.inside and isinstance(policy, PeftModel)
+        inside = reference.inside and is_adapted(policy)
         own = policy if inside else copy.deepcopy(policy) if reference.inside else reference.load()
         model = own if inside else own.requires_grad_(False)
         self.reference = ReferencePolicy(load=lambda: model, inside=reference.inside)

@@ -8,13 +8,13 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from kto_lab.errors import LabError
+from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import Policy
 from kto_lab.training.compiling import blocks
 
@@ -67,7 +67,7 @@ def shard(root: nn.Module, policy: Policy, mesh: DeviceMesh, *, number_format: s
     Raises:
         LabError: the architecture does not say what its blocks are.
     """
-    inner = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    inner = policy.get_base_model() if is_adapted(policy) else policy
     whole = blocks(policy)
     if not whole:
         raise LabError(
