@@ -1,4 +1,4 @@
-"""The command line: `kto-lab train`, `sweep`, `report`, `evaluate`, `feedback ...`, `cache`.
+"""The command line: runs the commands that `kto_lab.commands` lists.
 
 Each command is a Hydra application over `conf/<command>.yaml`. Heavy imports wait until a command runs, so that help
 and mistakes in the configuration come at once.
@@ -10,16 +10,16 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from kto_lab import __version__
+from kto_lab.commands import COMMANDS, under, usage
 from kto_lab.configuration import config_dir, refuse_repeated
 from kto_lab.messages import explain
 from kto_lab.stopping import Stopped, stoppable
-from kto_lab.sweeps.request import FLAGS, read
+from kto_lab.sweeps.request import read
 from kto_lab.usage import closest, list_groups_of, list_options_at_once
 
 if TYPE_CHECKING:
@@ -33,61 +33,6 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 GO_ON_SWEEPING = "The same command goes on: cells that are done stay done, and this one from what it has saved."
 # Nodes of a configuration that are made without torch; the trainer, last, asks it for the devices that there are.
 AT_ONCE = ("optimization", "lengths", "evaluation", "trainer")
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command.
-
-    Attributes:
-        config: its configuration.
-        function: that takes it.
-        about: what the command is for.
-        without: groups of the configuration that are another command's.
-        flags: words of its own beside Hydra's, and what each does.
-    """
-
-    config: str
-    function: str
-    about: str
-    without: Sequence[str] = ()
-    flags: Mapping[str, str] = field(default_factory=dict)
-
-
-COMMANDS = {
-    "train": Command(
-        "train", "kto_lab.runs.command:train", "align a policy with feedback, and judge it", without=["study"]
-    ),
-    "sweep": Command(
-        "train",
-        "kto_lab.sweeps.cell:run_cell",
-        "run what is missing of a study, on a laptop or Slurm",
-        flags=FLAGS,
-    ),
-    "report": Command("report", "kto_lab.reports.report:report_study", "tables, figures and a page of a study's runs"),
-    "evaluate": Command("evaluate", "kto_lab.runs.evaluate:evaluate", "judge a finished run again, or any model"),
-    "feedback collect": Command(
-        "collect",
-        "kto_lab.feedback.command:collect_feedback",
-        "sample answers from a model, and let a checker give the thumbs",
-    ),
-    "feedback inspect": Command(
-        "inspect",
-        "kto_lab.feedback.inspect:inspect_feedback",
-        "show what is in the thumbs, before and after a corruption",
-    ),
-    "feedback import": Command(
-        "import", "kto_lab.importing.command:import_feedback", "thumbs of a product, as its tools export them"
-    ),
-    "feedback label": Command(
-        "label", "kto_lab.labeling.command:label_feedback", "give thumbs to answers by rules, principles or a model"
-    ),
-    "feedback audit": Command("audit", "kto_lab.auditing.command:audit_feedback", "rank the labels to doubt"),
-    "feedback review": Command(
-        "review", "kto_lab.auditing.review:review_feedback", "put a reviewer's decisions into the thumbs"
-    ),
-    "cache": Command("cache", "kto_lab.cache:cache", "what lies in the cache folder, and making room there"),
-}
 
 
 def main() -> None:
@@ -141,36 +86,16 @@ def _run_command_line(arguments: list[str]) -> None:
         run(name, arguments[len(name.split()) :])
         return
     words = [word for word in arguments if word not in HELP]
-    among = _under(words)
+    among = under(words)
     if among:
         print(usage(among))
         return
-    family = _under(words[:1])
+    family = under(words[:1])
     meant = closest(words, COMMANDS)
     hint = f". Did you mean 'kto-lab {meant}'?" if meant else ""
     print(f"kto-lab: there is no command {' '.join(words[: 2 if family else 1])!r}{hint}\n", file=sys.stderr)
     print(usage(family or list(COMMANDS)), file=sys.stderr)
     sys.exit(2)
-
-
-def _under(words: Sequence[str]) -> list[str]:
-    """The commands that begin with these words: all for none, those of a family for its name."""
-    return [name for name in COMMANDS if name.split()[: len(words)] == list(words)]
-
-
-def usage(names: Sequence[str]) -> str:
-    """What `kto-lab --help` prints, of these commands."""
-    width = max(map(len, names))
-    return "\n".join(
-        [
-            "kto-lab: alignment from thumbs-up / thumbs-down, done as reproducible science",
-            "",
-            *(f"    kto-lab {name:<{width}}  {COMMANDS[name].about}" for name in names),
-            "",
-            "Every command takes Hydra overrides, such as loss=dpo optimization.learning_rate=1e-5;",
-            "--help lists its groups, --cfg job prints its configuration, --config-dir adds your own.",
-        ]
-    )
 
 
 def run(name: str, overrides: list[str]) -> None:
@@ -190,8 +115,9 @@ def run(name: str, overrides: list[str]) -> None:
         sys.argv = [whole[0], *_words_of_job()] if name == "sweep" else [*own, *folder]
 
         def job() -> object:
-            # A sweep's cell has a mistake of its own recorded, and goes on with the next.
+            # A sweep has said what it runs. A cell has a mistake of its own recorded, and goes on with the next.
             if name != "sweep":
+                _say_what_is_run(name, cfg)
                 _check_values(cfg)
             return _load(command.function)(cfg)
 
@@ -228,6 +154,21 @@ def _narrate_on_the_console() -> None:
     narrate_with(console)
 
 
+def _say_what_is_run(name: str, cfg: "DictConfig") -> None:
+    """The first line of a command, before the imports of its work, which take seconds."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from kto_lab import console
+
+    command, chosen = COMMANDS[name], HydraConfig.get().runtime.choices
+    choices = [f"{group}={chosen[group]}" for group in command.groups if chosen.get(group) not in (None, "null")]
+    places = {word: OmegaConf.select(cfg, key) for key, word in command.places.items()}
+    where = [f"{word} {place}" for word, place in places.items() if place is not None]
+    about = "; ".join(filter(None, [" ".join(choices), *where]))
+    console.say(f"kto-lab {name}" + (f": {about}" if about else ""))
+
+
 def _check_values(cfg: "DictConfig") -> None:
     """Make the nodes that are made without torch, so that a mistyped value shows before the imports of a run."""
     from hydra.utils import instantiate
@@ -249,6 +190,10 @@ def _header(name: str) -> str:
 
 
 def _sweep(words: list[str], task: Callable[..., object]) -> None:
+    from kto_lab import console
+
+    # Before the imports of a sweep, which take longer.
+    console.say(f"kto-lab sweep: {' '.join(words)}" if words else "kto-lab sweep")
     from kto_lab.reports.wandb_study import log_study
     from kto_lab.sweeps.sweep import sweep
 
