@@ -18,6 +18,7 @@ from kto_lab import __version__
 from kto_lab.commands import COMMANDS, under, usage
 from kto_lab.configuration import config_dir, refuse_repeated
 from kto_lab.messages import explain
+from kto_lab.quoting import quoted
 from kto_lab.stopping import Stopped, stoppable
 from kto_lab.sweeps.request import read
 from kto_lab.usage import closest, list_groups_of, list_options_at_once
@@ -111,7 +112,7 @@ def run(name: str, overrides: list[str]) -> None:
         # Lightning starts the other processes of a distributed run with the command line it finds here. They must
         # find the same run folder, whose default holds the time.
         own = [word for word in whole if not word.startswith("run_dir=")]
-        folder = [f"run_dir='{cfg.run_dir}'"] if "run_dir" in cfg else []
+        folder = [f"run_dir={quoted(cfg.run_dir)}"] if "run_dir" in cfg else []
         sys.argv = [whole[0], *_words_of_job()] if name == "sweep" else [*own, *folder]
 
         def job() -> object:
@@ -133,7 +134,7 @@ def run(name: str, overrides: list[str]) -> None:
         list_options_at_once()
         if "--hydra-help" not in overrides:
             list_groups_of(command.config, without=command.without)
-            overrides = [*overrides, f'hydra.help.header="{_header(name)}"']
+            overrides = [*overrides, f"hydra.help.header={quoted(_header(name))}"]
     sys.argv = [whole[0], *overrides]
     with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
 

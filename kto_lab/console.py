@@ -149,9 +149,10 @@ def _plain_progress(description: str, total: int, done: int) -> Advance:
         finished = before < total <= now_done
         if finished or (tenth > last_tenth and now - last_line >= SECONDS_BETWEEN_LINES):
             last_line, last_tenth = now, tenth
-            taken = now - start
-            left = taken / (now_done - done) * (total - now_done)
-            clock = f"took {duration(taken)}" if finished else f"{duration(left)} left"
+            taken, gained = now - start, now_done - done
+            # What was done before may be undone (a damaged record): then nothing tells how fast this goes.
+            left = f"{duration(taken / gained * (total - now_done))} left" if gained > 0 else ""
+            clock = f"took {duration(taken)}" if finished else left
             words = ", ".join(part for part in (f"{description} {now_done}/{total}", clock, note) if part)
             say(f"    {words}", screen)
 

@@ -65,6 +65,21 @@ def test_time_left_of_a_resumed_loop_counts_its_own_steps_only(
     assert text.getvalue() == "    training 90/100, 10 s left\n"
 
 
+def test_progress_that_is_undone_and_made_again_tells_no_time(
+    screen: Callable[[bool], io.StringIO], clock: list[float]
+) -> None:
+    text = screen(False)
+    with console.progress("cells", 20, done=1) as advance:
+        clock[0] = 10.0
+        advance(-1)
+        advance(1)
+    with console.progress("cells", 1, done=1) as advance:
+        advance(-1)
+        clock[0] = 20.0
+        advance(1)
+    assert text.getvalue() == "    cells 1/1, took 10 s\n"
+
+
 def test_terminal_progress_shows_count_and_note(screen: Callable[[bool], io.StringIO]) -> None:
     text = screen(True)
     with console.progress("training", 3) as advance:

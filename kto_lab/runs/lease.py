@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from kto_lab.files import is_name
 from kto_lab.runs.job import Job
 
 LEASE = "lease.json"
@@ -153,11 +154,15 @@ def held(folder: Path, *, beat_seconds: float = BEAT_SECONDS) -> Iterator[bool]:
 
 
 def read_owner(lease: Path) -> Owner | None:
-    """Who holds a lease; None where nobody does, or where it is just being written."""
+    """Who holds a lease; None where nobody does, where it is just being written, or where it is damaged."""
     try:
-        return Owner(**json.loads(lease.read_text(encoding="utf-8")))
+        owner = Owner(**json.loads(lease.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    # An identity becomes part of a file's name.
+    kinds = ((owner.host, str), (owner.pid, int), (owner.started, float | int), (owner.beat, int), (owner.start, int))
+    whole = is_name(owner.identity) and all(isinstance(value, kind) for value, kind in kinds)
+    return owner if whole else None
 
 
 def _claim(lease: Path, mine: Owner) -> int | None:
@@ -173,9 +178,9 @@ def _claim(lease: Path, mine: Owner) -> int | None:
 
 
 def _content(lease: Path) -> str:
-    """The text of a lease, "" where there is none."""
+    """The text of a lease, "" where there is none; damaged, it is still something to watch."""
     try:
-        return lease.read_text(encoding="utf-8")
+        return lease.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
@@ -215,7 +220,7 @@ def _take_over(lease: Path, mine: Owner, watch: Watch) -> int | None:
 
 def _move_in(lease: Path, link: Path, content: str, mine: Owner) -> int | None:
     """Put our lease in the place of a dead one, unless that has become another's meanwhile."""
-    if link.read_text(encoding="utf-8") != content:
+    if _content(link) != content:
         link.unlink()
         return None
     partial = lease.with_name(f"{lease.name}.{mine.identity}")

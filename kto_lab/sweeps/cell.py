@@ -5,12 +5,15 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
+from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.log_file import into
 from kto_lab.messages import explain
@@ -27,15 +30,20 @@ LOOK_SECONDS = 5.0
 CACHE = ProcessCache(keeps=True)
 
 
+class CellError(Exception):
+    """Why a cell ended, where its folder could not be told: for the launcher to hand to the sweep."""
+
+
 def run_cell(cfg: DictConfig) -> str:
     """Run a cell to its end, or what is left of it, and return its status. Hydra calls this for each job.
 
     What the run says goes to `log.txt` in its folder. A failure is recorded with its traceback in `failure.json`, and
     does not reach the other cells; being asked to stop does. Where Slurm started several processes for one run, the
     first does all of that, and the others take part if it says so.
-    """
-    from kto_lab.runs.command import train
 
+    Raises:
+        CellError: the cell failed, and its folder refuses to be told.
+    """
     _set_apart_what_is_imported()
     folder = Path(cfg.run_dir)
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"])
@@ -45,6 +53,17 @@ def run_cell(cfg: DictConfig) -> str:
         if job.is_told_to_run():
             _take_part(own, folder)
         return status(folder)
+    with _recorded(folder, job):
+        _lead(own, folder, job)
+    # Trainer, policy and optimiser hold one another: their memory is wanted by the next cell.
+    gc.collect()
+    return status(folder)
+
+
+def _lead(own: DictConfig, folder: Path, job: Job | None) -> None:
+    """Run a cell, unless it is another's or done."""
+    from kto_lab.runs.command import train
+
     with held(folder) as mine:
         runs = mine and status(folder) != "done" and _is_still(own, folder)
         for old in (FAILURE, RECORD) if runs else ():  # the record is damaged: a whole one is kept
@@ -52,21 +71,38 @@ def run_cell(cfg: DictConfig) -> str:
         if job:
             job.tell(runs)
         if not runs:
-            return status(folder)
-        with into(folder / LOG):
+            return
+        with into(folder / LOG), _recorded(folder, job):
             try:
                 train(own, CACHE)
             except Exception as error:
-                if _asks_to_stop(error):
-                    raise
-                message = explain(error) or f"{type(error).__name__}: {error}"
-                if job and job.processes > 1:
-                    message += f"\nWhat the other processes said is in {job.log.parent}."
-                write_json(folder / FAILURE, {"error": message, "traceback": traceback.format_exc()})
-                console.say(traceback.format_exc())
-            # Trainer, policy and optimiser hold one another: their memory is wanted by the next cell.
-            gc.collect()
-    return status(folder)
+                if not _asks_to_stop(error):
+                    console.say(traceback.format_exc())
+                raise
+
+
+@contextmanager
+def _recorded(folder: Path, job: Job | None) -> Iterator[None]:
+    """Have a failure of the block recorded in the cell's folder, and stay there."""
+    try:
+        yield
+    except Exception as error:
+        if _asks_to_stop(error) or isinstance(error, CellError):
+            raise
+        _record(error, folder, job)
+
+
+def _record(error: Exception, folder: Path, job: Job | None) -> None:
+    message = explain(error) or f"{type(error).__name__}: {error}"
+    if job and job.processes > 1:
+        message += f"\nWhat the other processes said is in {job.log.parent}."
+        with suppress(LabError):
+            # They wait to be told, where it failed before.
+            job.tell(False)
+    try:
+        write_json(folder / FAILURE, {"error": message, "traceback": traceback.format_exc()})
+    except LabError as refused:
+        raise CellError(f"{message}\n{refused}") from None
 
 
 def _is_still(own: DictConfig, folder: Path) -> bool:

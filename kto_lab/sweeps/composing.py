@@ -27,6 +27,7 @@ from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.files import write_json
 from kto_lab.hashing import content_hash
+from kto_lab.quoting import quoted
 from kto_lab.runs.identity import (
     CODE,
     Identity,
@@ -81,8 +82,7 @@ def opened(
         own: the sweep's own overrides.
         more: a folder of configuration beside it.
     """
-    path = str(more.resolve()).replace("'", r"\'") if more else ""
-    search = [f"hydra.searchpath=['{LOCAL}{path}']"] if more else []
+    search = [f"hydra.searchpath=[{quoted(f'{LOCAL}{more.resolve()}')}]"] if more else []
     with initialize_config_dir(str(config_dir), job_name="kto-lab", version_base="1.3"):
         config = compose("train", [*own, *search], return_hydra_config=True)
         yield GlobalHydra.instance().config_loader(), config
@@ -231,7 +231,7 @@ class Composer:
 
     def _is_group(self, key: str) -> bool:
         if key not in self._groups:
-            search = [f"hydra.searchpath={self._more}"] if self._more else []
+            search = [f"hydra.searchpath=[{','.join(map(quoted, self._more))}]"] if self._more else []
             options = self.loader.get_group_options(key, None, config_name=None, overrides=search)
             self._groups[key] = bool(options)
         return self._groups[key]

@@ -1,15 +1,19 @@
 """Hydra's launchers, as a sweep needs them: jobs that ask for the hardware of their cells, and an end that is told."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from kto_lab import console
 from kto_lab.errors import LabError
+from kto_lab.messages import explain
+from kto_lab.sweeps.parent import EndsWithSweep
 
 SLURM = "SlurmLauncher"
 FOLLOWS = "${trainer."
@@ -28,16 +32,20 @@ class Launcher:
         # Once for all: a folder may be named by the time.
         OmegaConf.to_container(config.hydra.launcher, resolve=True)
 
-    def launch(self, jobs: Sequence[Sequence[str]], first: int = 0) -> None:
+    def launch(self, jobs: Sequence[Sequence[str]], first: int = 0) -> dict[Path, str]:
         """Run jobs to their ends, good or bad.
 
         Args:
             jobs: the overrides of each.
             first: number of the first one.
 
+        Returns:
+            What ended the cells that could not write it into their folder themselves, by that folder.
+
         Raises:
             LabError: the launcher is not installed, or refuses.
         """
+        problems: dict[Path, str] = {}
         for config, alike in self._kinds(jobs):
             launcher = self._instantiate(config)
             if type(launcher).__name__ == SLURM:
@@ -45,8 +53,9 @@ class Launcher:
 
                 run_on_slurm(launcher, alike, first)
             else:
-                _run_here(launcher, alike, first)
+                problems |= _run_here(launcher, alike, first)
             first += len(alike)
+        return problems
 
     def _kinds(self, jobs: Sequence[Sequence[str]]) -> list[tuple[DictConfig, list[Sequence[str]]]]:
         """Jobs that ask the launcher for the same, with the configuration that says so."""
@@ -63,9 +72,12 @@ class Launcher:
         return list(kinds.values())
 
     def _instantiate(self, config: DictConfig) -> Any:
+        # Jobs on Slurm go on without the sweep, which comes back to them.
+        on_slurm = str(config.hydra.launcher._target_).endswith(f".{SLURM}")
+        task = self.task if on_slurm else EndsWithSweep(self.task)
         try:
             return Plugins.instance().instantiate_launcher(
-                hydra_context=self.context, task_function=self.task, config=config
+                hydra_context=self.context, task_function=task, config=config
             )
         except ImportError as error:
             raise LabError(
@@ -73,11 +85,18 @@ class Launcher:
             ) from error
 
 
-def _run_here(launcher: Any, jobs: Sequence[Sequence[str]], first: int) -> None:
+def _run_here(launcher: Any, jobs: Sequence[Sequence[str]], first: int) -> Mapping[Path, str]:
     try:
-        launcher.launch(jobs, initial_job_idx=first)
+        ended: Sequence[JobReturn] = launcher.launch(jobs, initial_job_idx=first)
     except Exception as error:
         # joblib's word for a process that the system has killed, for want of memory as a rule: it then ends the others.
         if type(error).__name__ != "TerminatedWorkerError":
             raise
         console.say(f"    A process was killed, and with it the others: {error}")
+        return {}
+    failed = [job for job in ended if job.status is JobStatus.FAILED and job.cfg is not None]
+    return {Path(job.cfg.run_dir): _told(job._return_value) for job in failed}
+
+
+def _told(error: BaseException) -> str:
+    return explain(error) or f"{type(error).__name__}: {error}"

@@ -12,9 +12,7 @@ from types import TracebackType
 
 from kto_lab import console
 from kto_lab.narration import Advance
-from kto_lab.runs.lease import LEASE
-from kto_lab.runs.record import RECORD
-from kto_lab.runs.status import FAILURE
+from kto_lab.runs.status import status
 
 LOOK_SECONDS = 1.0
 
@@ -55,12 +53,5 @@ class Live:
             finished = counts["done"]
 
     def counts(self) -> Counter[str]:
-        """Cells by state, told by which files there are: cheap enough to look every second."""
-        return Counter(_glance(folder) for folder in self.folders)
-
-
-def _glance(folder: Path) -> str:
-    for file, state in ((RECORD, "done"), (LEASE, "running"), (FAILURE, "failed")):
-        if (folder / file).exists():
-            return state
-    return "missing"
+        """Cells by state. To look every second is cheap: a record is read when it is new."""
+        return Counter(status(folder) for folder in self.folders)

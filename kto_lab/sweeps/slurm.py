@@ -20,6 +20,7 @@ from submitit.core.utils import FailedJobError
 
 from kto_lab import console
 from kto_lab.errors import LabError
+from kto_lab.sweeps.outcome import groups
 
 LOOK_SECONDS = 1.0
 # Between two questions to Slurm itself, which serves many.
@@ -50,9 +51,9 @@ def run_on_slurm(launcher: SlurmLauncher, cells: Sequence[Sequence[str]], first:
         raise LabError(
             f"No longer waiting. The jobs go on; scancel {number} ends them, and the same command comes back to them."
         ) from None
-    for job in jobs:
-        if problem := problem_of(job):
-            console.say(f"    Slurm job {job.job_id}: {problem}; log {job.task(0).paths.stdout}")
+    for problem, count, job in groups((problem, job) for job in jobs if (problem := problem_of(job))):
+        told = f"Slurm job {job.job_id}" if count == 1 else f"{count} Slurm jobs, such as {job.job_id}"
+        console.say(f"    {told}: {problem}; log {job.task(0).paths.stdout}")
 
 
 def submit(launcher: SlurmLauncher, cells: Sequence[Sequence[str]], first: int) -> list[submitit.Job[Any]]:

@@ -8,7 +8,7 @@ share its run.
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.measuring import find_metrics
 from kto_lab.evaluation.metrics import learn
 from kto_lab.files import write_json
+from kto_lab.quoting import quoted
 from kto_lab.runs.lease import LEASE, Watch, read_owner
-from kto_lab.runs.status import FAILURE, status
+from kto_lab.runs.status import status
 from kto_lab.sweeps.composing import PLAN, Composer, Planned, opened
 from kto_lab.sweeps.contrasts import check_metrics
 from kto_lab.sweeps.estimates import Costs, at_once, finished_runs, told, totals
@@ -32,6 +33,7 @@ from kto_lab.sweeps.finished import FinishedRuns
 from kto_lab.sweeps.launching import Launcher
 from kto_lab.sweeps.live import LOOK_SECONDS, Live
 from kto_lab.sweeps.manifest import STUDY, read_study
+from kto_lab.sweeps.outcome import finish, name, tell
 from kto_lab.sweeps.request import Request
 from kto_lab.sweeps.search import is_asked, search, with_defaults
 from kto_lab.sweeps.study import Cell, Study, cells_of, replaced_in_arms, scale_of, shown_at
@@ -110,7 +112,7 @@ def _sweep(
     try:
         log_study(logger, home)
     finally:
-        finish(planned, home)
+        finish(planned, home, making.problems)
     return planned
 
 
@@ -127,6 +129,7 @@ class Making:
         task: runs a composed cell.
         home: the study's folder.
         due: states of cells that are run.
+        problems: what ended cells that had no word for it in their folder, as the launcher was told, by folder.
     """
 
     config: DictConfig
@@ -137,6 +140,7 @@ class Making:
     task: TaskFunction
     home: Path
     due: Sequence[str]
+    problems: dict[Path, str] = field(default_factory=dict)
 
     def make(self, cells: Sequence[Planned], every: Sequence[Planned]) -> None:
         """Run those of the cells that are due, after writing down `every` cell of the study."""
@@ -148,10 +152,10 @@ class Making:
         logger = self.composer.compose(todo[0].cell).logger
         launcher = Launcher(self.context, self.task, self.config)
         with Live([cell.folder for cell in every]):
-            launcher.launch(jobs(todo, self.study, logger))
+            self.problems.update(launcher.launch(jobs(todo, self.study, logger)))
             # Once more, and not for ever: a cell whose owner died may be one that always dies.
             if again := left_by_others(todo):
-                launcher.launch(jobs(again, self.study, logger), len(todo))
+                self.problems.update(launcher.launch(jobs(again, self.study, logger), len(todo)))
 
 
 def left_by_others(cells: Sequence[Planned]) -> list[Planned]:
@@ -178,7 +182,7 @@ def jobs(cells: Sequence[Planned], study: str, logger: DictConfig) -> list[list[
         [
             *one.cell.overrides,
             *naming(logger, study=study, cell=one.cell, name=name(one.cell)),
-            f"run_dir='{one.folder}'",
+            f"run_dir={quoted(one.folder)}",
         ]
         for one in cells
     ]
@@ -222,18 +226,6 @@ def refuse_twins(planned: Sequence[Planned]) -> None:
                 "the grid changes nothing there. Give that arm a grid of its own."
             )
         seen[item.run_id] = item.cell
-
-
-def name(cell: Cell) -> str:
-    """A cell by its choices."""
-    return " ".join(f"{key}={value}" for key, value in cell.choices.items())
-
-
-def tell(planned: Sequence[Planned]) -> None:
-    """Say how many cells there are, and what became of them so far."""
-    states = [status(item.folder) for item in planned]
-    counts = {state: states.count(state) for state in sorted(set(states))}
-    console.say(f"    {len(planned)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
 
 
 def tell_accepted(planned: Sequence[Planned], accept_code: Sequence[str]) -> None:
@@ -304,25 +296,3 @@ def named(contrasts: Sequence[Mapping[str, Any]], planned: Sequence[Planned], ho
         {"contrast": node, "finished": next((count for known, count in before if known == node), finished)}
         for node in contrasts
     ]
-
-
-def finish(planned: Sequence[Planned], home: Path) -> None:
-    """Say how it ended.
-
-    Raises:
-        LabError: not every cell is done; the message lists those that are not.
-    """
-    after = {item.run_id: status(item.folder) for item in planned}
-    left = [item for item in planned if after[item.run_id] != "done"]
-    console.say(f"    {len(planned) - len(left)} of {len(planned)} cells are done; {home / STUDY} lists them")
-    if left:
-        lines = [
-            f"  {after[item.run_id]}: {name(item.cell)}\n      {item.folder}"
-            + (f"/{FAILURE}" if after[item.run_id] == "failed" else "")
-            for item in left
-        ]
-        raise LabError(
-            f"{len(left)} of {len(planned)} cells are not done.\n"
-            + "\n".join(lines)
-            + "\nRun the same command again to go on; --retry-failed tries failed ones again."
-        )

@@ -1,9 +1,8 @@
 """How a sweep names its cells in Weights & Biases."""
 
-import re
-
 from omegaconf import DictConfig
 
+from kto_lab.quoting import quoted
 from kto_lab.sweeps.study import ARM, Cell
 
 # Compared as text: to import the logger takes seconds, and most sweeps do without.
@@ -25,11 +24,6 @@ def naming(logger: DictConfig, *, study: str, cell: Cell, name: str) -> list[str
     from kto_lab.training.loggers import LONGEST_TAG
 
     scales = [word.lstrip("+").removeprefix(SCALE) for word in cell.overrides if word.lstrip("+").startswith(SCALE)]
-    tags = [_quoted(tag[:LONGEST_TAG]) for tag in (study, str(cell.choices[ARM]), *scales)]
-    wanted = {"group": _quoted(study), "name": _quoted(name), "tags": f"[{','.join(tags)}]"}
+    tags = [quoted(tag[:LONGEST_TAG]) for tag in (study, str(cell.choices[ARM]), *scales)]
+    wanted = {"group": quoted(study), "name": quoted(name), "tags": f"[{','.join(tags)}]"}
     return [f"logger.{key}={value}" for key, value in wanted.items() if not logger[key]]
-
-
-def _quoted(text: str) -> str:
-    """A text as one of Hydra's quoted strings: backslashes count only in front of a quote."""
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), text) + "'"

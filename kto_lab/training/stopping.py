@@ -8,6 +8,7 @@ resumed; so during training the signal waits for the end of the step. SIGTERM (`
 import os
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -86,8 +87,9 @@ class StopWhenAsked(pl.Callback):
             raise Stopped(signum)
         self.asked = signum
         if signum in SIGNALS:
-            # Straight to the file: what buffers may be in the middle of a write.
-            os.write(2, b"\nstopping when this step is done and saved (once more to stop at once)\n")
+            # Straight to the file: what buffers may be in the middle of a write. Whoever reads it may be gone.
+            with suppress(OSError):
+                os.write(2, b"\nstopping when this step is done and saved (once more to stop at once)\n")
 
 
 def slurm() -> list[SLURMEnvironment]:

@@ -136,11 +136,25 @@ def test_an_owner_elsewhere_that_comes_to_its_end_leaves_the_folder(tmp_path: Pa
     assert clock.waited == 1
 
 
-def test_a_lease_that_cannot_be_read_is_waited_for_and_then_taken(tmp_path: Path, clock: Clock) -> None:
-    (tmp_path / LEASE).write_text('{"identity": "half a')
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"identity": "half a',
+        b"\xff\xfe\x00 not UTF-8",
+        b"[1, 2]",
+        b'{"identity": "../../away", "host": "elsewhere", "pid": 1, "started": 1.0, "beat": 0}',
+        b'{"identity": "a", "host": 1, "pid": "b", "started": null, "beat": []}',
+    ],
+    ids=["empty", "half", "not text", "a list", "a path", "other kinds"],
+)
+def test_a_lease_that_cannot_be_read_is_waited_for_and_then_taken(content: bytes, tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / LEASE).write_bytes(content)
+    assert read_owner(tmp_path / LEASE) is None
     with held(tmp_path) as mine:
         assert mine
     assert 60 <= clock.waited < 65
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_heir_that_dies_is_inherited_from_in_its_turn(tmp_path: Path, clock: Clock) -> None:

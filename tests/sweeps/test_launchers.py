@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
@@ -22,8 +24,11 @@ from kto_lab.errors import LabError
 from kto_lab.runs.job import LOG, Job, logs
 from kto_lab.runs.record import read_record
 from kto_lab.runs.status import FAILURE, status
-from kto_lab.sweeps import cell, launching, slurm
+from kto_lab.sweeps import cell, launching, parent, slurm
 from kto_lab.sweeps.launching import Launcher
+from kto_lab.sweeps.parent import EndsWithSweep
+from kto_lab.training.callbacks import METRICS
+from kto_lab.training.fit import CHECKPOINTS
 from tests.small_runs import SMALL, thumbs, write_jsonl
 
 STUDY = """# A study for the tests.
@@ -35,15 +40,20 @@ seeds: [0]
 """
 
 
+def in_processes(folder: Path, *more: str) -> list[str]:
+    """The command that sweeps the pair in two processes."""
+    (folder / "own" / "study").mkdir(parents=True)
+    (folder / "own" / "study" / "pair.yaml").write_text(STUDY)
+    file = write_jsonl(folder / "thumbs.jsonl", thumbs())
+    words = ["study=pair", "hydra/launcher=processes", "--config-dir", "own", *SMALL]
+    words += [f"feedback.path={file}", "feedback.columns.split=split", *more]
+    return [sys.executable, "-m", "kto_lab.cli", "sweep", *words]
+
+
 @pytest.mark.slow
 def test_processes_share_the_cells_and_the_cores(tmp_path: Path) -> None:
-    (tmp_path / "own" / "study").mkdir(parents=True)
-    (tmp_path / "own" / "study" / "pair.yaml").write_text(STUDY)
-    file = write_jsonl(tmp_path / "thumbs.jsonl", thumbs())
-    words = ["study=pair", "hydra/launcher=processes", "--config-dir", "own", *SMALL]
-    words += [f"feedback.path={file}", "feedback.columns.split=split", "optimization.max_steps=2"]
     done = subprocess.run(
-        [sys.executable, "-m", "kto_lab.cli", "sweep", *words],
+        in_processes(tmp_path, "optimization.max_steps=2"),
         # How many threads a process has is left to the launcher.
         env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
         capture_output=True,
@@ -57,6 +67,76 @@ def test_processes_share_the_cells_and_the_cores(tmp_path: Path) -> None:
     records = [read_record(home / one["folder"]) for one in cells]
     threads = [record["environment"]["cpu"]["threads"] for record in records]
     assert threads == 2 * [max(cpu_count() // 2, 1)]
+
+
+@pytest.mark.slow
+def test_processes_save_their_cells_and_end_with_a_sweep_that_is_killed(tmp_path: Path) -> None:
+    command = in_processes(tmp_path, "optimization.epochs=1000", "optimization.checkpoint_every=100000")
+    with (tmp_path / "said.txt").open("w") as said:
+        sweep = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+    try:
+        until(lambda: len(list(tmp_path.glob(f"runs/cells/*/{METRICS}"))) == 2, "both cells are trained")
+        children = psutil.Process(sweep.pid).children(recursive=True)
+        assert len(children) >= 2
+    finally:
+        # Not waited for yet: it stays in the list of processes, as one whose own parent is busy does.
+        sweep.kill()
+    gone, left = psutil.wait_procs(children, timeout=120)
+    sweep.wait()
+    assert not left and len(gone) == len(children), (tmp_path / "said.txt").read_text()
+    folders = list(tmp_path.glob("runs/cells/*"))
+    assert [sorted(file.name for file in (folder / CHECKPOINTS).iterdir()) for folder in folders] == 2 * [
+        ["stopped.ckpt"]
+    ]
+    # They have let go of their cells, and have not failed.
+    assert [status(folder) for folder in folders] == 2 * ["missing"]
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 300
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+class Now:
+    """An event that somebody waits for without a clock; `looks`: answers of the wait."""
+
+    def __init__(self, *looks: bool) -> None:
+        self.looks = list(looks)
+
+    def wait(self, seconds: float) -> bool:
+        return self.looks.pop(0)
+
+
+def test_a_process_is_asked_to_stop_when_its_parent_is_gone_and_then_made_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    parents = [7, 7, 1]
+    monkeypatch.setattr(parent.os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(parent.os, "kill", lambda pid, signum: done.append((pid, signum)))
+    monkeypatch.setattr(parent.os, "_exit", done.append)
+    parent._stop_without(7, Now(False, False, False))  # type: ignore[arg-type]
+    assert done == [(os.getpid(), signal.SIGTERM), 143] and parents == []
+
+
+def test_a_process_whose_cell_is_over_watches_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent.os, "getppid", lambda: 7)
+    monkeypatch.setattr(parent.os, "kill", lambda *_: pytest.fail("nobody is to be stopped"))
+    over = Now(False, True)
+    parent._stop_without(7, over)  # type: ignore[arg-type]
+    assert over.looks == []
+
+
+def test_the_sweep_itself_runs_cells_as_they_are_and_slurm_without_a_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = OmegaConf.create({"seed": 3})
+    assert EndsWithSweep(lambda config: config.seed)(cfg) == 3
+    tasks = []
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda self, **given: tasks.append(given["task_function"]))
+    for name in ("processes", "slurm"):
+        Launcher(SimpleNamespace(), print, of_sweep(f"hydra/launcher={name}"))._instantiate(  # type: ignore[arg-type]
+            of_sweep(f"hydra/launcher={name}")
+        )
+    assert tasks == [EndsWithSweep(print, os.getpid()), print]  # type: ignore[arg-type]
 
 
 def of_sweep(*words: str) -> DictConfig:
@@ -75,8 +155,9 @@ class Recorder:
     def instantiate(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> Any:
         asked = OmegaConf.to_container(config.hydra.launcher, resolve=True)
 
-        def launch(jobs: list[Sequence[str]], initial_job_idx: int) -> None:
+        def launch(jobs: list[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
             self.launched.append((asked, jobs, initial_job_idx))
+            return []
 
         return SimpleNamespace(launch=launch)
 
