@@ -13,7 +13,7 @@ from kto_lab.feedback.survey import table_of
 def from_file(
     *,
     path: str,
-    format: Literal["auto", "json", "jsonl", "csv", "parquet"],
+    container: Literal["auto", "json", "jsonl", "csv", "parquet"],
     as_chat: bool,
     min_certainty: float | None,
     bad_rows: Literal["error", "drop"],
@@ -26,7 +26,7 @@ def from_file(
 
     Args:
         path: the file.
-        format: see `rows.read_rows`.
+        container: see `rows.read_rows`.
         as_chat: a prompt that is text becomes one user message.
         min_certainty: see `layout.layout`.
         bad_rows: see `layout.layout`.
@@ -41,5 +41,5 @@ def from_file(
     file = existing(path, "feedback.path")
     # The table's identity holds the source's name, so it must not hold the folder.
     return table_of(
-        functools.partial(read_rows, file, format), how, source=str(file), name=file.name, held_out=held_out
+        functools.partial(read_rows, file, container), how, source=str(file), name=file.name, held_out=held_out
     )

@@ -87,7 +87,7 @@ def read_rows(
         file: an existing file.
         format: one of `CONTAINERS` (json is a list, or an object per line, and so is jsonl); auto goes by the file's
             ending.
-        node: whose `path` and `format` were given, for messages.
+        node: whose `path` and `container` were given, for messages.
         name: what places call the file; None for its path.
         otherwise: the format of a file whose ending is not known; None: it is asked for.
 
@@ -101,12 +101,12 @@ def read_rows(
             endings = ", ".join(suffix for one in CONTAINERS.values() for suffix in one.suffixes)
             raise LabError(
                 f"{node}.path: what kind of file is {file}? Known endings are {endings}; for another, set "
-                f"{node}.format to one of {', '.join(CONTAINERS)}."
+                f"{node}.container to one of {', '.join(CONTAINERS)}."
             )
     elif format in CONTAINERS:
         kind = format
     else:
-        raise LabError(f"{node}.format is {format!r}; it must be auto or one of {', '.join(CONTAINERS)}.")
+        raise LabError(f"{node}.container is {format!r}; it must be auto or one of {', '.join(CONTAINERS)}.")
     return CONTAINERS[kind].read(file, str(file) if name is None else name)
 
 

@@ -49,7 +49,7 @@ class File:
 
     Attributes:
         path: the file.
-        format: its format; "auto" goes by the file name.
+        container: its kind of file; "auto" goes by the file name.
         columns: field name to column name, None where there is no such column. The fields are COLUMNS.
         labels: what the values of the label column mean; None for values that are not a thumb.
         up_from: see `kto_lab.feedback.scale.Scale`.
@@ -63,7 +63,7 @@ class File:
     """
 
     path: str
-    format: Literal["auto", "json", "jsonl", "csv", "parquet"]
+    container: Literal["auto", "json", "jsonl", "csv", "parquet"]
     columns: Mapping[str, str | None]
     labels: Mapping[Any, bool | None] | None
     up_from: float | None
@@ -93,7 +93,7 @@ class File:
         answer = _layout({**named, "label": _BLANK}, self, rated=False)
 
         def raws() -> Iterator[Raw]:
-            found = read_rows(file, self.format, node="answers")
+            found = read_rows(file, self.container, node="answers")
             return found if self.bad_rows == "drop" else all_readable(found)
 
         settled, said = surveyed(raws, thumb or replace(answer, columns=named), source=str(file))

@@ -324,9 +324,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="there is no example"):
         read(tmp_path / "header.csv")
     (tmp_path / "thumbs.txt").write_text(json.dumps(thumb()))
-    assert len(read(tmp_path / "thumbs.txt", format="jsonl")) == 1
-    with pytest.raises(LabError, match=r"feedback\.format"):
-        read(tmp_path / "thumbs.txt", format="xml")
+    assert len(read(tmp_path / "thumbs.txt", container="jsonl")) == 1
+    with pytest.raises(LabError, match=r"feedback\.container"):
+        read(tmp_path / "thumbs.txt", container="xml")
 
 
 @pytest.mark.parametrize(

@@ -308,9 +308,9 @@ def test_every_container_is_read_alike(tmp_path: Path, name: str) -> None:
 
 def test_a_file_of_an_unknown_kind_is_asked_about(tmp_path: Path) -> None:
     file = jsonl(tmp_path, thumb(True)).rename(tmp_path / "thumbs.log")
-    asked(file, "what kind of file", ".json, .jsonl", "KEY.format")
-    asked(file, "KEY.format is 'xml'", format="xml")
-    assert len(both(file, format="jsonl")) == 1
+    asked(file, "what kind of file", ".json, .jsonl", "KEY.container")
+    asked(file, "KEY.container is 'xml'", container="xml")
+    assert len(both(file, container="jsonl")) == 1
     (tmp_path / "empty.csv").touch()
     asked(tmp_path / "empty.csv", "KEY.path", "the file is empty")
     asked(tmp_path / "none.csv", "KEY.path: there is no file")
@@ -363,7 +363,7 @@ def test_settings_that_contradict_are_refused_alike(tmp_path: Path) -> None:
 def test_the_keys_of_both_readers_have_the_same_names_and_comments() -> None:
     first, second = (explained(CONF / group / "file.yaml") for group in READERS)
     shared = set(first) & set(second)
-    assert {"path", "format", "columns", "labels", "lists", "ignore", "cut_at", "  finished", "  prompt"} <= shared
+    assert {"path", "container", "columns", "labels", "lists", "ignore", "cut_at", "  finished", "  prompt"} <= shared
     assert {key: first[key] for key in shared} == {key: second[key] for key in shared}
 
 

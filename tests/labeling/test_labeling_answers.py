@@ -89,7 +89,7 @@ def test_csv_and_parquet_are_the_same_answers(tmp_path: Path) -> None:
             r": 3 \(1\)\. Set answers\.up_from",
         ),
         ([{"prompt": "p", "completion": "c"}], {}, {"held_out": 1}, "answers.held_out is 1"),
-        ([{"prompt": "p", "completion": "c"}], {}, {"format": "xml"}, "answers.format is 'xml'"),
+        ([{"prompt": "p", "completion": "c"}], {}, {"container": "xml"}, "answers.container is 'xml'"),
         ([{"prompt": "p", "completion": "c"}], {}, {"bad_rows": "skip"}, "answers.bad_rows is 'skip'"),
     ],
 )

@@ -18,19 +18,19 @@ class FileExport:
     """
 
     def __init__(
-        self, *, path: str, format: Literal["auto", "json", "jsonl", "csv", "parquet"], **settings: Unpack[Settings]
+        self, *, path: str, container: Literal["auto", "json", "jsonl", "csv", "parquet"], **settings: Unpack[Settings]
     ) -> None:
         """Say which file, and what its columns hold.
 
         Args:
             path: the file.
-            format: see `kto_lab.feedback.rows.read_rows`.
+            container: see `kto_lab.feedback.rows.read_rows`.
             settings: see `kto_lab.feedback.layout.layout`.
 
         Raises:
             LabError: two settings contradict each other.
         """
-        self._path, self._format = path, format
+        self._path, self._container = path, container
         self._how = mapped(**settings)
         self.cut_at = settings["cut_at"]
 
@@ -41,5 +41,5 @@ class FileExport:
             LabError: the file cannot be read, or see `kto_lab.feedback.survey.surveyed`.
         """
         file = existing(self._path, "export.path")
-        raws = functools.partial(read_rows, file, self._format, node="export", name=file.name)
+        raws = functools.partial(read_rows, file, self._container, node="export", name=file.name)
         yield from mapped_rows(raws, self._how, source=file.name)

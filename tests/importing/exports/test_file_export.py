@@ -191,7 +191,7 @@ def test_what_is_wrong_with_the_whole_is_said(tmp_path: Path) -> None:
     fails("smaller", up_from=1, down_to=1)
     fails("no field 'promt'", columns={"promt": "x"})
     fails("labels maps", labels={"up": "yes"})
-    fails("format", format="xml")
+    fails("container", container="xml")
     with pytest.raises(LabError, match="no file"):
         read("file", path=str(tmp_path / "gone.jsonl"))
 
