@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.messages import canonical, decoded, role_of, text_of
+from kto_lab.feedback.messages import canonical, decoded, role_of, text_of, under_our_names
 from kto_lab.feedback.unread import without_unread
 
 LISTS = ("turns", "alternatives", "text")
@@ -96,11 +96,16 @@ def needs_chat(node: str) -> str:
 def messages_of(cell: Any, *, asked: bool = False) -> Any:
     """The chat messages that a cell holds or spells as JSON; every other cell as it is.
 
-    An answer may itself be JSON, so its objects count as messages only with roles; those of a prompt (`asked`) always.
+    A single message counts as a list of one. An answer may itself be JSON, so its objects count as messages only with
+    roles; those of a prompt (`asked`) always.
     """
     value = decoded(cell)
+    if isinstance(value, dict):
+        one = under_our_names(value)
+        return [one] if "content" in one and isinstance(one.get("role"), str) else cell
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
         return cell
+    value = [under_our_names(item) for item in value]
     return value if asked or all("role" in item for item in value) else cell
 
 

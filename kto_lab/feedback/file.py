@@ -14,6 +14,7 @@ def from_file(
     *,
     path: str,
     container: Literal["auto", "json", "jsonl", "csv", "parquet"],
+    rows_at: str | None,
     as_chat: bool,
     min_certainty: float | None,
     bad_rows: Literal["error", "drop"],
@@ -27,6 +28,7 @@ def from_file(
     Args:
         path: the file.
         container: see `rows.read_rows`.
+        rows_at: see `layout.Layout`.
         as_chat: a prompt that is text becomes one user message.
         min_certainty: see `layout.layout`.
         bad_rows: see `layout.layout`.
@@ -37,7 +39,7 @@ def from_file(
         LabError: the file or a row of it cannot be read; the message names the file and the line (Parquet: the row).
     """
     chat: Literal["all", "given"] = "all" if as_chat else "given"
-    how = layout(**settings, chat=chat, min_certainty=min_certainty, bad_rows=bad_rows)
+    how = layout(**settings, rows_at=rows_at, chat=chat, min_certainty=min_certainty, bad_rows=bad_rows)
     file = existing(path, "feedback.path")
     # The table's identity holds the source's name, so it must not hold the folder.
     return table_of(

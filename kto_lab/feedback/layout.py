@@ -1,11 +1,13 @@
 """The settings of a column mapping, checked: which column holds what, and how its values are read."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import LISTS, Asking
+from kto_lab.feedback.paths import from_root, opened
+from kto_lab.feedback.rows import Raw
 from kto_lab.feedback.scale import Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import ignored
@@ -37,7 +39,8 @@ class Layout:
     """How raw rows are read; made and checked by `layout`.
 
     Attributes:
-        columns: the raw column of each field that is read.
+        columns: the raw column of each field that is read, or a path to it; see `paths`.
+        rows_at: the path of the list of rows in a file that is an object; None: found.
         fields: all fields that can be mapped.
         scale: what a label means.
         asking: how prompts and answers are put together.
@@ -49,6 +52,7 @@ class Layout:
     """
 
     columns: dict[str, str]
+    rows_at: str | None
     fields: tuple[str, ...]
     scale: Scale
     asking: Asking
@@ -63,6 +67,11 @@ class Layout:
         """Whether a raw row holds two completions."""
         return "chosen" in self.columns
 
+    def open(self, raws: Callable[[], Iterable[Raw]]) -> Callable[[], Iterator[Raw]]:
+        """Raw rows with a column for each path that is mapped; see `paths.opened`."""
+        telling = [self.columns[field] for field in (*ASKED, *THUMB, *PAIR) if field in self.columns]
+        return opened(raws, list(dict.fromkeys([*telling, *self.columns.values()])), self.rows_at, node=self.node)
+
     @property
     def node(self) -> str:
         """The node of the configuration, for messages."""
@@ -72,6 +81,7 @@ class Layout:
 def layout(
     columns: Mapping[str, str | None],
     *,
+    rows_at: str | None = None,
     labels: Mapping[Any, bool | None] | None = None,
     up_from: float | None = None,
     down_to: float | None = None,
@@ -91,7 +101,8 @@ def layout(
 
     Args:
         columns: field name to column name; None for a field that the data lacks. Where `chosen` and `rejected` are
-            named, `completion` and `label` are not read.
+            named, `completion` and `label` are not read. A column may be a path; see `paths`.
+        rows_at: see `Layout`.
         labels: what label values mean, beyond the words that are known; None for values that leave a row out. See
             `scale.scale_of`.
         up_from: a numeric label of at least this is a thumbs-up; None: the user is asked where it matters.
@@ -114,7 +125,9 @@ def layout(
     """
     if unknown := sorted(set(columns) - set(fields)):
         raise LabError(f"{node}.columns has no field {unknown[0]!r}. Known: {', '.join(fields)}.")
-    named = {field: column for field, column in columns.items() if column is not None}
+    named, rows_at = from_root(
+        {field: column for field, column in columns.items() if column is not None}, rows_at, node=node
+    )
     paired = any(field in named for field in PAIR)
     wanted = ("chosen", "rejected") if paired else ("completion", "label")
     if missing := [field for field in wanted if field not in named]:
@@ -140,6 +153,7 @@ def layout(
     kept = {field: column for field, column in named.items() if field not in of_others}
     return Layout(
         columns=kept,
+        rows_at=rows_at,
         fields=tuple(field for field in fields if field not in of_others),
         scale=scale_of(labels, up_from, down_to, node=node),
         asking=Asking(chat, constant_prompt, lists, node),

@@ -1,6 +1,8 @@
-"""Chat messages as tools write them: their names for roles, and content in parts."""
+"""Chat messages as tools write them: their names for keys and roles, and content in parts."""
 
+import ast
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,23 +12,55 @@ ROLES = {
     "developer": "system",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "ai": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
     "tool": "tool",
     "function": "tool",
+    "observation": "tool",
 }
+# Under what tools keep who speaks, and what is said, where it is not under `role` and `content`.
+_SPEAKERS = ("from", "author")
+_SAID = ("value", "text")
 # Kinds of content parts that are text of the turn itself; a "thinking" part has a text, too.
 _TEXT_PARTS = ("text", "input_text", "output_text")
+_PRINTED = re.compile(r"\s*\[?\s*\{\s*'")
 
 
 def decoded(value: Any) -> Any:
-    """The JSON object or list that a text spells; every other value unchanged."""
+    """The object or list that a text spells, as JSON or as Python prints it; every other value unchanged."""
     if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
+        pass
+    # What pandas writes into a CSV cell.
+    if not _PRINTED.match(value):
         return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return value
+
+
+def under_our_names(message: Any) -> Any:
+    """A message with its speaker under `role` and its text under `content`; what is no such message unchanged."""
+    if not isinstance(message, Mapping) or "role" in message:
+        return message
+    speaker = next((key for key in _SPEAKERS if key in message), None)
+    said = next((key for key in ("content", *_SAID) if key in message), None)
+    if speaker is None or said is None:
+        return message
+    role = message[speaker].get("role") if isinstance(message[speaker], Mapping) else message[speaker]
+    if not isinstance(role, str) or role.lower() not in ROLES:
+        return message
+    rest = {key: value for key, value in message.items() if key not in (speaker, said)}
+    return {"role": role, "content": message[said], **rest}
 
 
 def role_of(message: Any) -> str | None:

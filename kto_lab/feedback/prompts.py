@@ -14,6 +14,7 @@ import numpy as np
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, read_checks
+from kto_lab.feedback.paths import opened
 from kto_lab.feedback.rows import all_readable, existing, read_rows
 from kto_lab.feedback.table import check_prompt, prompt_id, require_same_checks
 from kto_lab.feedback.unread import Unread, ignored
@@ -201,7 +202,8 @@ def from_file(path: str, ignore: Sequence[str]) -> list[CheckedPrompt]:
     checks: dict[str, str] = {}
     found = []
     unread = Unread("prompts", ignored(ignore, READ, node="prompts"))
-    for where, row in all_readable(read_rows(file, node="prompts", otherwise="jsonl")):
+    rows = opened(lambda: read_rows(file, node="prompts", otherwise="jsonl"), READ, None, node="prompts")
+    for where, row in all_readable(rows()):
         found.append(_from_row(row, where, file.stem))
         unread.look(row, READ)
         for messages in (row["prompt"], row.get("worked")):

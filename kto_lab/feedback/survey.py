@@ -63,7 +63,8 @@ def table_of(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str, nam
     Raises:
         LabError: see `surveyed`; or a row is malformed.
     """
-    given = raws if how.bad_rows == "drop" else lambda: all_readable(raws())
+    rows = how.open(raws)
+    given = rows if how.bad_rows == "drop" else lambda: all_readable(rows())
     settled, said = surveyed(given, how, source=source)
     for sentence in said:
         narration.say(f"    {sentence}")

@@ -144,7 +144,7 @@ def _holds(value: Any) -> bool:
 
 
 def _letters(name: str) -> str:
-    return _LETTERS.sub("", str(name).lower())
+    return _LETTERS.sub("", str(name).rpartition(".")[2].lower())
 
 
 def _described(one: _Found, what: str) -> str:

@@ -50,6 +50,7 @@ class File:
     Attributes:
         path: the file.
         container: its kind of file; "auto" goes by the file name.
+        rows_at: the path of the list of rows in a file that is an object; None: found.
         columns: field name to column name, None where there is no such column. The fields are COLUMNS.
         labels: what the values of the label column mean; None for values that are not a thumb.
         up_from: see `kto_lab.feedback.scale.Scale`.
@@ -64,6 +65,7 @@ class File:
 
     path: str
     container: Literal["auto", "json", "jsonl", "csv", "parquet"]
+    rows_at: str | None
     columns: Mapping[str, str | None]
     labels: Mapping[Any, bool | None] | None
     up_from: float | None
@@ -86,17 +88,21 @@ class File:
 
     def _answers(self) -> Iterator[Answer]:
         named = {field: column for field, column in self.columns.items() if column is not None}
-        # Empty, which is no column's name, where there is none.
-        label = named.get("label", "")
         file = existing(self.path, "answers.path")
-        thumb = _layout(named, self, rated=True) if label else None
+        thumb = _layout(named, self, rated=True) if "label" in named else None
         answer = _layout({**named, "label": _BLANK}, self, rated=False)
+        plain = {field: column for field, column in answer.columns.items() if field != "label"}
+        whole = thumb or replace(answer, columns=plain)
+        # Empty, which is no column's name, where there is none.
+        label = thumb.columns["label"] if thumb else ""
+
+        opened = whole.open(lambda: read_rows(file, self.container, node="answers"))
 
         def raws() -> Iterator[Raw]:
-            found = read_rows(file, self.container, node="answers")
+            found = opened()
             return found if self.bad_rows == "drop" else all_readable(found)
 
-        settled, said = surveyed(raws, thumb or replace(answer, columns=named), source=str(file))
+        settled, said = surveyed(raws, whole, source=str(file))
         for sentence in said:
             console.say(f"    {sentence}")
         answer = replace(answer, times=settled.times)
@@ -132,6 +138,7 @@ def _layout(columns: Mapping[str, str], how: File, *, rated: bool) -> Layout:
         labels=how.labels if rated else None,
         up_from=how.up_from if rated else None,
         down_to=how.down_to if rated else None,
+        rows_at=how.rows_at,
         chat="all" if how.as_chat else "given",
         ignore=how.ignore,
         timezone=how.timezone,

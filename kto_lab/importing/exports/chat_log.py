@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.messages import decoded, role_of
+from kto_lab.feedback.paths import cell, steps_of
 from kto_lab.feedback.rows import existing, readable
 from kto_lab.feedback.scale import Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
@@ -128,9 +129,9 @@ class ChatLogExport(LabeledExport):
             own = field == "event_columns" and self.events is None
             of_file = Path(self.path if own or field == "columns" else str(self.events)).expanduser()
             for _, row in readable(records(of_file)):
-                inner = row.get(key) if own and key is not None else [row]
+                inner = cell(row, key) if own and key is not None else [row]
                 if isinstance(inner, list):
-                    yield from (one.get(column) for one in inner if isinstance(one, dict))
+                    yield from (cell(one, str(column)) for one in inner if isinstance(one, dict))
 
         return Times(
             zone_of(self.timezone, "export.timezone"),
@@ -155,11 +156,11 @@ class _Told:
 
     def of(self, conversation: dict[str, Any], name: str) -> Any:
         """A field of a conversation."""
-        return conversation.get(self.columns[name]) if name in self.columns else None
+        return cell(conversation, self.columns[name]) if name in self.columns else None
 
     def of_event(self, event: dict[str, Any], name: str) -> Any:
         """A field of an event."""
-        return event.get(self.event_columns[name]) if name in self.event_columns else None
+        return cell(event, self.event_columns[name]) if name in self.event_columns else None
 
     def keys(self, conversation: dict[str, Any]) -> Iterator[str]:
         """What a conversation is found by."""
@@ -211,7 +212,7 @@ class _Told:
             raise NoThumbError(Reason.NO_PROMPT, f"the conversation has {shown(messages)} for messages")
         place = self._place(messages, event)
         judged = self.of_event(event, "completion")
-        self.unread.look(conversation, tuple(self.columns.values()))
+        self.unread.look(conversation, [str(steps_of(column)[0]) for column in self.columns.values()])
         self.unread.look_at_messages([messages[place]])
         when = self.event_times.read(self.of_event(event, "timestamp"))
         when = when.otherwise(self.times.read(self.of(conversation, "timestamp")))

@@ -18,20 +18,26 @@ class FileExport:
     """
 
     def __init__(
-        self, *, path: str, container: Literal["auto", "json", "jsonl", "csv", "parquet"], **settings: Unpack[Settings]
+        self,
+        *,
+        path: str,
+        container: Literal["auto", "json", "jsonl", "csv", "parquet"],
+        rows_at: str | None,
+        **settings: Unpack[Settings],
     ) -> None:
         """Say which file, and what its columns hold.
 
         Args:
             path: the file.
             container: see `kto_lab.feedback.rows.read_rows`.
+            rows_at: see `kto_lab.feedback.layout.Layout`.
             settings: see `kto_lab.feedback.layout.layout`.
 
         Raises:
             LabError: two settings contradict each other.
         """
         self._path, self._container = path, container
-        self._how = mapped(**settings)
+        self._how = mapped(rows_at, **settings)
         self.cut_at = settings["cut_at"]
 
     def read(self) -> Iterator[Row | Note]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.paths import cell, steps_of
 from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import Scale
 from kto_lab.feedback.times import Times, zone_of
@@ -84,9 +85,10 @@ class LabelStudioExport(LabeledExport):
             )
         if not annotations:
             raise NoThumbError(Reason.NO_THUMB, "no annotation")
-        unread.look(data, (self.prompt_key, self.completion_key, self.model_key or self.prompt_key))
-        prompt = traced_prompt(data.get(self.prompt_key), None, unread)
-        completion = completion_of(data.get(self.completion_key))
+        keys = (self.prompt_key, self.completion_key, self.model_key or self.prompt_key)
+        unread.look(data, [str(steps_of(key)[0]) for key in keys])
+        prompt = traced_prompt(cell(data, self.prompt_key), None, unread)
+        completion = completion_of(cell(data, self.completion_key))
         thumbs, left_out = [], []
         for number, annotation in enumerate(annotations):
             place = where if len(annotations) == 1 else f"{where}.annotations[{number}]"
@@ -104,7 +106,7 @@ class LabelStudioExport(LabeledExport):
                     desirable=desirable,
                     signal="thumb" if score is None else "rating",
                     rater=_rater(annotation.get("completed_by")),
-                    model=identity_of(data.get(self.model_key)) if self.model_key else None,
+                    model=identity_of(cell(data, self.model_key)) if self.model_key else None,
                     timestamp=when.utc,
                     unread_time=when.unread,
                     score=score,

@@ -42,7 +42,8 @@ def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) 
     Raises:
         LabError: see `kto_lab.feedback.survey.surveyed`.
     """
-    settled, said = surveyed(raws, how, source=source)
+    rows = how.open(raws)
+    settled, said = surveyed(rows, how, source=source)
     yield from map(Note, said)
     seen = Seen()
 
@@ -52,16 +53,16 @@ def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) 
         seen.refuse_again(cells.get("id"), row.thumbs)
         return row
 
-    yield from rows_of(raws(), make)
+    yield from rows_of(rows(), make)
 
 
-def mapped(**settings: Unpack[Settings]) -> Layout:
+def mapped(rows_at: str | None = None, **settings: Unpack[Settings]) -> Layout:
     """The layout of an export whose columns are mapped by its settings; see `kto_lab.feedback.layout.layout`.
 
     Raises:
         LabError: a field is unknown or missing, or two settings contradict each other.
     """
-    return layout(**settings, chat="system", fields=FIELDS, node="export")
+    return layout(**settings, rows_at=rows_at, chat="system", fields=FIELDS, node="export")
 
 
 def _row(where: str, cells: dict[str, Any], how: Layout) -> Row:

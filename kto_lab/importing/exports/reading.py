@@ -1,20 +1,27 @@
 """The rows of an export: what `kto_lab.feedback.rows` reads, with the reasons of what is left out."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kto_lab.feedback.paths import opened
 from kto_lab.feedback.rows import Raw, Unreadable, read_rows
 from kto_lab.importing.exports.values import NoThumbError
 from kto_lab.importing.thumbs import LeftOut, Reason, Row
+
+# One of these is in each row of a tool.
+_TELLING = ("id", "question_id", "conversation_id", "conversation_a", "messages", "trace_id", "traceId", "fields")
 
 
 def records(file: Path, format: str = "auto") -> Iterator[Raw]:
     """The rows of an export with their places, which begin with the file's name; see `read_rows`.
 
-    A file whose ending is not known is taken for JSON, as tools name their exports in many ways.
+    A file whose ending is not known is taken for JSON, as tools name their exports in many ways; what an API answers
+    has its rows in an envelope.
     """
-    return read_rows(file, format, node="export", name=file.name, otherwise="json")
+    raws = functools.partial(read_rows, file, format, node="export", name=file.name, otherwise="json")
+    return opened(raws, _TELLING, None, node="export")()
 
 
 def rows_of(raws: Iterable[Raw], make: Callable[[str, dict[str, Any]], Row]) -> Iterator[Row]:

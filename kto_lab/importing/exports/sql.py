@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.layout import Settings, no_column
+from kto_lab.feedback.paths import steps_of
 from kto_lab.feedback.rows import Raw, Unreadable
 from kto_lab.importing.exports.mapped import mapped, mapped_rows
 from kto_lab.importing.thumbs import Note, Row
@@ -96,7 +97,11 @@ class SqlExport:
             names = list(result.keys())
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise LabError(f"export.query gives the column {repeated[0]!r} more than once. Name each with AS.")
-            if absent := [(name, column) for name, column in self._how.columns.items() if column not in names]:
+            if absent := [
+                (name, column)
+                for name, column in self._how.columns.items()
+                if column not in names and steps_of(column)[0] not in names
+            ]:
                 raise no_column("the query", *absent[0], names, node="export")
             number = 0
             for batch in result.partitions(_BATCH):

@@ -9,6 +9,7 @@ plain text becomes one user message: what is traced is a chat.
 from typing import Any
 
 from kto_lab.feedback.messages import decoded, text_of
+from kto_lab.feedback.paths import cell, steps_of
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.values import NoThumbError, completion_of, prompt_of, shown
 from kto_lab.importing.thumbs import Reason
@@ -40,10 +41,10 @@ def traced_prompt(value: Any, key: str | None, unread: Unread) -> list[dict[str,
     """
     found = decoded(value)
     if key is not None:
-        if not isinstance(found, dict) or key not in found:
+        if not isinstance(found, dict) or (inner := cell(found, key)) is None:
             raise NoThumbError(Reason.NO_PROMPT, f"the input has no key {shown(key)}")
-        unread.look(found, (key,))
-        found = found[key]
+        unread.look(found, (str(steps_of(key)[0]),))
+        found = inner
     messages = _messages(found, _DEEPEST, unread)
     if messages is None:
         raise NoThumbError(Reason.NO_PROMPT, f"the input is {shown(found)}, and no form of a prompt that is known")
@@ -64,9 +65,9 @@ def traced_answer(value: Any, key: str | None, unread: Unread) -> str:
     value = None if value == "null" else value
     found = decoded(value)
     if key is not None:
-        if not isinstance(found, dict) or key not in found:
+        if not isinstance(found, dict) or (inner := cell(found, key)) is None:
             raise NoThumbError(Reason.NO_COMPLETION, f"the output has no key {shown(key)}")
-        found = found[key]
+        found = inner
     content = _content(found, _DEEPEST, unread)
     # An answer may itself be JSON, of no form that is known.
     return completion_of(value if content is None and key is None and isinstance(value, str) else content)
