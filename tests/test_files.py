@@ -1,6 +1,8 @@
 import errno
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,51 @@ def test_a_folder_that_cannot_be_made_is_a_lab_error(tmp_path: Path) -> None:
         files.write_text(tmp_path / "file" / "record.json", "text")
 
 
+def left_by_the_dead(target: Path, machine: str = "") -> Path:
+    """Scratch that a process has left which was killed while it wrote; on another machine where one is named."""
+    with files.scratch_beside(target) as scratch:
+        _, owner, last = scratch.name.rsplit(".", 2)
+    here, pid, _ = owner.split("-")
+    left = scratch.with_name(f".{target.name}.{machine or here}-{pid}-1.{last}")
+    left.mkdir()
+    (left / "half").write_text("half")
+    return left
+
+
+def aged(path: Path, hours: float) -> Path:
+    for one in (*path.iterdir(), path):
+        os.utime(one, (time.time() - 3600 * hours,) * 2)
+    return path
+
+
+def test_what_a_killed_writer_left_goes_when_the_target_is_written_again(tmp_path: Path) -> None:
+    target = tmp_path / "record.json"
+    dead, rested = left_by_the_dead(target), aged(left_by_the_dead(target, "0" * 12), 25)
+    elsewhere, other = left_by_the_dead(target, "1" * 12), left_by_the_dead(tmp_path / "other.json")
+    strange = tmp_path / ".record.json.mine"
+    strange.mkdir()
+    with files.scratch_beside(target) as alive:
+        files.write_text(target, "whole")
+        assert alive.exists()
+    assert not dead.exists() and not rested.exists()
+    assert elsewhere.exists() and other.exists() and strange.exists()
+
+
+def test_abandoned_scratch_is_found_below_a_folder_and_not_in_other_scratch(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    dead = left_by_the_dead(tmp_path / "models" / "smollm2")
+    (dead / "smollm2").mkdir()
+    left_by_the_dead(dead / "smollm2" / "weights")
+    elsewhere = aged(left_by_the_dead(tmp_path / "policy", "1" * 12), 23)
+    (tmp_path / ".link.000000000000-1-1.abcdefgh").symlink_to(tmp_path / "models")
+    with files.scratch_beside(tmp_path / "alive"):
+        assert files.abandoned(tmp_path) == [dead]
+        assert files.abandoned(tmp_path, alone=True) == [elsewhere, dead]
+        files.remove_abandoned(tmp_path, alone=True)
+        assert files.abandoned(tmp_path, alone=True) == []
+    assert (tmp_path / "models").is_dir()
+
+
 def test_sha256_of_known_bytes(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
@@ -131,7 +178,7 @@ def test_a_file_with_another_checksum_is_not_used(cache: Path, monkeypatch: pyte
     pip_that_delivers(b"tampered", monkeypatch)
     with pytest.raises(LabError, match="not the pinned file"):
         files.fetch_from_registry("thing==1.0", "thing-1.0.whl", "0" * 64)
-    assert not list(cache.rglob("*.whl"))
+    assert not list((cache / "downloads").iterdir())
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(

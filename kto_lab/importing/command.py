@@ -6,7 +6,6 @@ grow with their number, only with the largest answer and batch.
 
 import dataclasses
 import sqlite3
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.feedback.cut import Longest, cut
-from kto_lab.files import atomic_path, write_json, write_text
+from kto_lab.files import atomic_path, scratch_beside, write_json, write_text
 from kto_lab.importing.page import page
 from kto_lab.importing.personal import Search
 from kto_lab.importing.repeats import Fate, Settled, settle
@@ -89,11 +88,10 @@ def import_thumbs(export: Export, target: Path, how: Settings, *, source: str) -
         LabError: the export cannot be read, nothing in it can be imported, or the disk refuses.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            stage = Stage(Path(folder) / "thumbs.sqlite")
+        with scratch_beside(target) as folder:
+            stage = Stage(folder / "thumbs.sqlite")
             try:
-                return _import(export, stage, target, how, source=source, folder=Path(folder))
+                return _import(export, stage, target, how, source=source, folder=folder)
             finally:
                 stage.close()
     except (sqlite3.Error, OSError) as error:

@@ -27,7 +27,7 @@ import numpy as np
 
 from kto_lab import narration
 from kto_lab.errors import LabError
-from kto_lab.files import cache_dir, write_json
+from kto_lab.files import cache_dir, remove_abandoned, write_json
 from kto_lab.models.ragged import owners, places
 from kto_lab.models.scorer import FORMAT, Scorer
 from kto_lab.models.sequences import Tokens, completion_lengths
@@ -37,7 +37,6 @@ from kto_lab.models.store_disk import (
     File,
     holdings,
     remove,
-    remove_left_behind,
     shards_in,
     too_many,
 )
@@ -186,7 +185,8 @@ class LogpCache:
         self._merge(TOKENS, read_token_shard, merged_tokens, write_token_shard, self._seen_tokens)
         found = holdings(self.folder.parent)
         remove(too_many(found, self.max_bytes))
-        remove_left_behind(found)
+        for holding in found:
+            remove_abandoned(holding.path)
 
     def _begin_pass(self) -> None:
         self._refused = False

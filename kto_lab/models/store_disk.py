@@ -9,7 +9,6 @@ Only files that the store itself has written are ever removed. Nothing here read
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,12 +23,9 @@ ABOUT = "scorer.json"
 SET_ASIDE = ".damaged"
 # A shard written this shortly before the newest one may be of a job that has just begun.
 JUST_WRITTEN_SECONDS = 3600
-# A scratch folder this much older than the newest file belongs to a job that was killed.
-LEFT_BEHIND_SECONDS = 24 * 3600
 _SCORER = re.compile(r"[0-9a-f]{16}")
 _SUFFIX = "|".join(re.escape(kind.suffix) for kind in (SUMS, TOKENS))
 _SHARD = re.compile(rf"[0-9a-f]{{32}}({_SUFFIX})({re.escape(SET_ASIDE)})?")
-_SCRATCH = re.compile(rf"\.([0-9a-f]{{32}}({_SUFFIX})|{re.escape(ABOUT)})\..+")
 
 
 @dataclass(frozen=True)
@@ -142,14 +138,3 @@ def remove(files: Sequence[File]) -> int:
                 (folder / ABOUT).unlink(missing_ok=True)
                 folder.rmdir()
     return freed
-
-
-def remove_left_behind(found: Sequence[Holding]) -> None:
-    """Remove the scratch folders of writers that were killed."""
-    newest = max((holding.last_used for holding in found), default=0.0)
-    for holding in found:
-        with suppress(OSError):
-            for path in list(holding.path.iterdir()):
-                old = path.stat().st_mtime < newest - LEFT_BEHIND_SECONDS
-                if old and _SCRATCH.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kto_lab.models.store_disk import ABOUT, SET_ASIDE, File, Holding, holdings, remove, remove_left_behind, too_many
+from kto_lab.models.store_disk import ABOUT, SET_ASIDE, File, holdings, remove, too_many
 from kto_lab.models.store_shards import ENTRY_BYTES, HEADER
 
 DAY = 24 * 3600
@@ -85,18 +85,3 @@ def test_only_what_the_store_wrote_is_listed_and_removed(root: Path, tmp_path: P
 def test_a_file_that_has_gone_is_no_error(root: Path) -> None:
     gone = File(root / ("e" * 16) / "gone.logps", 10, NOW)
     assert remove([gone]) == 0
-    remove_left_behind([Holding(gone.path.parent, {}, [gone], NOW)])
-
-
-def test_scratch_folders_of_dead_writers_leave_after_a_day(root: Path) -> None:
-    folder = root / ("a" * 16)
-    for name, days in (("old", 3), ("new", 1.5)):
-        scratch = folder / f".{'f' * 32}.logps.{name}"
-        scratch.mkdir()
-        (scratch / "half").write_text("half")
-        os.utime(scratch, (NOW - days * DAY,) * 2)
-    other = folder / ".mine"
-    other.mkdir()
-    os.utime(other, (0, 0))
-    remove_left_behind(holdings(root))
-    assert {path.name for path in folder.glob(".*")} == {f".{'f' * 32}.logps.new", ".mine"}
