@@ -1,16 +1,22 @@
-"""Whose a run folder is: an unfinished run goes on with what it began with, and nothing else."""
+"""Whose a run folder is: the run in it goes on with what it began with, and nothing else."""
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kto_lab import __version__
+from kto_lab import __version__, narration
 from kto_lab.errors import LabError
 from kto_lab.files import write_json, write_text
-from kto_lab.runs.identity import Identity, differing, leaves, plain_values, settings
+from kto_lab.runs.differences import differences
+from kto_lab.runs.identity import Identity, differing, identify, leaves, plain_values, settings
+from kto_lab.runs.record import RECORD, find_record
 
+# Ends the name of a damaged file that was set aside.
+SET_ASIDE = ".damaged"
 CONFIG = "config.yaml"
 CLAIM = "run.json"
 # What an unfinished run may not have another of, and how to say that it has.
@@ -23,6 +29,60 @@ _CHANGED = {
 
 # The keys that a value is interpolated from.
 _INTERPOLATED = re.compile(r"\$\{([^${}]+)\}")
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """The folder that a run's configuration names.
+
+    Raises:
+        LabError: it names none.
+    """
+    for key in ("runs_dir", "run_dir"):
+        if not isinstance(cfg[key], str) or not cfg[key].strip():
+            raise LabError(f"{key} is {cfg[key]!r}, which names no folder. Leave it out, or name one: {key}=runs/mine.")
+    return Path(cfg.run_dir)
+
+
+def is_finished(folder: Path, cfg: DictConfig) -> bool:
+    """Whether the run that is asked for has finished in a folder. A damaged record is set aside: the run goes on.
+
+    Raises:
+        LabError: another run has finished there; the message says in what it differs.
+    """
+    record = _whole_record(folder)
+    if record is None:
+        return False
+    identity = identify(cfg)
+    if record["run_id"] != identity.run_id:
+        parts = record.get("identity")
+        before = Identity(**parts) if parts else None
+        told = "; ".join(differences(settings(record["config"]), before, settings(plain_values(cfg)), identity))
+        raise LabError(f"{folder} holds a finished run, another than is asked for: {told}. Choose another run_dir.")
+    return True
+
+
+def _whole_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder; None where there is none, or where it was damaged and is set aside."""
+    file = folder / RECORD
+    try:
+        return find_record(folder)
+    except LabError:
+        if _is_of_another_version(file):
+            raise
+    with suppress(FileNotFoundError):  # another process of the run was faster
+        file.replace(file.with_name(file.name + SET_ASIDE))
+    narration.say(
+        f"    warning: {file} is damaged. It is kept as {file.name}{SET_ASIDE}; the run goes on from what else is there"
+    )
+    return None
+
+
+def _is_of_another_version(file: Path) -> bool:
+    """Whether a record that cannot be read is whole."""
+    try:
+        return "schema" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
@@ -47,7 +107,9 @@ def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
         )
 
 
-def claim(folder: Path, cfg: DictConfig, identity: Identity, fingerprint: str, tokenizer: dict[str, str]) -> None:
+def claim(
+    folder: Path, cfg: DictConfig, identity: Identity, fingerprint: str, tokenizer: dict[str, str], *, first: bool
+) -> None:
     """Make the folder this run's, now that its data and its plan stand; a run that fails before leaves it free.
 
     Args:
@@ -56,6 +118,7 @@ def claim(folder: Path, cfg: DictConfig, identity: Identity, fingerprint: str, t
         identity: of the run.
         fingerprint: of the table of examples.
         tokenizer: hashes of the tokenizer and of its chat template; see `Encoder.hashes`.
+        first: whether this is the first process of the run, which writes for all.
 
     Raises:
         LabError: an unfinished run in the folder had other data, another tokenizer, another chat template, another
@@ -64,8 +127,9 @@ def claim(folder: Path, cfg: DictConfig, identity: Identity, fingerprint: str, t
     mine = {"fingerprint": fingerprint, "version": __version__, **tokenizer}
     kept = folder / CLAIM
     if not kept.exists():
-        write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-        write_json(kept, {**mine, "code": identity.code})
+        if first:
+            write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+            write_json(kept, {**mine, "code": identity.code})
         return
     theirs = json.loads(kept.read_text(encoding="utf-8"))
     changed = [what for key, what in _CHANGED.items() if theirs.get(key) != mine[key]]

@@ -9,16 +9,20 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from kto_lab import console
+from kto_lab import console, narration
 from kto_lab.configuration import check_keys
+from kto_lab.errors import LabError
 from kto_lab.evaluation.metrics import refuse_taken_names
+from kto_lab.files import remove_abandoned
+from kto_lab.processes import is_first
 from kto_lab.runs import train as run
 from kto_lab.runs import wandb_log
-from kto_lab.runs.claim import CONFIG
+from kto_lab.runs.claim import CONFIG, is_finished, run_folder
 from kto_lab.runs.components import KEYS
 from kto_lab.runs.curves import CURVES, plot_curves
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.job import logs
+from kto_lab.runs.lease import LEASE, held, read_owner
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
 from kto_lab.runs.record import RECORD, Record, read_record
 from kto_lab.runs.summary import show_examples, show_metrics
@@ -29,7 +33,8 @@ from kto_lab.training.loggers import MetricsFileOnly, Wandb
 def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
     """Run the whole of `kto-lab train`, or what is left of it, and return the run folder.
 
-    A finished run is not run again; an unfinished one goes on from its last checkpoint.
+    A finished run is not run again; an unfinished one goes on from its last checkpoint. The folder is this run's alone
+    for as long as it takes.
 
     Args:
         cfg: the configuration `train`.
@@ -38,8 +43,31 @@ def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
     Raises:
         LabError: something that a person can mend; see its message.
     """
+    folder = run_folder(cfg)
+    # The other processes of a run take part in what the first one holds.
+    if not is_first():
+        return train_in_own_folder(cfg, cache)
+    with held(folder) as mine:
+        if not mine:
+            owner = read_owner(folder / LEASE) or "another process"
+            raise LabError(
+                f"{folder} is in use: {owner} is running there. Wait for its end, or choose another run_dir."
+            )
+        return train_in_own_folder(cfg, cache)
+
+
+def train_in_own_folder(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
+    """As `train`, where this process, or the first one of the run, holds the lease of the run folder."""
     check_keys(cfg, KEYS)
     refuse_taken_names(cfg.evaluation.metrics)
+    folder = run_folder(cfg)
+    if is_first():
+        remove_abandoned(folder, alone=True)
+    if is_finished(folder, cfg):
+        # As killed between its record and its end.
+        run.clear(folder)
+        narration.say(f"{folder} holds this run, finished; nothing to do. Choose another run_dir to run again.")
+        return folder
     return run.train(cfg, Display(instantiate(cfg.logger)), cache)
 
 

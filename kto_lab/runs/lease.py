@@ -10,19 +10,18 @@ Files are made by exclusive creation and by hard links, which a network file sys
 
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
-import psutil
-
+from kto_lab import narration
+from kto_lab.errors import LabError
 from kto_lab.files import is_name
+from kto_lab.processes import machine, started
 from kto_lab.runs.job import Job
 
 LEASE = "lease.json"
@@ -30,9 +29,6 @@ BEAT_SECONDS = 5.0
 # So many beats missed, and an owner elsewhere is taken for dead.
 BEATS_MISSED = 12
 LOOK_SECONDS = 1.0
-# Linux tells with these which start of the machine, and which container, a process number belongs to.
-BOOT = Path("/proc/sys/kernel/random/boot_id")
-NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True)
@@ -63,9 +59,9 @@ class Owner:
         job = Job.current()
         return cls(
             identity=uuid.uuid4().hex,
-            host=_machine(),
+            host=machine(),
             pid=os.getpid(),
-            started=_started(os.getpid()),
+            started=started(os.getpid()),
             beat=0,
             job=job.identity if job else "",
             start=job.start if job else 0,
@@ -73,35 +69,20 @@ class Owner:
 
     def is_dead_here(self) -> bool:
         """Whether it was a process of this machine that no longer is."""
-        return self.host == _machine() and _started(self.pid) != self.started
+        return self.host == machine() and started(self.pid) != self.started
 
     def is_alive_here(self) -> bool:
         """Whether it is a process of this machine."""
-        return self.host == _machine() and not self.is_dead_here()
+        return self.host == machine() and not self.is_dead_here()
+
+    def __str__(self) -> str:
+        """For a person."""
+        job = f", Slurm job {self.job}" if self.job else ""
+        return f"process {self.pid} on {self.host.partition(' ')[0]}{job}"
 
     def is_requeued_as(self, later: "Owner") -> bool:
         """Whether the later one is of the same Slurm job: that starts again only when it has ended everywhere."""
         return self.job != "" and self.job == later.job and self.start < later.start
-
-
-@cache
-def _machine() -> str:
-    """Where a process number means the same: a machine since it was started, and a container there."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(BOOT.read_text().strip())
-        parts.append(str(NAMESPACE.readlink()))
-    return " ".join(parts)
-
-
-def _started(pid: int) -> float:
-    """When a process started, on a clock that nobody sets; -1 where there is no such process."""
-    try:
-        # Ticks since the machine started, the twenty-second field; a name, the second, may hold spaces. What psutil has
-        # is made of the time of day, which may be set back.
-        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return psutil.Process(pid).create_time() if not BOOT.exists() and psutil.pid_exists(pid) else -1.0
 
 
 class Watch:
@@ -127,16 +108,23 @@ def held(folder: Path, *, beat_seconds: float = BEAT_SECONDS) -> Iterator[bool]:
     Waits until that is known: a living owner elsewhere counts after some seconds, a dead one not for a minute.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it is not there, and removed in the end where nothing was put into it.
         beat_seconds: how often a sign of life is given.
 
     Yields:
         Whether the lease is held. Where it is not, another is at work.
+
+    Raises:
+        LabError: the folder cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     mine = Owner.me()
-    lease = folder / LEASE
-    handle = _claim(lease, mine)
+    lease, made = folder / LEASE, not folder.exists()
+    try:
+        handle = _claim(lease, mine)
+    except OSError as error:
+        raise LabError(
+            f"Could not write in {folder}: {error.strerror or error}. Free some space or choose another run_dir."
+        ) from error
     if handle is None:
         yield False
         return
@@ -151,6 +139,9 @@ def held(folder: Path, *, beat_seconds: float = BEAT_SECONDS) -> Iterator[bool]:
         os.close(handle)
         if (owner := read_owner(lease)) is not None and owner.identity == mine.identity:
             lease.unlink()
+            if made:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
 
 
 def read_owner(lease: Path) -> Owner | None:
@@ -167,12 +158,15 @@ def read_owner(lease: Path) -> Owner | None:
 
 def _claim(lease: Path, mine: Owner) -> int | None:
     """An open handle on a lease of our own, or None as soon as its owner shows that it lives."""
-    watch = Watch()
+    watch, told = Watch(), False
     first = _content(lease)
     while (handle := _acquire(lease, mine, watch)) is None:
         owner, content = read_owner(lease), _content(lease)
         if owner is not None and (owner.is_alive_here() or content != first):
             return None
+        if not told:
+            narration.say(f"    {lease.parent} is held by {owner or 'somebody'}; seeing whether that is still alive")
+            told = True
         time.sleep(LOOK_SECONDS)
     return handle
 
@@ -187,8 +181,11 @@ def _content(lease: Path) -> str:
 
 def _acquire(lease: Path, mine: Owner, watch: Watch) -> int | None:
     """An open handle on a lease of our own, or None."""
+    lease.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(lease, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileNotFoundError:
+        return None  # an owner that has left nothing has just removed the folder
     except FileExistsError:
         return _take_over(lease, mine, watch)
     _write(handle, mine)

@@ -28,7 +28,7 @@ from kto_lab.runs.judges import deployed_judge, judge_of, longest_sequence, meas
 from kto_lab.runs.loading import ModelSource, load_policy
 from kto_lab.runs.observer import Observer
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
-from kto_lab.runs.record import RECORD, Record
+from kto_lab.runs.record import Record
 from kto_lab.runs.saving import save_and_compare
 from kto_lab.training.data import TrainingData
 from kto_lab.training.fit import CHECKPOINTS, fit
@@ -36,7 +36,7 @@ from kto_lab.training.planning import check_plan, plan
 
 
 def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -> Path:
-    """Make a whole run, or what is left of it, and return the run folder; a finished run is not run again.
+    """Make a whole run, or what is left of it, and return the run folder.
 
     Args:
         cfg: the configuration `train`, whose keys have been checked.
@@ -48,9 +48,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
     """
     made = assemble(cfg)
     folder, hardware, seed = made.folder, made.hardware, made.seed
-    if (folder / RECORD).exists():
-        narration.say(f"{folder} holds a finished run; nothing to do. Choose another run_dir to run again.")
-        return folder
+    first = getattr(rank_zero_only, "rank", 0) == 0
     refuse_another_configuration(folder, cfg)
     record = Record(folder, "", plain_values(cfg), {"seed": seed}, observer.environment())
     with record.stage("feedback"):
@@ -75,8 +73,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
         deployed = deployed_judge(judge, objective)
         load = partial(source.load_initial, packed=rows.packed)
         reference = source.reference_policy(load, share_prompts=judge.share_prompts, longest=longest)
-    claim(folder, cfg, identity, record.data["fingerprint"], encoder.hashes)
-    first = getattr(rank_zero_only, "rank", 0) == 0
+    claim(folder, cfg, identity, record.data["fingerprint"], encoder.hashes, first=first)
     if first:
         with record.stage("evaluation before"):
             base = measure_base(judge, policy, reference, start.logp_cache, cache, made.base_key)
@@ -100,6 +97,12 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
     if first:
         conclude(policy, deployed, base, data, objective, source, record, observer, reference=reference, load=load)
     return folder
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run that has finished needs no more."""
+    # Three times the policy on the disk, in every cell of a sweep, and what has finished does not resume.
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def conclude(
@@ -141,6 +144,5 @@ def conclude(
         record.model["saved_difference"] = difference
     observer.conclude(record)
     record.write()
-    # Three times the policy on the disk, in every cell of a sweep, and what has finished does not resume.
-    shutil.rmtree(record.folder / CHECKPOINTS, ignore_errors=True)
+    clear(record.folder)
     observer.show(record, side_by_side(base.answers, trained.answers))

@@ -62,7 +62,7 @@ def run_cell(cfg: DictConfig) -> str:
 
 def _lead(own: DictConfig, folder: Path, job: Job | None) -> None:
     """Run a cell, unless it is another's or done."""
-    from kto_lab.runs.command import train
+    from kto_lab.runs.command import train_in_own_folder
 
     with held(folder) as mine:
         runs = mine and status(folder) != "done" and _is_still(own, folder)
@@ -74,7 +74,7 @@ def _lead(own: DictConfig, folder: Path, job: Job | None) -> None:
             return
         with into(folder / LOG), _recorded(folder, job):
             try:
-                train(own, CACHE)
+                train_in_own_folder(own, CACHE)
             except Exception as error:
                 if not _asks_to_stop(error):
                     console.say(traceback.format_exc())
@@ -124,12 +124,12 @@ def _set_apart_what_is_imported() -> None:
 
 def _take_part(own: DictConfig, folder: Path) -> None:
     """Run a cell as one of its processes that have no say; what it meets is in its own log of the Slurm job."""
-    from kto_lab.runs.command import train
+    from kto_lab.runs.command import train_in_own_folder
 
     over = threading.Event()
     threading.Thread(target=_follow, args=(folder / FAILURE, over), daemon=True).start()
     try:
-        train(own, CACHE)
+        train_in_own_folder(own, CACHE)
     except Exception:
         # Hydra keeps an exception of a job to itself.
         traceback.print_exc(file=sys.stderr)

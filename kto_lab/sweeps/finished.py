@@ -3,21 +3,20 @@
 They are those in the folder of runs, and those that were published with a study (`results/<study>/cells`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from kto_lab.errors import LabError
+from kto_lab.runs.differences import differences, shown
 from kto_lab.runs.identity import Identity, differing, settings
 from kto_lab.runs.record import RECORD, find_record
 
 # The folder of runs that are named by their identity.
 CELLS = "cells"
 EVERYTHING = "all"
-# So many keys of a configuration, or modules, are named.
-NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ class FinishedRuns:
             return "there is no finished run to compare with"
         pairs = _pairs(found)
         nearest = min(alike, key=lambda run: (len(run.pairs ^ pairs), _apart(run.identity, identity)))
-        return f"{'; '.join(_differences(nearest, identity, found))} (nearest: {nearest.folder})"
+        told = differences(nearest.settings, nearest.identity, found, identity)
+        return f"{'; '.join(told)} (nearest: {nearest.folder})"
 
 
 def _inputs(identity: Identity) -> tuple[Any, ...]:
@@ -123,42 +123,8 @@ def _apart(one: Identity | None, other: Identity) -> int:
     )
 
 
-def _differences(run: Finished, identity: Identity, found: Mapping[str, Any]) -> Iterator[str]:
-    """In what a cell differs from a finished run, part by part."""
-    keys = [key for key in differing(run.settings, found) if _shown(run.settings, key) != _shown(found, key)]
-    if keys:
-        told = [f"{key} {_shown(found, key)} instead of {_shown(run.settings, key)}" for key in keys]
-        yield f"configuration: {_few(told)}"
-    elif run.identity is not None and run.identity.configuration != identity.configuration:
-        yield f"configuration: {_few(differing(run.settings, found))}"
-    if run.identity is None:
-        yield "code and data: unknown, for its record was made before records held them"
-        return
-    for part, before, now in (
-        ("data", run.identity.data, identity.data),
-        ("model", run.identity.model, identity.model),
-    ):
-        if names := differing(before, now):
-            yield f"{part}: other content of {_few([f'{key} ({_shown(found, key)})' for key in names])}"
-    if modules := differing(run.identity.code, identity.code):
-        yield f"code: {_few(modules)}"
-
-
-def _shown(found: Mapping[str, Any], key: str) -> str:
-    """A setting; of a path its last part, since a record has it relative to its own folder."""
-    if key not in found:
-        return "nothing"
-    value = found[key]
-    return PurePath(value).name if isinstance(value, str) and "/" in value else str(value)
-
-
-def _few(texts: Sequence[str]) -> str:
-    rest = len(texts) - NAMED
-    return ", ".join(texts[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def _pairs(found: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
-    return frozenset((key, _shown(found, key)) for key in found)
+    return frozenset((key, shown(found, key)) for key in found)
 
 
 def _read(folder: Path) -> Finished | None:

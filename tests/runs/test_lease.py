@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kto_lab.runs import lease as lease_module
@@ -67,9 +68,11 @@ def test_it_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
         with held(tmp_path / "cell") as other:
             assert not other
         assert read_owner(tmp_path / "cell" / LEASE) == owner
-    assert list((tmp_path / "cell").iterdir()) == []
+    assert not (tmp_path / "cell").exists()
     with held(tmp_path / "cell") as again:
         assert again
+        (tmp_path / "cell" / "work").write_text("")
+    assert [path.name for path in (tmp_path / "cell").iterdir()] == ["work"]
 
 
 def test_a_process_that_died_here_is_known_at_once(tmp_path: Path) -> None:
@@ -89,7 +92,7 @@ def test_a_later_process_of_the_same_number_is_another(tmp_path: Path) -> None:
 def test_a_clock_that_is_set_back_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left_by(tmp_path)
     an_hour_ago = time.time() - 3600
-    monkeypatch.setattr(lease_module.psutil.Process, "create_time", lambda process: an_hour_ago)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: an_hour_ago)
     monkeypatch.setattr(time, "time", lambda: an_hour_ago)
     owner = read_owner(tmp_path / LEASE)
     assert owner is not None and owner.is_alive_here()
