@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # With one of these, Hydra answers and nothing is run.
 HELP = {"--help", "-h", "--hydra-help"}
 ASKING = HELP | {"--cfg", "-c", "--info", "-i"}
+MULTIRUN = {"--multirun", "-m"}
 # What a shell reports of a program that a broken pipe has ended.
 BROKEN_PIPE = 128 + signal.SIGPIPE
 GO_ON_SWEEPING = "The same command goes on: cells that are done stay done, and this one from what it has saved."
@@ -109,11 +110,12 @@ def run(name: str, overrides: list[str]) -> None:
     def task(cfg: "DictConfig") -> object:
         # Here, because a launcher calls this in a process of its own.
         _narrate_on_the_console()
+        if name == "train":
+            _give_folder_of_job(cfg)
         # Lightning starts the other processes of a distributed run with the command line it finds here. They must
-        # find the same run folder, whose default holds the time.
-        own = [word for word in whole if not word.startswith("run_dir=")]
+        # find the same run folder, whose default is unique.
         folder = [f"run_dir={quoted(cfg.run_dir)}"] if "run_dir" in cfg else []
-        sys.argv = [whole[0], *_words_of_job()] if name == "sweep" else [*own, *folder]
+        sys.argv = [whole[0], *_words_of_job()] if name == "sweep" else [*_words_of_one(whole), *folder]
 
         def job() -> object:
             # A sweep has said what it runs. A cell has a mistake of its own recorded, and goes on with the next.
@@ -202,6 +204,24 @@ def _sweep(words: list[str], task: Callable[..., object]) -> None:
     # In a checkout: an installed package has none.
     published = conf.parent / "results"
     sweep(read(words), task, config_dir=conf, published=published, log_study=log_study)
+
+
+def _give_folder_of_job(cfg: "DictConfig") -> None:
+    """Have a job of a multirun (`-m`) run in the folder that Hydra has for it: those of one run are another's."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        cfg.run_dir = HydraConfig.get().runtime.output_dir
+
+
+def _words_of_one(words: Sequence[str]) -> list[str]:
+    """A command line with the choices of this job in the place of a multirun's, and without its run folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    chosen = [word for word in HydraConfig.get().overrides.task if not word.startswith("run_dir=")]
+    keys = {word.partition("=")[0] for word in chosen} | {"run_dir", *MULTIRUN}
+    return [*(word for word in words if word.partition("=")[0] not in keys), *chosen]
 
 
 def _words_of_job() -> list[str]:

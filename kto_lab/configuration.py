@@ -1,6 +1,7 @@
 """What is asked of a composed configuration before any of it is made."""
 
 import inspect
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab.errors import LabError
+
+# What conf/ calls: `${unique:}` is a text that no other command has, the same wherever a configuration has it.
+OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:8], use_cache=True, replace=True)
 
 
 def config_dir() -> Path:

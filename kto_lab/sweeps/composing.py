@@ -83,8 +83,10 @@ def opened(
         more: a folder of configuration beside it.
     """
     search = [f"hydra.searchpath=[{quoted(f'{LOCAL}{more.resolve()}')}]"] if more else []
+    # A cell has a folder of its own, which is not one of a multirun's.
+    here = ["hydra.sweep.dir=.", "hydra.sweep.subdir=."]
     with initialize_config_dir(str(config_dir), job_name="kto-lab", version_base="1.3"):
-        config = compose("train", [*own, *search], return_hydra_config=True)
+        config = compose("train", [*here, *own, *search], return_hydra_config=True)
         yield GlobalHydra.instance().config_loader(), config
 
 
