@@ -34,7 +34,7 @@ _JSON_END, _TEXT_END = (
     for seal in (_JSON_SEAL, _TEXT_SEAL)
 )
 _JSON_LENGTH, _TEXT_LENGTH = (len(seal.format("0" * 64)) for seal in (_JSON_SEAL, _TEXT_SEAL))
-_CHANGED = "its checksum is not that of its content"
+_CHANGED = "its content is not what its checksum says"
 
 Value = TypeVar("Value")
 

@@ -30,12 +30,12 @@ from kto_lab.evaluation.rewards import reward_metrics
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.checkers import ON_A_SCALE
 from kto_lab.feedback.table import pair_ids_of
-from kto_lab.files import write_json
 from kto_lab.models.adapters import Policy
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.store_scorer import known, not_finite, score_and_keep
 from kto_lab.models.tokens import Encoder
+from kto_lab.sealed import write_json
 from kto_lab.statistics import Bounds, Estimate
 
 if TYPE_CHECKING:

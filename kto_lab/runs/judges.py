@@ -1,6 +1,5 @@
 """The stages of a run that measure: what judges its policies, and what the base policy does before training."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from kto_lab.models.logps import ExactRows
 from kto_lab.models.reference import ReferencePolicy, at_start
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.runs.process_cache import ProcessCache
+from kto_lab.sealed import read_json, recover
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.optimization import Optimization
 
@@ -94,8 +94,8 @@ def measure_base(
         key: a hash of all that the measurements can depend on.
     """
     kept = judge.folder / "base.json"
-    if kept.exists():
-        return Measured.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+    if (known := recover(kept, read_json, "the base policy is measured again")) is not None:
+        return Measured.from_dict(known)
     narration.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
     base = cache.get("base", key, lambda: base_measured(judge, policy, reference, logp_cache), most=BASES)
     if not kept.exists():

@@ -7,7 +7,7 @@ has no example of), and rounds to float32.
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,29 @@ PREFIX = "train/"
 class StepMetrics(pl.Callback):
     """Every step's metrics: a row of `metrics.csv`, on disk before the step's checkpoint, and a call to each logger.
 
-    Lightning's CSVLogger would not do: it deletes the file of a run that is resumed. Here a resumed run first cuts the
-    rows of the steps that it is about to repeat, so that its file is the one an undisturbed run writes.
+    Lightning's CSVLogger would not do: it deletes the file of a run that is resumed. Here a checkpoint holds the rows
+    up to its step. A resumed run writes the file anew from these and never reads it, so it ends with the file of an
+    undisturbed run whatever has happened to the one in its folder.
     """
 
     def __init__(self, folder: Path) -> None:
         """Write into this run folder."""
         self.path = folder / METRICS
-        self.columns: list[str] = []
+        self.columns = ["step"]
+        self.rows: list[str] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds: the columns, and the lines of the rows."""
+        return {"columns": self.columns, "rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what a checkpoint holds."""
+        self.columns, self.rows = list(state_dict["columns"]), list(state_dict["rows"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the rows up to the restored step; a new run starts with an empty file."""
-        if not trainer.is_global_zero:
-            return
-        rows = [row for row in self._read() if int(row["step"]) <= trainer.global_step]
-        self.columns = list(rows[0]) if rows else ["step"]
-        self._rewrite(rows)
+        """Write the rows up to the restored step; a new run starts with an empty file."""
+        if trainer.is_global_zero:
+            self._rewrite()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -55,34 +62,37 @@ class StepMetrics(pl.Callback):
         step, metrics = trainer.global_step, step_metrics(outputs)
         if new := [name for name in metrics if name not in self.columns]:
             self.columns += new
-            self._rewrite(self._read())
-        self._append({"step": step, **metrics})
+            self.rows = [row + "," * len(new) for row in self.rows]
+            self._rewrite()
+        values = {"step": step, **metrics}
+        self.rows.append(_line([values.get(name, "") for name in self.columns]))
+        self._append(self.rows[-1])
         for logger in trainer.loggers:
             logger.log_metrics({PREFIX + name: value for name, value in metrics.items()}, step=step)
 
-    def _read(self) -> list[dict[str, str]]:
-        """The rows of the file, without a last one that a crash cut short."""
-        if not self.path.exists():
-            return []
-        whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
-        return list(csv.DictReader(io.StringIO(whole)))
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the rows where no step was left to be made: `on_train_start` is not called then."""
+        if trainer.is_global_zero:
+            self._rewrite()
 
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        write_text(self.path, self._lines([dict(zip(self.columns, self.columns, strict=True)), *rows]))
+    def _rewrite(self) -> None:
+        write_text(self.path, "".join(f"{line}\n" for line in (_line(self.columns), *self.rows)))
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _append(self, row: str) -> None:
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(self._lines([row]))
+                file.write(f"{row}\n")
         except OSError as error:
             raise LabError(
                 f"Could not write {self.path}: {error.strerror or error}. Free some space and run again to resume."
             ) from error
 
-    def _lines(self, rows: list[dict[str, Any]]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self.columns, restval="", lineterminator="\n").writerows(rows)
-        return text.getvalue()
+
+def _line(values: Sequence[Any]) -> str:
+    """A line of CSV, without its end."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
 
 
 class TrainingProgress(pl.Callback):

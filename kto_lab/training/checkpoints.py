@@ -1,6 +1,7 @@
 """Checkpoints to resume from: whole files of whole steps, or none."""
 
-import pickle
+import errno
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
+from kto_lab.sealed import DamagedError, set_aside
 from kto_lab.training.module import NotFiniteError
 
 
@@ -83,17 +85,43 @@ class StoppedCheckpoint(OnExceptionCheckpoint):
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps in a folder; None where there is none that can be read."""
+    """The checkpoint with the most steps in a folder; None where there is none. A damaged one is set aside.
+
+    Raises:
+        LabError: one cannot be read, by no fault of its content.
+    """
     found: list[tuple[int, Path]] = []
     for path in sorted(folder.glob("*.ckpt")):
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError):
-            narration.say(f"    {path} cannot be read and is left aside")
-            continue
-        found.append((state["global_step"], path))
+            found.append((_steps_of(path), path))
+        except FileNotFoundError:
+            continue  # another process of this run has set it aside
+        except OSError as error:
+            raise LabError(f"{path} cannot be read: {error.strerror}. Mend that, and run again to resume.") from error
+        except DamagedError as error:
+            set_aside(path, "training goes on from an earlier step", error.why)
     if not found:
         return None
     step, path = max(found)
     narration.say(f"    going on from step {step} ({path.name})")
     return path
+
+
+def _steps_of(path: Path) -> int:
+    """The steps that a checkpoint is of, after verifying all of it: torch's archive has a checksum for each tensor.
+
+    Raises:
+        DamagedError: it is not as it was written.
+        OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is not that of its content")
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception as error:  # whatever damaged bytes lead zipfile and torch to
+        # To seek to where damaged bytes point is an invalid argument.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise DamagedError(path, why, "Remove it, and run again.") from error
