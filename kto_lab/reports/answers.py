@@ -4,7 +4,6 @@ A mean says little of what a policy writes. Of the cells that a table or figure 
 their method alone and whose means are furthest apart, with the first seed; of their prompts those whose scores are.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from kto_lab.evaluation.metrics import label
 from kto_lab.models.tokens import Prompt
 from kto_lab.reports.frame import DONE, SEED, choices, plain
 from kto_lab.reports.words import choice_words
+from kto_lab.sealed import DamagedError, read_json
 
 # Of a run folder: the answers of the trained policy, and of the one before training.
 ANSWERS = Path("evaluation") / "trained.json"
@@ -143,12 +143,18 @@ def _apart(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[int, float]:
 
 
 def _read(file: Path) -> dict[str, _Kept]:
-    """Prompt to answer; empty where the file is not there or is damaged."""
+    """Prompt to answer; empty where the file is not there.
+
+    Raises:
+        DamagedError: it is damaged, or not what a run writes.
+    """
+    mend = "Remove it, and the report goes without these answers."
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["answers"]
-        return {row["prompt_id"]: _kept(row) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {row["prompt_id"]: _kept(row) for row in read_json(file, mend)["answers"]}
+    except OSError:
         return {}
+    except (KeyError, TypeError) as error:
+        raise DamagedError(file, f"it holds no answers ({error!r})", mend) from error
 
 
 def _kept(row: Mapping[str, Any]) -> _Kept:

@@ -36,6 +36,7 @@ from kto_lab.reports.record_columns import Columns, Found
 from kto_lab.runs.record import find_record
 from kto_lab.runs.scores import Scores
 from kto_lab.runs.status import FAILURE, status
+from kto_lab.sealed import read_json
 from kto_lab.statistics import Estimate, constant
 from kto_lab.sweeps.manifest import read_study
 
@@ -294,9 +295,10 @@ def _row(
         else:
             row["status"] = status(Path(run))
             if row["status"] == "failed":
-                row["message"] = json.loads((Path(run) / FAILURE).read_text(encoding="utf-8"))["error"]
+                row["message"] = read_json(Path(run) / FAILURE, "Run it again.")["error"]
     except LabError as error:
-        row |= {"status": UNREADABLE, "message": str(error)}
+        row["message"] = str(error)
+        row["status"] = UNREADABLE if row["status"] == DONE else row["status"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         row["message"] = f"what became of it cannot be read: {type(error).__name__}: {error}"
         row["status"] = UNREADABLE if row["status"] == DONE else row["status"]

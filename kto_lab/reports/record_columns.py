@@ -13,7 +13,7 @@ from kto_lab.errors import LabError
 from kto_lab.runs.columns import column
 
 # What a row says in columns of its own, and what is said of metrics rather than of the run.
-NO_COLUMNS = ("status", "run_id", "identity", "declared")
+NO_COLUMNS = ("status", "run_id", "identity", "declared", "checksums")
 # Sections of numbers alone, and how numbers of the section "training" end.
 MEASURED = ("metrics", "seeds", "timings", "peak_memory")
 COUNTED = ("steps", "_seen", "_available")

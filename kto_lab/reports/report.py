@@ -1,7 +1,6 @@
 """A study's report: its tables in four formats, its figures in two, and one page with all of it that stands alone."""
 
 import gc
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab import console
 from kto_lab.configuration import check_keys, config_dir
 from kto_lab.errors import LabError
-from kto_lab.files import atomic_path, write_json, write_text
+from kto_lab.files import atomic_path, write_text
 from kto_lab.reports.answers import SideBySide, side_by_side
 from kto_lab.reports.figure_parts import Style, styles
 from kto_lab.reports.figures import plot
@@ -37,6 +36,7 @@ from kto_lab.reports.verdicts import finished_before, verdicts
 from kto_lab.runs.record import RECORD
 from kto_lab.runs.scores import write_scores
 from kto_lab.runs.status import FAILURE
+from kto_lab.sealed import read_json, write_json
 from kto_lab.sweeps.contrasts import read_contrasts
 from kto_lab.sweeps.manifest import STUDY, read_study
 from kto_lab.sweeps.study import shown_at
@@ -103,7 +103,7 @@ def publish(
     study = read_study(source)
     if target.exists() and any(target.iterdir()) and not _holds(target, study.name):
         raise LabError(f"{target} holds something other than the study {study.name}. Publish into a folder of its own.")
-    content: dict[str, Any] = json.loads((source / STUDY).read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(source / STUDY, "Run the sweep again; it keeps the runs.")
     content["study"] |= {
         kind: list(given)
         for kind, given in (("tables", tables), ("figures", figures), ("contrasts", contrasts))

@@ -17,9 +17,11 @@
 | `peak_memory` | bytes                                                                                          |
 | `environment` | package versions, commit, hardware                                                             |
 | `files`       | what each file of the run folder is: name to path relative to it                               |
+| `checksums`   | SHA-256 of what is read back: path relative to the run folder to hex digits                    |
 
 Paths are relative to the run folder, or start with "~" in the home folder. Numbers are finite. Records of schema 1 have
-no `identity`: what code they were made by is not known.
+no `identity`: what code they were made by is not known. The file ends with a checksum of its own; those of earlier
+versions have none, and no `checksums`.
 """
 
 import math
@@ -33,10 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from kto_lab.errors import LabError
-from kto_lab.files import write_json
+from kto_lab.sealed import check_sum, parse_json, sums, write_json
 from kto_lab.statistics import Estimate
 
 SCHEMA = 2
@@ -65,6 +66,7 @@ class Record:
     metrics: dict[str, Any] = field(default_factory=dict)
     declared: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int | None] = field(default_factory=dict)
 
@@ -76,6 +78,10 @@ class Record:
             yield
         finally:
             self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def seal(self, *names: str) -> None:
+        """Take in the checksums of files of the run folder, and of those in its folders; a missing one is left out."""
+        self.checksums = sums(self.folder, [self.folder / name for name in names])
 
     def as_dict(self) -> dict[str, Any]:
         """The record as plain JSON values.
@@ -99,6 +105,7 @@ class Record:
             "peak_memory": self.peak_memory,
             "environment": self.environment,
             "files": self.files,
+            "checksums": self.checksums,
         }
         return {key: _plain(value, key, self.folder.absolute()) for key, value in parts.items()}
 
@@ -140,14 +147,14 @@ def find_record(path: Path | str) -> dict[str, Any] | None:
     for file in (f"{path}/{RECORD}", path):
         try:
             with open(file, "rb") as opened:  # noqa: PTH123
-                record = orjson.loads(opened.read())
+                record = parse_json(opened.read(), file, "Remove it and run again.")
         except NotADirectoryError:
             continue
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise LabError(f"{file} cannot be read as a record: {error}. Remove it and run again.") from error
-        schema = record.get("schema") if isinstance(record, dict) else None
+        except OSError as error:
+            raise LabError(f"{file} cannot be read: {error.strerror or error}. Mend that, and run again.") from error
+        schema = record.get("schema")
         if schema not in READABLE:
             raise LabError(
                 f"{file} has schema {schema!r}; this version of kto-lab reads schemas {', '.join(map(str, READABLE))}. "
@@ -155,6 +162,16 @@ def find_record(path: Path | str) -> dict[str, Any] | None:
             )
         return record
     return None
+
+
+def check_file(record: Mapping[str, Any], folder: Path, name: str) -> None:
+    """Refuse a file of a finished run's folder that is not what the run left there, where its record can tell.
+
+    Raises:
+        DamagedError: it is so.
+    """
+    if name in (listed := record.get("checksums", {})):
+        check_sum(folder / name, listed[name], "Put it back as the run wrote it, or train again in another run_dir.")
 
 
 def _plain(value: Any, key: str, folder: Path) -> Any:

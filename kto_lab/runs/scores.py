@@ -1,6 +1,5 @@
 """What each held-out prompt scored in a run, as its folder keeps it, and the two halves of the prompts."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from kto_lab.files import atomic_path
 from kto_lab.hashing import content_hash
 from kto_lab.runs.prompt_scores import PromptScores
+from kto_lab.sealed import DamagedError, read_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -55,6 +55,9 @@ def prompt_scores(run: Path, metric: str) -> PromptScores | None:
     Args:
         run: the run folder, also that of a published run, whose scores are its study's.
         metric: its name; some have no score per prompt.
+
+    Raises:
+        DamagedError: the file that holds them is damaged.
     """
     published = run.parent.parent / PUBLISHED
     if (run / KEPT).exists() or not published.exists():
@@ -114,16 +117,17 @@ def _kept(run: Path) -> dict[str, PromptScores]:
 # Tables and figures ask for the same run again. The time of the file tells a new one from what was read.
 @lru_cache(maxsize=1 << 14)
 def _read(file: Path, changed: int) -> dict[str, PromptScores]:
-    """Metric to scores; empty where the file is damaged."""
+    """Metric to scores; raises as `prompt_scores`, or OSError."""
+    mend = "Remove it, and the report goes without the scores of these prompts."
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file, mend)
         # One string per prompt for all runs: they share their prompts.
         return {
             metric: PromptScores.of({sys.intern(prompt): float(score) for prompt, score in scores.items()})
             for metric, scores in found.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DamagedError(file, f"it holds no scores ({error})", mend) from error
 
 
 class _Published:

@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
 from kto_lab.errors import LabError
-from kto_lab.files import write_json
 from kto_lab.log_file import into
 from kto_lab.messages import explain
 from kto_lab.runs.identity import identify
@@ -23,6 +22,7 @@ from kto_lab.runs.lease import held
 from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.runs.record import RECORD
 from kto_lab.runs.status import FAILURE, status
+from kto_lab.sealed import write_json
 from kto_lab.sweeps.finished import CELLS
 
 LOOK_SECONDS = 5.0

@@ -9,7 +9,6 @@ A run that was resumed has the timings of the process that finished it, so it co
 """
 
 import heapq
-import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +19,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from kto_lab import console
+from kto_lab.errors import LabError
 from kto_lab.hashing import content_hash
-from kto_lab.runs.record import READABLE, RECORD
+from kto_lab.runs.record import RECORD, read_record
 
 # In the words of the dry run: a finished run has ...
 WAYS = ("the same settings", "the same work", "the same loss, model and data", "the same model and data")
@@ -242,9 +242,7 @@ def _scaled(work: Work, run: Finished) -> float:
 
 def _read(file: Path) -> Finished | None:
     try:
-        record = json.loads(file.read_bytes())
-        if record["schema"] not in READABLE:
-            return None
+        record = read_record(file)
         training, machine = record["training"], record["environment"]
         trainer, cpu = record["config"]["trainer"], machine["cpu"]
         names = machine["gpus"] if record["peak_memory"]["cuda"] is not None else []
@@ -261,7 +259,7 @@ def _read(file: Path) -> Finished | None:
             gpus=gpus,
             hardware=f"{gpus} x {names[0]}" if gpus else f"{cpu['model']} ({cpu['threads']} threads)",
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (LabError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -6,7 +6,6 @@ were finished when each of its contrasts was named. A cell whose run was made by
 run, which was accepted, names the modules that differ (`accepted_code`).
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from kto_lab.errors import LabError
 from kto_lab.files import is_name
+from kto_lab.sealed import read_json
 
 STUDY = "study.json"
 TEXTS, LISTS = ("name", "question"), ("tables", "figures", "contrasts")
@@ -55,12 +55,13 @@ def read_study(folder: Path) -> StudyFolder:
     """Read `study.json` of a study's folder.
 
     Raises:
+        DamagedError: it is damaged.
         LabError: there is none, or it is not what a sweep writes: a study may be another person's, so that names of
             folders must be names, and links lead to files.
     """
     file = folder / STUDY
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file, "Run the sweep again; it keeps the runs.")
         _check(found)
         study = found["study"]
         return StudyFolder(

@@ -1,6 +1,5 @@
 """What became of a study's cells, for a person: how many are done, and why the others are not."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +8,7 @@ from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.runs.record import find_record
 from kto_lab.runs.status import FAILURE, status
+from kto_lab.sealed import read_json
 from kto_lab.sweeps.composing import Planned
 from kto_lab.sweeps.manifest import STUDY
 from kto_lab.sweeps.study import Cell
@@ -79,8 +79,10 @@ def reason_of(folder: Path, problems: Mapping[Path, str]) -> str:
             return str(error)
     if state == "failed":
         try:
-            return str(json.loads((folder / FAILURE).read_text(encoding="utf-8"))["error"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return str(read_json(folder / FAILURE, "--retry-failed runs it again.")["error"])
+        except LabError as error:
+            return str(error)
+        except (OSError, KeyError) as error:
             return f"{FAILURE} cannot be read: {type(error).__name__}"
     return problems.get(folder, "it was not begun, or was stopped or killed without a word")
 

@@ -22,10 +22,10 @@ from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.evaluation.measuring import find_metrics
 from kto_lab.evaluation.metrics import learn
-from kto_lab.files import write_json
 from kto_lab.quoting import quoted
 from kto_lab.runs.lease import LEASE, Watch, read_owner
 from kto_lab.runs.status import status
+from kto_lab.sealed import DamagedError, set_aside, write_json
 from kto_lab.sweeps.composing import PLAN, Composer, Planned, opened
 from kto_lab.sweeps.contrasts import check_metrics
 from kto_lab.sweeps.estimates import Costs, at_once, finished_runs, told, totals
@@ -289,6 +289,9 @@ def named(contrasts: Sequence[Mapping[str, Any]], planned: Sequence[Planned], ho
     """Each contrast with how many of the runs were finished when a sweep first found it, word by word as it is now."""
     try:
         before = read_study(home).named
+    except DamagedError as error:
+        set_aside(home / STUDY, "its contrasts count as named now", error.why)
+        before = ()
     except LabError:
         before = ()
     finished = sum(status(item.folder) == "done" for item in planned)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from kto_lab.files import write_json
 from kto_lab.runs.scores import KEPT
+from kto_lab.sealed import write_json
 from kto_lab.statistics import Estimate, proportion_interval
 
 DEMO = Path(__file__).resolve().parents[2] / "results" / "demo" / "seed0.json"

@@ -2,6 +2,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.reports import load
 from kto_lab.reports.answers import MOST, SideBySide, side_by_side
@@ -72,4 +75,5 @@ def test_answers_that_nothing_scored_or_a_judge_did(tmp_path: Path) -> None:
     assert unscored is not None and unscored.score == "" and unscored.rows[0].spread == 0
     for cell in (tmp_path / "cells").iterdir():
         write_json(cell / "evaluation" / "trained.json", {"answers": [{"prompt_id": "p0"}]})
-    assert shown(home) is None, "what is damaged is not shown"
+    with pytest.raises(LabError, match=r"trained\.json is damaged.*Remove it, and the report goes without"):
+        shown(home)

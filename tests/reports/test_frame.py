@@ -13,6 +13,7 @@ from kto_lab.files import write_json
 from kto_lab.reports import load
 from kto_lab.reports.comparisons import OVER_PROMPTS, OVER_SEEDS_AND_PROMPTS
 from kto_lab.reports.frame import choices, grouped, measured, plain, rows_of
+from kto_lab.runs.record import read_record
 from kto_lab.runs.scores import prompt_scores, scores_in
 from tests.reports.study_folders import PROMPTS, SEEDS, by_rate, draw, fail, grid, record, write_run, write_study
 
@@ -59,7 +60,7 @@ def test_costs_and_everything_else_of_a_record_is_there(study: Path) -> None:
     # Nothing is dropped: as many columns as the record has leaves, but for its status and run_id.
     frame = load(study)
     own = [name for name in frame.columns[frame.columns.get_loc("folder") + 1 :] if name != "seconds"]
-    assert len(own) == sum(1 for _ in leaves(json.loads((study / cell["folder"] / "record.json").read_text()))) - 2
+    assert len(own) == sum(1 for _ in leaves(read_record(study / cell["folder"]))) - 2
 
 
 def leaves(node: Any) -> Any:
@@ -96,8 +97,8 @@ def test_what_became_of_a_cell_is_told(tmp_path: Path) -> None:
     states = ["failed", "unreadable", "unreadable", "unreadable", "done", "failed", "missing"]
     assert frame["status"].tolist() == states
     assert frame["message"][0] == "The disk is full."
-    assert "cannot be read" in frame["message"][1] and "schema 99" in frame["message"][2]
-    assert "KeyError" in frame["message"][3] and "JSONDecodeError" in frame["message"][5]
+    assert "record.json is damaged" in frame["message"][1] and "schema 99" in frame["message"][2]
+    assert "KeyError" in frame["message"][3] and "failure.json is damaged" in frame["message"][5]
     assert frame["message"][[4, 6]].isna().all()
     assert frame["pass_rate"].notna().tolist() == [state == "done" for state in states]
 
@@ -122,7 +123,7 @@ def test_a_folder_without_a_study_says_what_to_do(tmp_path: Path) -> None:
         load(tmp_path)
     for broken in ("{", '{"study": {"name": "x"}}', '{"study": {}, "cells": []}', "[]"):
         (tmp_path / "study.json").write_text(broken)
-        with pytest.raises(LabError, match="cannot be read as a study"):
+        with pytest.raises(LabError, match=r"study\.json (is damaged|cannot be read as a study)"):
             load(tmp_path)
 
 

@@ -107,14 +107,14 @@ def test_a_missing_record_says_that_the_run_is_unfinished(tmp_path: Path) -> Non
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b'{"schema": 1', b"\xff\xfe", b""])
+@pytest.mark.parametrize("content", [b'{"schema": 1', b"\xff\xfe", b"", b"[1]"])
 def test_a_broken_record_is_a_lab_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "record.json").write_bytes(content)
-    with pytest.raises(LabError, match=r"record\.json cannot be read"):
+    with pytest.raises(LabError, match=r"record\.json is damaged"):
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize("content", [{"schema": SCHEMA + 1}, {}, [1]])
+@pytest.mark.parametrize("content", [{"schema": SCHEMA + 1}, {}])
 def test_an_unknown_schema_is_a_lab_error(content: Any, tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(json.dumps(content))
     with pytest.raises(LabError, match=rf"schema .*reads schemas 1, {SCHEMA}"):

@@ -1,12 +1,13 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from kto_lab.files import write_json
+from kto_lab.errors import LabError
 from kto_lab.runs.scores import KEPT, PUBLISHED, TEST, VALIDATION, half_of, prompt_scores, scores_in, write_scores
+from kto_lab.sealed import read_json, write_json
+from tests.damage import flip
 from tests.reports.study_folders import draw, write_run
 
 
@@ -33,13 +34,14 @@ def test_a_run_that_was_made_again_is_read_again(tmp_path: Path) -> None:
     assert prompt_scores(tmp_path, "pass_rate") == {"p0": 1.0}
     write_run(tmp_path, 0, [0.0])
     assert prompt_scores(tmp_path, "pass_rate") == {"p0": 0.0}
-    (tmp_path / KEPT).write_text("{")
-    assert prompt_scores(tmp_path, "pass_rate") is None
+    flip(tmp_path / KEPT)
+    with pytest.raises(LabError, match=r"scores\.json is damaged.*Remove it, and the report goes without"):
+        prompt_scores(tmp_path, "pass_rate")
 
 
 def test_a_prompt_without_a_check_has_no_score(tmp_path: Path) -> None:
     write_run(tmp_path, 0, [1.0, 0.0])
-    found = json.loads((tmp_path / KEPT).read_text())
+    found = read_json(tmp_path / KEPT, "")
     del found["pass_rate"]["p1"]
     write_json(tmp_path / KEPT, found)
     assert prompt_scores(tmp_path, "pass_rate") == {"p0": 1.0}

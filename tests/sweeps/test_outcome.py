@@ -1,5 +1,6 @@
 """What a sweep says of cells that are not done: each reason once."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,12 +54,12 @@ def test_a_thousand_reasons_are_not_all_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"3", b'{"other": 1}'])
 def test_a_damaged_failure_is_said_to_be(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FAILURE).write_bytes(content)
-    assert reason_of(tmp_path, {}).startswith("failure.json cannot be read: ")
+    assert re.search(r"failure\.json (is damaged|cannot be read): ", reason_of(tmp_path, {}))
 
 
 def test_a_damaged_record_says_how(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_bytes(b"\xff")
-    assert "cannot be read as a record" in reason_of(tmp_path, {})
+    assert "record.json is damaged" in reason_of(tmp_path, {})
     (tmp_path / RECORD).unlink()
     (tmp_path / RECORD).mkdir()
     assert "Is a directory" in reason_of(tmp_path, {})
