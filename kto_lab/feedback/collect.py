@@ -5,7 +5,6 @@ the same settings, a stopped collection resumes at the first missing shard and g
 is seeded by its own number.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from transformers import PreTrainedModel
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import pass_or_fail, score_answer
 from kto_lab.feedback.prompts import CheckedPrompt
-from kto_lab.files import write_json
 from kto_lab.hashing import content_hash
 from kto_lab.models.generate import Answer, generate
 from kto_lab.models.tokens import Encoder, Prompt
+from kto_lab.sealed import read_json, recover, write_json
 
 SAMPLED, WORKED = "sampled", "sampled with a worked example"
 
@@ -89,9 +88,11 @@ def collect(
     for number, start in enumerate(range(0, len(prompts), sampling.block)):
         block = prompts[start : start + sampling.block]
         shard = folder / f"shard-{number:05d}.json"
-        if not shard.exists():
-            write_json(shard, _collect_block(model, encoder, block, sampling, seed=sampling.seed + number))
-        rows += json.loads(shard.read_text(encoding="utf-8"))
+        found = recover(shard, read_json, "its answers are sampled again")
+        if found is None:
+            found = {"rows": _collect_block(model, encoder, block, sampling, seed=sampling.seed + number)}
+            write_json(shard, found)
+        rows += found["rows"]
         advance(len(block))
     return rows
 
@@ -100,7 +101,8 @@ def _claim(folder: Path, identity: str) -> None:
     """Mark the folder as this collection's; LabError where it belongs to another."""
     marker = folder / "collection.json"
     if marker.exists():
-        if json.loads(marker.read_text(encoding="utf-8"))["identity"] != identity:
+        mend = f"What {folder} was begun with is not known any more: remove the folder, or choose another output."
+        if read_json(marker, mend)["identity"] != identity:
             raise LabError(
                 f"{folder} holds an unfinished collection with another model, tokenizer or chat template, other "
                 "prompts or other settings. Give the same ones to go on with it, choose another output, or remove the "

@@ -27,13 +27,12 @@ import numpy as np
 
 from kto_lab import narration
 from kto_lab.errors import LabError
-from kto_lab.files import cache_dir, remove_abandoned, write_json
+from kto_lab.files import cache_dir, remove_abandoned
 from kto_lab.models.ragged import owners, places
 from kto_lab.models.scorer import FORMAT, Scorer
 from kto_lab.models.sequences import Tokens, completion_lengths
 from kto_lab.models.store_disk import (
     ABOUT,
-    SET_ASIDE,
     File,
     holdings,
     remove,
@@ -57,6 +56,7 @@ from kto_lab.models.store_tokens import (
     read_token_shard,
     write_token_shard,
 )
+from kto_lab.sealed import SET_ASIDE, write_json
 
 MEGABYTE = 10**6
 # More small shards than this are merged.

@@ -7,7 +7,6 @@
 Only files that the store itself has written are ever removed. Nothing here reads a shard.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,10 +16,9 @@ from typing import Any
 
 from kto_lab.models.store_shards import SUMS, entries_in
 from kto_lab.models.store_tokens import TOKENS
+from kto_lab.sealed import SET_ASIDE, DamagedError, read_json
 
 ABOUT = "scorer.json"
-# Ends the name of a corrupt shard.
-SET_ASIDE = ".damaged"
 # A shard written this shortly before the newest one may be of a job that has just begun.
 JUST_WRITTEN_SECONDS = 3600
 _SCORER = re.compile(r"[0-9a-f]{16}")
@@ -99,10 +97,10 @@ def shards_in(folder: Path) -> list[File]:
 
 def _holding(folder: Path) -> Holding:
     about, files, times = {}, shards_in(folder), [0.0]
-    with suppress(OSError, ValueError):
+    with suppress(OSError, DamagedError):
         times.append((folder / ABOUT).stat().st_mtime)
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    return Holding(folder, about if isinstance(about, dict) else {}, files, max(times + [file.time for file in files]))
+        about = read_json(folder / ABOUT, "")
+    return Holding(folder, about, files, max(times + [file.time for file in files]))
 
 
 def too_many(found: Sequence[Holding], max_bytes: int) -> list[File]:

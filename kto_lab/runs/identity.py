@@ -22,10 +22,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab.errors import LabError
-from kto_lab.files import cache_dir, write_text
+from kto_lab.files import cache_dir
 from kto_lab.hashing import content_hash, sha256_as_it_is
 from kto_lab.runs.code import Code
 from kto_lab.runs.definitions import is_dotted
+from kto_lab.sealed import read_text, recover, write_text
 
 # What can be another without another result. The number format is put back by `settings`.
 FREE_KEYS = ("runs_dir", "run_dir", "logger", "trainer", "reference_store")
@@ -169,11 +170,11 @@ def _content(file: Path) -> str:
     if about.st_size <= READ_UP_TO:
         return sha256_as_it_is(file)
     kept = cache_dir() / HASHES / content_hash((str(file.resolve()), about.st_mtime_ns, about.st_size))
-    if kept.is_file():
-        return kept.read_text(encoding="utf-8")
+    if (known := recover(kept, read_text, f"{file} is read again")) is not None:
+        return known.strip()
     held = sha256_as_it_is(file)
     with suppress(LabError):
-        write_text(kept, held)
+        write_text(kept, f"{held}\n")
     return held
 
 

@@ -1,13 +1,12 @@
 """The Slurm job that a cell runs in, where it does: which start of it this is, and which of its processes."""
 
-import json
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from kto_lab.errors import LabError
-from kto_lab.files import write_json
+from kto_lab.sealed import read_json, write_json
 
 LOG = "log.txt"
 LOOK_SECONDS = 1.0
@@ -66,7 +65,7 @@ class Job:
             if time.monotonic() > deadline:
                 raise LabError(f"The first process of Slurm job {self.identity} has not begun; look at its log.")
             time.sleep(LOOK_SECONDS)
-        return bool(json.loads(self._decision.read_text(encoding="utf-8"))["runs"])
+        return bool(read_json(self._decision, "Submit the job again.")["runs"])
 
     @property
     def _decision(self) -> Path:

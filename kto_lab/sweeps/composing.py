@@ -6,7 +6,6 @@ configuration that Hydra can see, and the local files and the modules that the c
 """
 
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,6 @@ from omegaconf.errors import OmegaConfBaseException
 from kto_lab.evaluation.lm_eval_tasks import CHECKS, require_checks
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
-from kto_lab.files import write_json
 from kto_lab.hashing import content_hash
 from kto_lab.quoting import quoted
 from kto_lab.runs.identity import (
@@ -40,6 +38,7 @@ from kto_lab.runs.identity import (
     stamp,
 )
 from kto_lab.runs.status import status
+from kto_lab.sealed import read_json, recover, write_json
 from kto_lab.sweeps.estimates import Work, work_of
 from kto_lab.sweeps.finished import FinishedRuns
 from kto_lab.sweeps.study import Cell
@@ -275,10 +274,7 @@ def _roots(known: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _read(file: Path) -> Any:
     """What was kept; nothing where there is none, or it is damaged: it is only what can be made again."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    return recover(file, read_json, "the cells are composed again") or {}
 
 
 def _checked(content: Any) -> dict[str, dict[str, Any]]:

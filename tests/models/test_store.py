@@ -13,7 +13,8 @@ import tests.models.store_worker as store_worker
 from kto_lab.errors import LabError
 from kto_lab.models import store
 from kto_lab.models.store import LogpCache, NoStore, ReferenceStore
-from kto_lab.models.store_disk import ABOUT, SET_ASIDE, holdings, shards_in
+from kto_lab.models.store_disk import ABOUT, holdings, shards_in
+from kto_lab.sealed import SET_ASIDE
 from tests.models.store_worker import SCORER, cache_in, logps, sequences
 
 FOREIGN = replace(SCORER, weights="others")

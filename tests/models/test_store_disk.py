@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kto_lab.models.store_disk import ABOUT, SET_ASIDE, File, holdings, remove, too_many
+from kto_lab.models.store_disk import ABOUT, File, holdings, remove, too_many
 from kto_lab.models.store_shards import ENTRY_BYTES, HEADER
+from kto_lab.sealed import SET_ASIDE
 
 DAY = 24 * 3600
 NOW = 1e9

@@ -11,10 +11,11 @@ from kto_lab.models import store
 from kto_lab.models.logps import score, score_tokens
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.store import LogpCache
-from kto_lab.models.store_disk import SET_ASIDE, holdings, shards_in
+from kto_lab.models.store_disk import holdings, shards_in
 from kto_lab.models.store_scorer import known, score_and_keep
 from kto_lab.models.store_shards import HEADER, SUMS, CorruptShardError, Keys, read_shard
 from kto_lab.models.store_tokens import TOKENS, TokenEntries, merged_tokens, read_token_shard, write_token_shard
+from kto_lab.sealed import SET_ASIDE
 from tests.models.store_worker import SCORER, cache_in
 
 KEY = "0123456789abcdef"
