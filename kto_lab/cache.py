@@ -15,10 +15,11 @@ from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.files import abandoned, cache_dir
 from kto_lab.files import remove as remove_tree
+from kto_lab.keys import CACHE
 from kto_lab.models.store import MEGABYTE, NoStore
 from kto_lab.models.store_disk import File, Holding, holdings, remove, too_many
 
-KEYS = ("reference_store", "prune")
+KEYS = CACHE
 DAY = 24 * 3600
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from kto_lab import __version__
 from kto_lab.commands import COMMANDS, under, usage
-from kto_lab.configuration import config_dir, refuse_repeated
+from kto_lab.configuration import check_at_once, config_dir, refuse_repeated
 from kto_lab.messages import explain
 from kto_lab.quoting import quoted
 from kto_lab.stopping import Stopped, stoppable
@@ -33,8 +33,6 @@ MULTIRUN = {"--multirun", "-m"}
 # What a shell reports of a program that a broken pipe has ended.
 BROKEN_PIPE = 128 + signal.SIGPIPE
 GO_ON_SWEEPING = "The same command goes on: cells that are done stay done, and this one from what it has saved."
-# Nodes of a configuration that are made without torch; the trainer, last, asks it for the devices that there are.
-AT_ONCE = ("optimization", "lengths", "evaluation", "trainer")
 
 
 def main() -> None:
@@ -121,7 +119,7 @@ def run(name: str, overrides: list[str]) -> None:
             # A sweep has said what it runs. A cell has a mistake of its own recorded, and goes on with the next.
             if name != "sweep":
                 _say_what_is_run(name, cfg)
-                _check_values(cfg)
+                check_at_once(cfg, command.config)
             return _load(command.function)(cfg)
 
         return with_messages(job, to_go_on=_to_go_on(name, cfg))
@@ -170,18 +168,6 @@ def _say_what_is_run(name: str, cfg: "DictConfig") -> None:
     where = [f"{word} {place}" for word, place in places.items() if place is not None]
     about = "; ".join(filter(None, [" ".join(choices), *where]))
     console.say(f"kto-lab {name}" + (f": {about}" if about else ""))
-
-
-def _check_values(cfg: "DictConfig") -> None:
-    """Make the nodes that are made without torch, so that a mistyped value shows before the imports of a run."""
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    # These alone: a study refers to keys that its cells have and the command has not.
-    for key in AT_ONCE:
-        # What is not set is said by the command, of all keys together.
-        if key in cfg and not OmegaConf.missing_keys(cfg[key]):
-            instantiate(cfg[key])
 
 
 def _header(name: str) -> str:

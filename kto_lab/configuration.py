@@ -4,11 +4,18 @@ import inspect
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from hydra.utils import get_method
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from kto_lab import values
 from kto_lab.errors import LabError
+from kto_lab.keys import OF_COMMAND, Keys
+from kto_lab.kinds import Node
+
+# Nodes of a configuration that are made without torch; the trainer, last, asks it for the devices that there are.
+AT_ONCE = ("optimization", "lengths", "evaluation", "trainer")
 
 # What conf/ calls: `${unique:}` is a text that no other command has, the same wherever a configuration has it.
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:8], use_cache=True, replace=True)
@@ -37,13 +44,52 @@ def refuse_repeated(words: Sequence[str], where: str = "the command line") -> No
         first[key] = word
 
 
-def check_keys(cfg: DictConfig, known: Sequence[str]) -> None:
-    """Refuse a node that no stage reads (`+name=...` puts one in), and a key that is to be set and is not."""
+def check_keys(cfg: DictConfig, known: Keys) -> None:
+    """Refuse a node that no stage reads (`+name=...` puts one in), what is to be set and is not, and wrong values.
+
+    Args:
+        cfg: the configuration of a command.
+        known: its keys, and what the value of each may be.
+
+    Raises:
+        LabError: there is something to refuse; of wrong values it names all.
+    """
     if unknown := sorted(str(key) for key in cfg if key not in known):
         raise LabError(f"Nothing reads the configuration's {', '.join(unknown)}. Known: {', '.join(known)}.")
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise LabError(f"Not set: {', '.join(missing)}. Give each a value, such as {missing[0]}=...")
     _check_functions(cfg, "")
+    _check_values(cfg, known)
+
+
+def check_at_once(cfg: DictConfig, command: str) -> None:
+    """Refuse wrong values that show without an import that takes seconds; `check_keys` sees the others.
+
+    Args:
+        cfg: the configuration of a command.
+        command: the name of its file in conf/.
+
+    Raises:
+        LabError: there are such values; the message names all of them.
+    """
+    made = [key for key in AT_ONCE if cfg.get(key) is not None]
+    own = {key: kind for key, kind in OF_COMMAND[command].items() if values.is_data(kind)}
+    _check_values(cfg, own | dict.fromkeys(made, Node))
+    for key in made:
+        # What is not set is said by the command, of all keys together.
+        if not OmegaConf.missing_keys(cfg[key]):
+            instantiate(cfg[key])
+
+
+def _check_values(cfg: DictConfig, known: Keys) -> None:
+    """Refuse values of some keys; what may be anything is not even resolved: a study refers to keys of its cells."""
+    given = {}
+    for key, kind in known.items():
+        # `in` is false of a key that is not set.
+        if key in cfg and kind is not Any:
+            value = cfg[key]
+            given[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    values.check(given, known)
 
 
 def _check_functions(node: DictConfig, key: str) -> None:

@@ -38,14 +38,11 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table import fingerprint, flip_rates, of_split
 from kto_lab.files import atomic_path, write_json
+from kto_lab.keys import AUDIT
 from kto_lab.losses import Objective
 from kto_lab.training.update_rule import UpdateRule
 
-KEYS = (
-    *("feedback", "corruption", "model", "adapter", "loss", "optimizer", "schedule", "trainer"),
-    *("lengths", "optimization"),
-    *("output", "split", "signals", "folds", "near_duplicates", "top", "at_random", "exports", "decisions", "seed"),
-)
+KEYS = AUDIT
 NUMBERS, SUSPECTS, SCORES = "audit.json", "suspects.parquet", "scores.parquet"
 
 

@@ -22,9 +22,10 @@ from kto_lab.auditing.exchange import Choice, Decision, read_decisions
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, write_json
+from kto_lab.keys import REVIEW
 from kto_lab.statistics import Estimate, proportion_interval
 
-KEYS = ("feedback", "decisions", "conflicts", "output")
+KEYS = REVIEW
 Policy: TypeAlias = Literal["majority", "leave", "drop", "error"]
 POLICIES = ("majority", "leave", "drop", "error")
 

@@ -15,9 +15,10 @@ from kto_lab.feedback.collect import Sampling, collect
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.feedback.table import build_table, class_counts, require_share
 from kto_lab.files import atomic_path
+from kto_lab.keys import COLLECT
 from kto_lab.models.tokens import Encoder
 
-KEYS = ("model", "prompts", "trainer", "output", "held_out", "sampling")
+KEYS = COLLECT
 
 
 def collect_feedback(cfg: DictConfig) -> Path:

@@ -23,8 +23,9 @@ from kto_lab.feedback.inspect_tables import show_advice, show_changes, show_tabl
 from kto_lab.feedback.pairs import pair_noise
 from kto_lab.feedback.table import fingerprint, of_split
 from kto_lab.files import write_json
+from kto_lab.keys import INSPECT
 
-KEYS = ("feedback", "corruption", "seed", "deployment_ratio", "output")
+KEYS = INSPECT
 NUMBERS, PICTURE = "inspect.json", "inspect.png"
 
 

@@ -27,21 +27,9 @@ from kto_lab.importing.show import show
 from kto_lab.importing.stage import Stage
 from kto_lab.importing.thumbs import Export, LeftOut, Note, Reason, Row, Thumb
 from kto_lab.importing.writing import write_table
+from kto_lab.keys import IMPORT
 
-KEYS = (
-    "export",
-    "output",
-    "held_out",
-    "group_by",
-    "prompt_form",
-    "max_characters",
-    "repeats",
-    "duplicates",
-    "personal_data",
-    "phone_region",
-    "recent_days",
-    "places",
-)
+KEYS = IMPORT
 # Rows between two progress messages of reading.
 ROWS_A_LINE = 100_000
 # Examples left out, and thumbs settled, between two progress messages.

@@ -16,6 +16,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.table import build_table, fingerprint
 from kto_lab.files import atomic_path, write_json
 from kto_lab.judging.answer import Answer
+from kto_lab.keys import LABEL
 from kto_lab.labeling.answers import KEPT, examples_of, of_prompts
 from kto_lab.labeling.labels import GIVEN, Label, Labeler, Verdict
 from kto_lab.labeling.report import report, show
@@ -23,7 +24,7 @@ from kto_lab.labeling.report import report, show
 if TYPE_CHECKING:
     from datasets import Dataset
 
-KEYS = ("answers", "labeler", "feedback", "trainer", "output", "given", "limit_prompts")
+KEYS = LABEL
 # Columns beside those of the table of examples, whose readers ignore them.
 LABELED_BY, SCORES = "labeled_by", "labeler_scores"
 

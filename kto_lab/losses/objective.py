@@ -5,20 +5,21 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import torch
 from hydra.utils import get_method
 from torch import Tensor
 
 from kto_lab.errors import LabError
+from kto_lab.kinds import ParametersOf
 from kto_lab.losses.inputs import Controls, Feed, Needs, Pairs, Thumbs
 from kto_lab.losses.noise import FlipRates
 from kto_lab.losses.reference_points import Completions, Evidence, ReferencePoint, State
 from kto_lab.losses.weighting import Weights
 
 # What `loss.flip_rate` is set to where the share of swapped pairs is to be measured on the pairs themselves.
-MEASURED = "measured"
+MEASURED: Final = "measured"
 
 
 class Estimator(Protocol):
@@ -105,7 +106,8 @@ def build(
     weighting: Weighting | None = None,
     flip_rates: FlipRates | None = None,
     controls: Controls | None = None,
-    **parameters: Any,
+    flip_rate: float | Literal["measured"] | None = None,
+    **parameters: Annotated[Any, ParametersOf("function")],
 ) -> Objective:
     """Make the objective of a configuration node (`conf/loss/*.yaml`).
 
@@ -117,8 +119,9 @@ def build(
         weighting: for losses that need lambda_D and lambda_U.
         flip_rates: for losses that correct for label noise.
         controls: for losses that need control texts.
-        parameters: the function's own parameters. `flip_rate` may be "measured": it is then unknown until
+        flip_rate: for losses that are told the share of swapped pairs; "measured": it is unknown until
             `Objective.told` supplies it.
+        parameters: the function's own parameters.
 
     Raises:
         LabError: the function is missing or declares nothing, what it is given is not what it needs, or the parameters
@@ -138,11 +141,11 @@ def build(
             raise LabError(f"loss.{name} is {number}; it must be positive.")
     if scale is None:
         raise LabError("loss.reward_beta is not set. It scales the implicit rewards that are reported, such as 0.1.")
-    measured = parameters.get("flip_rate") == MEASURED
+    measured = flip_rate == MEASURED
     if measured:
         # Any rate that the loss takes, until there are pairs to measure it on.
-        parameters = parameters | {"flip_rate": 0.0}
-    given_parameters = {"beta": beta, "flip_rates": flip_rates}
+        flip_rate = 0.0
+    given_parameters = {"beta": beta, "flip_rates": flip_rates, "flip_rate": flip_rate}
     own = parameters | {name: value for name, value in given_parameters.items() if value is not None}
     try:
         inspect.signature(loss).bind(None, **own)

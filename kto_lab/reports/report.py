@@ -13,6 +13,7 @@ from kto_lab import console
 from kto_lab.configuration import check_keys, config_dir
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, write_text
+from kto_lab.keys import REPORT
 from kto_lab.reports.answers import SideBySide, side_by_side
 from kto_lab.reports.figure_parts import Style, styles
 from kto_lab.reports.figures import plot
@@ -41,7 +42,7 @@ from kto_lab.sweeps.contrasts import read_contrasts
 from kto_lab.sweeps.manifest import STUDY, read_study
 from kto_lab.sweeps.study import shown_at
 
-KEYS = ("study", "runs_dir", "folder", "publish")
+KEYS = REPORT
 REPORT = "report.html"
 # Suffix to what writes it; HTML goes into the page, too.
 TABLE_FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "tex": latex, "csv": comma_separated}

@@ -27,6 +27,7 @@ from kto_lab.evaluation.metrics import refuse_taken_names
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.hashing import content_hash
+from kto_lab.keys import EVALUATE
 from kto_lab.models.adapters import Policy, load_saved, moved
 from kto_lab.models.attention import set_packing
 from kto_lab.models.number_format import add_in_float32
@@ -46,7 +47,7 @@ from kto_lab.runs.record import Record, read_record
 from kto_lab.runs.summary import show_examples, show_metrics, show_single
 from kto_lab.runs.trust import refuse_foreign_code
 
-KEYS = ("run", "output", "trust", "model", "feedback", "reference_store", "evaluation", "trainer")
+KEYS = EVALUATE
 # What the command brings in the place of what the run had.
 BROUGHT = ("evaluation", "trainer", "reference_store")
 AGAIN = Path("evaluation") / "again.json"

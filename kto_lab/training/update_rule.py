@@ -28,9 +28,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kto_lab.errors import LabError
+from kto_lab.keys import RUN_STEPS
 
-# The value of a schedule's key that stands for the number of optimiser steps of the run.
-RUN_STEPS = "run_steps"
 MATRIX, VECTOR = (4, 8), (8,)
 
 
