@@ -4,6 +4,7 @@ That run is logged at a sweep's end and nowhere else: only the sweep knows the c
 everything done runs nothing and logs it again, so it is also the way to renew it.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from kto_lab.hashing import content_hash
 from kto_lab.runs.identity import CODE, RUN
 from kto_lab.sweeps.manifest import StudyFolder, read_study
 from kto_lab.sweeps.study import SEED
-from kto_lab.sweeps.wandb_names import WANDB
+from kto_lab.sweeps.wandb_names import VARIABLES, WANDB
 
 # Reports are imported where they are made: pandas and the rest take seconds, and most sweeps do without.
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def log_study(logger: DictConfig, home: Path) -> None:
     media, states, settings = _media(study, cells), list(cells["status"]), instantiate(logger)
     (started,) = replace(
         settings,
-        group=settings.group or study.name,
+        group=settings.group or os.environ.get(VARIABLES["group"]) or study.name,
         name=f"{study.name}: report",
         job_type="report",
-        tags=list(settings.tags) or [study.name[:LONGEST_TAG]],
+        tags=settings.tags or (None if os.environ.get(VARIABLES["tags"]) else [study.name[:LONGEST_TAG]]),
     ).make(
         folder=home,
         run_id=content_hash("study", study.name, code),

@@ -68,7 +68,9 @@ def train_in_own_folder(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path
         run.clear(folder)
         narration.say(f"{folder} holds this run, finished; nothing to do. Choose another run_dir to run again.")
         return folder
-    return run.train(cfg, Display(instantiate(cfg.logger)), cache)
+    logger = instantiate(cfg.logger)
+    logger.check()
+    return run.train(cfg, Display(logger), cache)
 
 
 @dataclass

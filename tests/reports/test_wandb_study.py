@@ -59,13 +59,19 @@ def test_a_cell_is_named_by_its_choices_within_its_study() -> None:
         "logger.name": "arm=kto seed=1",
         "logger.tags": ["noise", "kto", "tiny"],
     }
-    assert logger().job_type == "train"
 
 
 def test_what_is_set_already_stays() -> None:
     mine = logger("logger.group=mine", "logger.tags=[a]", "logger.name=one")
     assert told(mine) == {}
     assert list(told(logger("logger.group=mine"))) == ["logger.name", "logger.tags"]
+
+
+def test_a_variable_of_wandb_s_own_stands_in_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("WANDB_RUN_GROUP", "WANDB_TAGS", "WANDB_NAME"):
+        monkeypatch.setenv(variable, "theirs")
+    # One name for all cells would tell none from another.
+    assert list(told(logger())) == ["logger.name"]
 
 
 def test_another_logger_is_told_nothing(tmp_path: Path) -> None:

@@ -39,7 +39,15 @@ ANSWERS = [{"prompt": "Say hi.", "base": "No.", "trained": "Hi!"}, {"prompt": "S
 
 
 def log_run(folder: Path, steps: range, *, close: bool = True) -> None:
-    settings = Wandb(project="lab", group="noise", tags=["kto", "tiny"], name="cell 3", job_type="train", offline=True)
+    settings = Wandb(
+        project="lab",
+        entity=None,
+        group="noise",
+        tags=["kto", "tiny"],
+        name="cell 3",
+        job_type="train",
+        offline=True,
+    )
     loggers = settings.make(folder=folder, run_id="run42", config={"loss": {"beta": 0.1}})
     for step in steps:
         loggers[0].log_metrics({"train/loss": 0.5 / step}, step=step)
