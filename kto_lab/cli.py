@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -38,7 +39,7 @@ GO_ON_SWEEPING = "The same command goes on: cells that are done stay done, and t
 def main() -> None:
     """Entry point of the `kto-lab` command."""
     with stoppable(), _ends_with_its_reader():
-        _run_command_line(sys.argv[1:])
+        with_messages(lambda: _run_command_line(sys.argv[1:]))
 
 
 @contextmanager
@@ -122,7 +123,7 @@ def run(name: str, overrides: list[str]) -> None:
                 check_at_once(cfg, command.config)
             return _load(command.function)(cfg)
 
-        return with_messages(job, to_go_on=_to_go_on(name, cfg))
+        return with_messages(job, to_go_on=_to_go_on(name, cfg), cfg=cfg)
 
     # Hydra's own words for an error advise to add the unknown key; with this set, it leaves the words to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -217,10 +218,13 @@ def _words_of_job() -> list[str]:
     return ["train", *(word for word in HydraConfig.get().overrides.task if not word.startswith("study="))]
 
 
-def with_messages(function: Callable[[], object], *, to_go_on: str = "Run the command again.") -> object:
-    """Call a function; an error meant for a person is printed without a traceback, and ends the program with 1.
+def with_messages(
+    function: Callable[[], object], *, to_go_on: str = "Run the command again.", cfg: "DictConfig | None" = None
+) -> object:
+    """Call a function; an error is printed without a traceback, and ends the program with 1.
 
-    Being told to stop ends it with 143 (SIGTERM) or 130 (Ctrl-C), what was saved, and `to_go_on`: how to go on.
+    Being told to stop ends it with 143 (SIGTERM) or 130 (Ctrl-C), what was saved, and `to_go_on`: how to go on. An
+    error that nobody foresaw leaves a report, which has its traceback and the configuration `cfg`; see `crash`.
     """
     try:
         # Within: of an exception Hydra would speak, to whoever is left.
@@ -230,14 +234,35 @@ def with_messages(function: Callable[[], object], *, to_go_on: str = "Run the co
         print(" ".join(filter(None, [f"\nstopped by {stopped.by}.", stopped.saved, to_go_on])), file=sys.stderr)
         sys.exit(stopped.code)
     except Exception as error:
-        message = explain(error)
-        if message is None:
-            raise
+        message = explain(error) or _crashed(error, cfg)
         from kto_lab.console import Screen
 
         Screen(stderr=True, highlight=False, soft_wrap=True).print("\nerror:", style="bold red", end=" ")
         print(message, file=sys.stderr)
         sys.exit(1)
+
+
+def _crashed(error: Exception, cfg: "DictConfig | None") -> str:
+    """Write the report of an error that nobody foresaw, and return what is said of it."""
+    from kto_lab import crash
+
+    shown = os.environ.get(crash.VARIABLE) == "1"
+    if shown:
+        traceback.print_exception(error)
+    # As the process was started: Hydra and Lightning find another command line in sys.argv.
+    written = crash.write_report(error, sys.orig_argv, cfg)
+    what = crash.without_secrets(f"{type(error).__name__}: {error}").partition("\n")[0]
+    return "\n".join(
+        [
+            f"kto-lab met an error that it did not foresee, at {crash.place(error)}:",
+            f"    {what}",
+            f"The report {written} can be sent: it has the versions, the command line, the configuration and the "
+            "traceback, and no passwords, keys or tokens."
+            if written
+            else "No report could be written.",
+            *([] if shown else [f"{crash.VARIABLE}=1 shows the traceback here."]),
+        ]
+    )
 
 
 def _load(dotted: str) -> Callable[..., object]:

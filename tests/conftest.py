@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# An error that nobody foresaw shows its traceback, also of a command that a test runs.
+os.environ["KTO_LAB_TRACEBACK"] = "1"
 
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
