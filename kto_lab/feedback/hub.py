@@ -9,7 +9,8 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.layout import Settings, layout
+from kto_lab.feedback.layout import FIELDS, Settings, layout
+from kto_lab.feedback.preset_fit import fit
 from kto_lab.feedback.rows import Raw
 from kto_lab.feedback.survey import table_of
 
@@ -21,6 +22,7 @@ def from_hub(
     split: str,
     revision: str | None,
     data_files: str | Sequence[str] | None,
+    format: str | None,
     as_chat: bool,
     min_certainty: float | None,
     bad_rows: Literal["error", "drop"],
@@ -39,6 +41,7 @@ def from_hub(
         split: the split to read, such as "train".
         revision: the commit or tag; None for the newest.
         data_files: the files to read, local or on the hub; None for those that the dataset's card names.
+        format: see `file.from_file`.
         as_chat: a prompt that is text becomes one user message.
         min_certainty: see `layout.layout`.
         bad_rows: see `layout.layout`.
@@ -51,7 +54,6 @@ def from_hub(
         LabError: the dataset cannot be reached or read, or a row is malformed.
     """
     chat: Literal["all", "given"] = "all" if as_chat else "given"
-    how = layout(**settings, chat=chat, min_certainty=min_certainty, bad_rows=bad_rows)
     if limit is not None and limit < 1:
         raise LabError(f"feedback.limit is {limit}; it must be at least 1, or null for all rows.")
     files = data_files if data_files is None or isinstance(data_files, str) else list(data_files)
@@ -61,7 +63,9 @@ def from_hub(
     if limit is not None:
         drawn = sorted(np.random.default_rng(seed).permutation(len(loaded))[:limit].tolist())
     raws = functools.partial(_raws, loaded, drawn, source)
-    return table_of(raws, how, source=source, name=name, held_out=held_out)
+    fitted = fit(format, settings, raws, rows_at=None, fields=FIELDS, node="feedback", source=source)
+    how = layout(**fitted.settings, chat=fitted.chat or chat, min_certainty=min_certainty, bad_rows=bad_rows)
+    return table_of(fitted.raws, how, source=source, name=name, held_out=held_out)
 
 
 def _raws(loaded: Dataset, drawn: Sequence[int], source: str) -> Iterator[Raw]:

@@ -18,6 +18,9 @@ ASKED = ("prompt", "system", "input")
 ANSWERS = ("completion", "chosen", "rejected")
 FIELDS = (*ASKED, *THUMB, *PAIR, "rater", "timestamp", "group", "split", "finished", "certainty", "checks")
 
+# The columns of a file that is in no tool's format, as conf/ names them.
+DEFAULT_COLUMNS = {"prompt": "prompt", "completion": "completion", "label": "label"}
+
 
 class Settings(TypedDict):
     """The settings that every reader of tables has, by their keys; `layout` explains them."""
@@ -183,7 +186,7 @@ def _check_asking(
         raise LabError(f"{node}.columns.input is appended to {node}.columns.prompt, which names no column.")
 
 
-def no_column(where: str, field: str, column: str, have: Iterable[str], *, node: str) -> LabError:
+def no_column(where: str, field: str, column: str, have: Iterable[str], *, node: str, offer: str = "") -> LabError:
     """The error that a column does not exist.
 
     Args:
@@ -192,6 +195,7 @@ def no_column(where: str, field: str, column: str, have: Iterable[str], *, node:
         column: its name.
         have: the columns that exist.
         node: the node of the configuration.
+        offer: a sentence on what else the data may be.
     """
     names = list(map(str, have))
     more = ""
@@ -202,5 +206,5 @@ def no_column(where: str, field: str, column: str, have: Iterable[str], *, node:
         )
     return LabError(
         f"{where}: there is no column {column!r} for the {field}. There are: {', '.join(names[:20]) or 'none'}. "
-        f"Name the right one with {node}.columns.{field}=<column>.{more}"
+        f"Name the right one with {node}.columns.{field}=<column>.{more}{offer}"
     )

@@ -15,6 +15,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.asked import is_conversation, messages_of, needs_chat, texts_of
 from kto_lab.feedback.layout import ANSWERS, Layout, no_column
 from kto_lab.feedback.mapping import table_rows
+from kto_lab.feedback.preset_fit import looks_like
 from kto_lab.feedback.rows import Raw, all_readable, readable
 from kto_lab.feedback.scale import Values
 from kto_lab.feedback.table import build_table
@@ -78,6 +79,7 @@ class _Look:
     how: Layout
     unread: Unread
     rows: int = 0
+    first: Mapping[str, Any] | None = None
     names: dict[str, None] = field(default_factory=dict)
     values: Values = field(default_factory=Values)
     lists: dict[str, tuple[Any, int]] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class _Look:
     def at(self, raw: Mapping[str, Any]) -> None:
         """Look at a row."""
         self.rows += 1
+        self.first = raw if self.first is None else self.first
         self.names.update(dict.fromkeys(raw))
         self.unread.look(raw, self.read)
         if self.label in self.columns:
@@ -119,7 +122,7 @@ class _Look:
         node = self.how.node
         absent = [(name, column) for name, column in self.columns.items() if column not in self.names]
         if self.rows and absent:
-            raise no_column(source, *absent[0], self.names, node=node)
+            raise no_column(source, *absent[0], self.names, node=node, offer=looks_like(self.first, node))
         sentence = self.unread.sentence(source)
         if self.how.asking.lists is None and self.lists:
             raise self._asked_for_lists(source)

@@ -100,7 +100,7 @@ def test_an_envelope_is_one_list_of_objects_with_the_columns() -> None:
     assert (
         envelope({"rows": [{"row_idx": 0, "row": rows[0]}], "features": [{"name": "prompt"}]}, names) == "rows[*].row"
     )
-    assert envelope({"data": rows, "more": rows}, names) is None, "two lists are asked about"
+    assert envelope({"data": rows, "items": rows}, names) is None, "two lists are asked about"
     assert envelope({"prompt": "p", "data": rows}, names) is None, "this is a row"
     assert envelope({"data": [{"q": "p"}]}, names) is None
 
@@ -141,7 +141,7 @@ THUMBS = [{"prompt": f"p{number}", "completion": "c", "label": number % 2 == 0} 
         ({"data": THUMBS, "meta": {"page": 1}}, {}),
         ({"result": {"items": THUMBS, "total": 4}}, {"rows_at": "result.items"}),
         ({"rows": [{"row_idx": 0, "row": row} for row in THUMBS]}, {}),
-        ({"old": THUMBS[:2], "new": THUMBS}, {"rows_at": "$.new"}),
+        ({"data": THUMBS[:2], "new": THUMBS}, {"rows_at": "$.new"}),
     ],
 )
 def test_the_rows_of_an_envelope(tmp_path: Path, value: Any, more: dict[str, Any]) -> None:

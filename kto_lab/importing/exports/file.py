@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Literal, Unpack
 
 from kto_lab.feedback.layout import Settings
+from kto_lab.feedback.preset_fit import fit, named
 from kto_lab.feedback.rows import existing, read_rows
-from kto_lab.importing.exports.mapped import mapped, mapped_rows
+from kto_lab.importing.exports.mapped import FIELDS, mapped, mapped_rows
 from kto_lab.importing.thumbs import Note, Row
 
 
@@ -22,6 +23,7 @@ class FileExport:
         *,
         path: str,
         container: Literal["auto", "json", "jsonl", "csv", "parquet"],
+        format: str | None,
         rows_at: str | None,
         **settings: Unpack[Settings],
     ) -> None:
@@ -30,22 +32,37 @@ class FileExport:
         Args:
             path: the file.
             container: see `kto_lab.feedback.rows.read_rows`.
+            format: the tool whose rows it holds, one of `kto_lab.feedback.presets.PRESETS`; None: as the other
+                settings say.
             rows_at: see `kto_lab.feedback.layout.Layout`.
             settings: see `kto_lab.feedback.layout.layout`.
 
         Raises:
-            LabError: two settings contradict each other.
+            LabError: the format is not known.
         """
-        self._path, self._container = path, container
-        self._how = mapped(rows_at, **settings)
+        self._path, self._container, self._format = path, container, format
+        self._rows_at, self._settings = rows_at, settings
         self.cut_at = settings["cut_at"]
+        if format is not None and self.cut_at is None:
+            self.cut_at = named(format, "export").cut_at
 
     def read(self) -> Iterator[Row | Note]:
         """One row for each row of the file.
 
         Raises:
-            LabError: the file cannot be read, or see `kto_lab.feedback.survey.surveyed`.
+            LabError: the file cannot be read or is not in the format, two settings contradict each other, or see
+                `kto_lab.feedback.survey.surveyed`.
         """
         file = existing(self._path, "export.path")
         raws = functools.partial(read_rows, file, self._container, node="export", name=file.name)
-        yield from mapped_rows(raws, self._how, source=file.name)
+        fitted = fit(
+            self._format,
+            self._settings,
+            raws,
+            rows_at=self._rows_at,
+            fields=FIELDS,
+            node="export",
+            source=file.name,
+        )
+        how = mapped(fitted.rows_at, fitted.chat, **fitted.settings)
+        yield from mapped_rows(fitted.raws, how, source=file.name)

@@ -6,7 +6,7 @@ is left out with its reason.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import messages_of, texts_of
@@ -56,13 +56,13 @@ def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) 
     yield from rows_of(rows(), make)
 
 
-def mapped(rows_at: str | None = None, **settings: Unpack[Settings]) -> Layout:
+def mapped(rows_at: str | None = None, chat: Literal["all"] | None = None, **settings: Unpack[Settings]) -> Layout:
     """The layout of an export whose columns are mapped by its settings; see `kto_lab.feedback.layout.layout`.
 
     Raises:
         LabError: a field is unknown or missing, or two settings contradict each other.
     """
-    return layout(**settings, rows_at=rows_at, chat="system", fields=FIELDS, node="export")
+    return layout(**settings, rows_at=rows_at, chat=chat or "system", fields=FIELDS, node="export")
 
 
 def _row(where: str, cells: dict[str, Any], how: Layout) -> Row:
