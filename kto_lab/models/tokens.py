@@ -2,8 +2,10 @@
 
 - Chat prompts go through the tokenizer's own chat template, with its generation prompt at the end; plain prompts are
   tokenised as they are (with the tokenizer's beginning-of-sequence token, if it adds one).
-- Prompt and completion are tokenised apart, so a prompt has the same tokens whatever follows it, as when it is sampled
-  from.
+- A prompt has the same tokens whatever follows it: those that it has when it is sampled from.
+- The completion of a chat prompt is what the template writes for it after the prompt in the whole conversation (see
+  `turns`). Its tokens are those that follow the prompt's in the whole text; where a token of the whole text begins in
+  the prompt and ends in the completion, the completion is tokenised apart.
 - A finished completion ends as the template ends a turn (for plain text: with the end-of-sequence token), and the
   log-probability of that counts. A completion that was cut short has no end: ending there is not what the model did.
   See `Ending`.
@@ -14,18 +16,21 @@
 - A tokenizer that ends each text by itself (`add_eos_token`) is kept from it: a prompt does not end before its answer.
 - A chat template that asks for the date (`strftime_now`) gets a date that is fixed.
 - Over-long examples: the completion is cut on the right, and then counts as not finished. A prompt is never cut. One
-  that leaves less than `min_completion` tokens of room is an error, or dropped and counted, as asked.
+  that leaves less than `min_completion` tokens of room is an error, or dropped and counted, as asked; so is an example
+  that the chat template refuses.
 """
 
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kto_lab.errors import LabError
 from kto_lab.models.ending import Ending, control_tokens, end_of_text, end_of_turn, read
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.tokenizer import TEMPLATE_DATE, added, controlled, dated, ending_nothing, hashes
+from kto_lab.models.turns import Conversations, Message, RefusedByTemplateError
 
 # transformers takes seconds to import, and a mistyped length should show before.
 if TYPE_CHECKING:
@@ -34,8 +39,9 @@ if TYPE_CHECKING:
     from kto_lab.models.load import Loaded
 
 Prompt: TypeAlias = str | list[dict[str, str]]
+# An answer: its text, or an assistant's message where that holds more.
+Completion: TypeAlias = str | Message
 
-_PROBE = "completion"
 # Completions whose ids are remembered: the next run of a sweep has most of them again.
 REMEMBERED = 2**16
 
@@ -48,11 +54,13 @@ class Lengths:
         max_length: tokens of prompt and completion together.
         min_completion: tokens that a prompt must leave for its completion.
         overlong_prompt: what to do with a prompt that leaves less room: stop with an error, or drop the example.
+        refused_by_template: what to do with an example that the chat template refuses: likewise.
     """
 
     max_length: int = 512
     min_completion: int = 8
     overlong_prompt: Literal["error", "drop"] = "error"
+    refused_by_template: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
         """Refuse limits that leave no room."""
@@ -61,8 +69,9 @@ class Lengths:
                 f"lengths: max_length is {self.max_length} and min_completion {self.min_completion}; "
                 "max_length must be the larger, and min_completion at least 1."
             )
-        if self.overlong_prompt not in ("error", "drop"):
-            raise LabError(f"lengths.overlong_prompt is {self.overlong_prompt!r}; it must be 'error' or 'drop'.")
+        for key in ("overlong_prompt", "refused_by_template"):
+            if getattr(self, key) not in ("error", "drop"):
+                raise LabError(f"lengths.{key} is {getattr(self, key)!r}; it must be 'error' or 'drop'.")
 
 
 @dataclass
@@ -73,6 +82,7 @@ class Encoded:
         tokens: one entry per kept example.
         kept: their rows.
         dropped: examples left out because their prompt is too long.
+        refused: examples left out because the chat template refuses them.
         cut: kept examples whose completion was cut to fit.
         ended: kept examples whose completion had the text of its end, which is not written twice.
         special: kept examples whose completion has the text of a special token inside, which is read as text.
@@ -82,6 +92,7 @@ class Encoded:
     tokens: list[Tokens]
     kept: list[int]
     dropped: int = 0
+    refused: int = 0
     cut: int = 0
     ended: int = 0
     special: int = 0
@@ -97,8 +108,8 @@ class Encoder:
         control: ends every prompt.
         lengths: how long an example may be.
 
-    Raises LabError where the tokenizer has no chat template and a chat prompt comes, where a template does not put the
-    assistant's words after the prompt, and where the tokenizer cannot write the end of a turn.
+    Raises LabError where the tokenizer has no chat template and a chat prompt comes, where it is not known what a
+    template writes after a prompt, and where the tokenizer cannot write the end of a turn.
     """
 
     def __init__(
@@ -129,9 +140,12 @@ class Encoder:
         self.tokenizer = dated(self.released, template_date)
         self._begin = read(self.tokenizer, added(self.tokenizer)[0])
         self._special = _any_of(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._chat = Conversations(self.tokenizer, control)
+        self._controls = {read(tokenizer, [token]): token for token in control_tokens(tokenizer)}
+        self._control = _any_of(self._controls)
         self._endings: dict[bool, Ending] = {}
-        self._prompts: dict[str, tuple[int, ...]] = {}
-        self._completions: dict[tuple[str, bool, bool], tuple[int, ...]] = {}
+        self._prompts: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._completions: dict[tuple[str, str, bool], _Said] = {}
 
     @classmethod
     def of(cls, loaded: "Loaded", lengths: Lengths | None = None) -> "Encoder":
@@ -153,36 +167,26 @@ class Encoder:
 
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt, ready to be continued."""
-        key = repr(prompt)
-        if key not in self._prompts:
-            plain = isinstance(prompt, str)
-            text = prompt + self.control if isinstance(prompt, str) else self._render(prompt)
-            # A text that has its beginning-of-sequence token gets no second one; nor does it from lm-eval.
-            adds = plain and not (self._begin and text.startswith(self._begin))
-            self._prompts[key] = tuple(self.tokenizer(text, add_special_tokens=adds)["input_ids"])
-        return self._prompts[key]
+        return self._asked(prompt)[1]
 
-    def completion(self, completion: str, *, chat: bool, finished: bool) -> tuple[int, ...]:
-        """Token ids of a completion, with its end when it is finished or has the text of the end itself."""
-        key = (completion, chat, finished)
-        if key not in self._completions:
-            words, ended = self._without_end(completion, chat)
-            ids = [*self.tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
-            if set(ids) & {self.tokenizer.convert_tokens_to_ids(text) for text in self._special.findall(words)}:
-                raise LabError(
-                    f"The completion {completion[:80]!r} has the text of a special token, which this tokenizer cannot "
-                    "read as text. Take it out of the completion."
-                )
-            if len(self._completions) >= REMEMBERED:
-                self._completions.clear()
-            self._completions[key] = tuple([*ids, *self.ending(chat).ids] if finished or ended else ids)
-        return self._completions[key]
+    def completion(self, prompt: Prompt, completion: Completion, *, finished: bool) -> tuple[int, ...]:
+        """Token ids of an answer to a prompt, with its end when it is finished or has the text of the end itself."""
+        return self._said(prompt, completion, finished=finished).ids
 
     def encode(
-        self, prompt: Prompt, completion: str, *, finished: bool = True, where: str = "example"
+        self, prompt: Prompt, completion: Completion, *, finished: bool = True, where: str = "example"
     ) -> Tokens | None:
-        """Tokens of one example within the limits, or None when its prompt is too long and is to be dropped."""
-        ids = self.prompt(prompt)
+        """Tokens of one example within the limits, or None when its prompt is too long and is to be dropped.
+
+        Raises:
+            RefusedByTemplateError: the chat template refuses the example.
+            LabError: the prompt is too long, or the completion cannot be read.
+        """
+        try:
+            ids = self.prompt(prompt)
+            said = self._said(prompt, completion, finished=finished).ids
+        except RefusedByTemplateError as error:
+            raise RefusedByTemplateError(f"{where}: {error}") from error
         room = self.lengths.max_length - len(ids)
         if room < self.lengths.min_completion:
             if self.lengths.overlong_prompt == "drop":
@@ -192,7 +196,7 @@ class Encoder:
                 f"{self.lengths.max_length} for the completion (at least {self.lengths.min_completion} are asked for). "
                 "Raise lengths.max_length, shorten the prompt, or set lengths.overlong_prompt=drop."
             )
-        return Tokens(ids, self.completion(completion, chat=not isinstance(prompt, str), finished=finished)[:room])
+        return Tokens(ids, said[:room])
 
     def with_control(self, control: str) -> "Encoder":
         """The encoder that ends each prompt with a control text; for an encoder that has none yet."""
@@ -206,29 +210,137 @@ class Encoder:
         """
         out = Encoded(tokens=[], kept=[])
         encoders = {"": self} | {text: self.with_control(text) for text in set(controls or ()) if text}
-        columns = (table["example_id"][:], table["prompt"][:], table["completion"][:], table["finished"][:])
-        for index, (identity, prompt, completion, finished) in enumerate(zip(*columns, strict=True)):
+        columns = (table["prompt"][:], completions_of(table), table["finished"][:], places_of(table))
+        for index, (prompt, completion, finished, where) in enumerate(zip(*columns, strict=True)):
             encoder = encoders[controls[index] if controls else ""]
-            tokens = encoder.encode(prompt, completion, finished=finished, where=f"example {identity}")
+            try:
+                tokens = encoder.encode(prompt, completion, finished=finished, where=where)
+            except RefusedByTemplateError:
+                if self.lengths.refused_by_template == "error":
+                    raise
+                out.refused += 1
+                continue
             if tokens is None:
                 out.dropped += 1
                 continue
-            chat = not isinstance(prompt, str)
-            whole = self.completion(completion, chat=chat, finished=finished)
-            words, ended = self._without_end(completion, chat)
-            out.cut += len(whole) > len(tokens.completion)
-            out.ended += ended
-            out.special += self._special.search(words) is not None
-            out.special_prompts += chat and any(self._special.search(turn["content"]) for turn in prompt)
+            whole = encoder._said(prompt, completion, finished=finished)
+            out.cut += len(whole.ids) > len(tokens.completion)
+            out.ended += whole.ended
+            out.special += whole.special
+            out.special_prompts += not isinstance(prompt, str) and any(
+                self._special.search(turn["content"]) for turn in prompt
+            )
             out.tokens.append(tokens)
             out.kept.append(index)
         return out
+
+    def taken(self, table: Any) -> list[int]:
+        """The rows of a table of examples whose prompts the chat template takes: all, unless such are to be dropped."""
+        if self.lengths.refused_by_template == "error":
+            return list(range(len(table)))
+        return [row for row, prompt in enumerate(table["prompt"][:]) if self._takes(prompt)]
 
     def ending(self, chat: bool) -> Ending:
         """How the answer to a chat prompt, or to a plain one, ends."""
         if chat not in self._endings:
             self._endings[chat] = self._end_of_turn() if chat else end_of_text(self.tokenizer, self._ends)
         return self._endings[chat]
+
+    def _takes(self, prompt: Prompt) -> bool:
+        try:
+            return isinstance(prompt, str) or bool(self._asked(prompt))
+        except RefusedByTemplateError:
+            return False
+
+    def _asked(self, prompt: Prompt) -> tuple[str, tuple[int, ...]]:
+        """The text of a prompt and its ids."""
+        key = repr(prompt)
+        if key not in self._prompts:
+            plain = isinstance(prompt, str)
+            text = prompt + self.control if isinstance(prompt, str) else self._chat.prompt(prompt)
+            # A text that has its beginning-of-sequence token gets no second one; nor does it from lm-eval.
+            adds = plain and not (self._begin and text.startswith(self._begin))
+            self._prompts[key] = (text, tuple(self.tokenizer(text, add_special_tokens=adds)["input_ids"]))
+        return self._prompts[key]
+
+    def _said(self, prompt: Prompt, completion: Completion, *, finished: bool) -> "_Said":
+        chat = not isinstance(prompt, str)
+        # The answers to a plain prompt are read alike, whatever it is.
+        key = (repr(prompt) if chat else "", repr(completion), finished)
+        if key not in self._completions:
+            if len(self._completions) >= REMEMBERED:
+                self._completions.clear()
+            self._completions[key] = self._read(prompt, completion, finished=finished)
+        return self._completions[key]
+
+    def _read(self, prompt: Prompt, completion: Completion, *, finished: bool) -> "_Said":
+        if isinstance(prompt, str):
+            if not isinstance(completion, str):
+                raise LabError("An answer with tool calls or reasoning needs a prompt of chat messages.")
+            words, ended = self._without_end(completion, False)
+            ids = self._letters(words)
+            special = self._special.search(words) is not None
+            return _Said((*ids, *self.ending(False).ids) if finished or ended else tuple(ids), ended, special)
+        given: Message = {"role": "assistant", "content": completion} if isinstance(completion, str) else completion
+        words, ended = self._without_end(given["content"] or "", True)
+        answer = {**given, "content": words}
+        body, end = self._parted(self._chat.turn(prompt, answer))
+        before = self._asked(prompt)[0]
+        special = any(self._special.search(text or "") for text in answer.values())
+        ids = self._as_text(before, body, words) if special else self._after(before, body)
+        return _Said((*ids, *end) if finished or ended else tuple(ids), ended, special)
+
+    def _parted(self, turn: str) -> tuple[str, tuple[int, ...]]:
+        """A turn without what the template ends it with, and the ids of its end."""
+        ending, tail = self.ending(True), self._chat.shape.tail
+        if turn.endswith(tail):
+            return turn.removesuffix(tail), ending.ids
+        if not tail.strip():
+            return turn, ending.ids
+        # A turn may end otherwise than one of words does, such as with a call.
+        text = turn.rstrip()
+        ends = [control for control in self._controls if text.endswith(control)]
+        if not ends:
+            raise LabError(
+                f"{self._chat.name} ends the answer {turn[:80]!r} with neither {tail.strip()!r} nor a control token, "
+                "so it is not known where sampling would stop. Set model.chat_template to another."
+            )
+        end = max(ends, key=len)
+        return text.removesuffix(end), (self._controls[end],)
+
+    def _after(self, before: str, text: str) -> list[int]:
+        """The ids of a text that follows a prompt: those that follow the prompt's, unless a token spans the two."""
+        # Nothing before a control token has a part in how the text after it is read.
+        begin = max((found.start() for found in self._control.finditer(before)), default=0)
+        known, whole = (
+            list(self.tokenizer(part, add_special_tokens=False)["input_ids"])
+            for part in (before[begin:], before[begin:] + text)
+        )
+        if whole[: len(known)] == known:
+            return whole[len(known) :]
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _as_text(self, before: str, body: str, words: str) -> list[int]:
+        """The ids of an answer whose words have the text of a special token."""
+        words = words if words in body else words.strip()
+        lead, found, more = body.partition(words)
+        if not found or not self._special.search(words):
+            raise LabError(
+                f"The completion {body[:80]!r} has the text of a special token where the chat template writes no plain "
+                "words. Take it out of the completion."
+            )
+        after = self.tokenizer(more, add_special_tokens=False)["input_ids"]
+        return [*self._after(before, lead), *self._letters(words), *after]
+
+    def _letters(self, words: str) -> list[int]:
+        """The ids of words in which the text of a special token is text."""
+        ids = [*self.tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+        if set(ids) & {self.tokenizer.convert_tokens_to_ids(text) for text in self._special.findall(words)}:
+            raise LabError(
+                f"The completion {words[:80]!r} has the text of a special token, which this tokenizer cannot "
+                "read as text. Take it out of the completion."
+            )
+        return ids
 
     def _without_end(self, completion: str, chat: bool) -> tuple[str, bool]:
         """A completion without the texts of its end, and whether it had any."""
@@ -241,31 +353,41 @@ class Encoder:
             words = words.rstrip().removesuffix(end)
         return words, words != completion
 
-    def _render(self, messages: Sequence[dict[str, str]], *, answer: str | None = None) -> str:
-        if not self.tokenizer.chat_template:
-            raise LabError(
-                f"The tokenizer of {self.tokenizer.name_or_path or 'this model'} has no chat template, and the prompts "
-                "are chat messages. Use an instruction-tuned model, give its folder a chat_template.jinja, or use "
-                "feedback with plain-text prompts."
-            )
-        extra = [] if answer is None else [{"role": "assistant", "content": answer}]
-        text = self.tokenizer.apply_chat_template(
-            [*messages, *extra], tokenize=False, add_generation_prompt=answer is None
-        )
-        assert isinstance(text, str)
-        return text
-
     def _end_of_turn(self) -> Ending:
         """What the template writes after the assistant's words."""
-        question = [{"role": "user", "content": "prompt"}]
-        before, whole = self._render(question), self._render(question, answer=self.control + _PROBE)
-        if not whole.startswith(before + _PROBE):
-            raise LabError(
-                "The chat template does not put the assistant's words right after the generation prompt, so what "
-                "is trained would differ from what is sampled. Use a template whose rendering of a conversation "
-                "starts with its rendering of the prompt."
-            )
-        return end_of_turn(self.tokenizer, whole[len(before + _PROBE) :], self._ends)
+        shape = self._chat.shape
+        return replace(end_of_turn(self.tokenizer, shape.tail, self._ends), lead=shape.lead)
+
+
+class _Said(NamedTuple):
+    """A completion as it is read.
+
+    Attributes:
+        ids: its tokens, with its end where it has one.
+        ended: its words had the text of the end.
+        special: they have the text of a special token inside.
+    """
+
+    ids: tuple[int, ...]
+    ended: bool
+    special: bool
+
+
+def completions_of(table: Any) -> list[Completion]:
+    """The completion of each row of a table of examples: a message where it holds more than text."""
+    texts: list[Completion] = table["completion"][:]
+    if "message" not in table.column_names:
+        return texts
+    whole = zip(texts, table["message"][:], strict=True)
+    return [text if message is None else json.loads(message) for text, message in whole]
+
+
+def places_of(table: Any) -> list[str]:
+    """Where each row of a table of examples was read, for messages; its identity where that is not known."""
+    named = [f"example {identity}" for identity in table["example_id"][:]]
+    if "place" not in table.column_names:
+        return named
+    return [place or name for place, name in zip(table["place"][:], named, strict=True)]
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

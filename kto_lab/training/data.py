@@ -36,6 +36,7 @@ class TrainingData:
         reference_tokens: log pi_ref of the completion's tokens, for each sequence that is trained on; likewise, where
             the loss reads them, else empty.
         dropped: examples left out because their prompt is too long.
+        refused: examples left out because the chat template refuses them.
         cut: examples whose completion was cut to fit.
         swapped: pairs that the corruption exchanged; None where it leaves pairs alone.
         given: what is left of the pairs that the data was given.
@@ -56,6 +57,7 @@ class TrainingData:
     reference_mismatched: Tensor
     reference_tokens: dict[Tokens, Tensor]
     dropped: int
+    refused: int
     cut: int
     swapped: Swapped | None
     given: GivenPairs
@@ -85,6 +87,7 @@ class TrainingData:
         """Remarks for a person: examples that were left out, cut or read in a special way."""
         counted = {
             "examples left out: the prompt leaves no room within lengths.max_length": self.dropped,
+            "examples left out: the chat template refuses them": self.refused,
             "completions cut at lengths.max_length": self.cut,
             "completions had the text of their end: it is written once, and nothing after it": self.ended,
             "completions have the text of a special token inside: it is read letter by letter": self.special,
@@ -120,7 +123,7 @@ def prepare(
     controls, table = objective.controls, corrupted.table
     asked = [controls.desirable if up else controls.undesirable for up in table["desirable"][:]] if controls else None
     encoded = encoder.encode_table(table, asked)
-    kept = table.select(encoded.kept) if encoded.dropped else table
+    kept = table.select(encoded.kept) if len(encoded.kept) < len(table) else table
     desirable = kept["desirable"][:]
     plan, swaps = plan_steps(kept, corrupted.swap_pairs, objective, optimization, seed=seed)
     known = objective.needs.feed is Feed.PAIRS and corrupted.noise_is_known
@@ -134,6 +137,7 @@ def prepare(
         reference_mismatched=torch.zeros(plan.steps.shape),
         reference_tokens={},
         dropped=encoded.dropped,
+        refused=encoded.refused,
         cut=encoded.cut,
         swapped=swaps,
         given=given_pairs(kept),

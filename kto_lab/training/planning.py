@@ -108,6 +108,7 @@ def plan(
         "lambda_undesirable": weights.undesirable,
         "dropout": dropout,
         "dropped": data.dropped,
+        "refused": data.refused,
         "cut": data.cut,
         "end_in_text": data.ended,
         "special_tokens_in_text": data.special,

@@ -98,7 +98,7 @@ def test_a_right_answer_passes(model: LlamaForCausalLM, encoder: Encoder, monkey
     from kto_lab.evaluation import answers
     from kto_lab.models.generate import Answer
 
-    tokens = encoder.completion("8", chat=True, finished=True)
+    tokens = encoder.completion([{"role": "user", "content": "4 + 4"}], "8", finished=True)
     monkeypatch.setattr(
         answers, "generate", lambda *a, **k: [[Answer("8", tokens, True, len(tokens) - 1)] for _ in a[2]]
     )

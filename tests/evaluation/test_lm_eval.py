@@ -286,7 +286,7 @@ def test_an_answer_ends_for_lm_eval_where_it_does_for_us(
     model = taught(
         tokenizer,
         [
-            (encoder.prompt(prompt), encoder.completion(text, chat=True, finished=True) + more)
+            (encoder.prompt(prompt), encoder.completion(prompt, text, finished=True) + more)
             for prompt, text in zip(prompts, said, strict=True)
         ],
     )

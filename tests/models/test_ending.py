@@ -48,7 +48,7 @@ def test_what_is_trained_is_where_sampling_and_the_saved_policy_stop(
     tokenizer = make()
     encoder = Encoder(tokenizer)
     lessons = [
-        (encoder.prompt(chat), encoder.completion(text, chat=True, finished=True))
+        (encoder.prompt(chat), encoder.completion(chat, text, finished=True))
         for chat, text in zip(CHATS, SAID, strict=True)
     ]
     more = tuple(tokenizer("\nand on and on", add_special_tokens=False)["input_ids"])
@@ -101,4 +101,4 @@ def test_plain_text_ends_with_the_sequence(tokenizer: PreTrainedTokenizerFast) -
     without.eos_token = None
     with pytest.raises(LabError, match="no end-of-sequence token"):
         Encoder(without).ending(chat=False)
-    assert len(Encoder(without).completion("a", chat=False, finished=False)) == 1
+    assert len(Encoder(without).completion("plain", "a", finished=False)) == 1

@@ -35,9 +35,9 @@ def test_chat_prompts_end_with_the_generation_prompt(tokenizer: PreTrainedTokeni
 
 
 def test_a_finished_completion_ends_its_turn(tokenizer: PreTrainedTokenizerFast, encoder: Encoder) -> None:
-    assert text(tokenizer, encoder.completion("yes", chat=True, finished=True)) == "yes<|im_end|>"
-    assert text(tokenizer, encoder.completion("yes", chat=True, finished=False)) == "yes"
-    assert text(tokenizer, encoder.completion("yes", chat=False, finished=True)) == "yes<|im_end|>"
+    assert text(tokenizer, encoder.completion(CHAT, "yes", finished=True)) == "yes<|im_end|>"
+    assert text(tokenizer, encoder.completion(CHAT, "yes", finished=False)) == "yes"
+    assert text(tokenizer, encoder.completion("plain", "yes", finished=True)) == "yes<|im_end|>"
     assert encoder.ending(chat=True).stop_ids == (tokenizer.eos_token_id,)
 
 
@@ -82,7 +82,7 @@ def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = "{% if add_generation_prompt %}ask{% else %}{{ messages[-1]['content'] }}{% endif %}"
     with pytest.raises(LabError, match="right after the generation prompt"):
-        Encoder(tokenizer).completion("yes", chat=True, finished=True)
+        Encoder(tokenizer).completion(CHAT, "yes", finished=True)
 
 
 @pytest.mark.parametrize("bad", [{"max_length": 4}, {"min_completion": 0}, {"overlong_prompt": "cut"}])
@@ -108,17 +108,16 @@ def test_a_control_text_ends_every_prompt_and_changes_no_completion(encoder: Enc
 @pytest.mark.parametrize("make", [byte_tokenizer, end_as_text, end_not_eos, end_and_more, instructions, ending_each])
 def test_an_end_that_the_text_has_already_is_not_written_twice(make: Callable[[], PreTrainedTokenizerFast]) -> None:
     encoder = Encoder(make())
-    for chat in (True, False):
+    for chat, prompt in ((True, CHAT), (False, "plain")):
         end = encoder.ending(chat)
-        once = encoder.completion("yes", chat=chat, finished=True)
+        once = encoder.completion(prompt, "yes", finished=True)
         assert once[-len(end.ids) :] == end.ids
         for written in (end.text, end.text + "\n", end.text + encoder.tokenizer.eos_token):
-            assert encoder.completion("yes" + written, chat=chat, finished=True) == once
+            assert encoder.completion(prompt, "yes" + written, finished=True) == once
             # It says that it ended, whatever else is said.
-            assert encoder.completion("yes" + written, chat=chat, finished=False) == once
-        assert encoder.completion("yes ", chat=chat, finished=False) != encoder.completion(
-            "yes", chat=chat, finished=False
-        )
+            assert encoder.completion(prompt, "yes" + written, finished=False) == once
+        said = [encoder.completion(prompt, text, finished=False) for text in ("yes ", "yes")]
+        assert said[0] != said[1]
 
 
 @pytest.mark.parametrize("make", [byte_tokenizer, end_not_eos, instructions])
@@ -127,7 +126,7 @@ def test_a_special_token_inside_a_completion_is_text(make: Callable[[], PreTrain
     tokenizer = encoder.tokenizer
     for token in tokenizer.all_special_tokens:
         said = f"say {token} to end"
-        ids = encoder.completion(said, chat=True, finished=False)
+        ids = encoder.completion(CHAT, said, finished=False)
         assert not set(ids) & set(tokenizer.all_special_ids) and tokenizer.decode(ids) == said
 
 
@@ -145,8 +144,8 @@ def test_what_was_done_to_completions_and_prompts_is_counted(encoder: Encoder) -
 
 def test_the_text_of_an_end_that_is_no_token_ends_a_completion_wherever_it_is() -> None:
     encoder = Encoder(end_as_text())
-    said = encoder.completion("yes<|im_end|>\n<|im_start|>user\nmore", chat=True, finished=True)
-    assert said == encoder.completion("yes", chat=True, finished=True)
+    said = encoder.completion(CHAT, "yes<|im_end|>\n<|im_start|>user\nmore", finished=True)
+    assert said == encoder.completion(CHAT, "yes", finished=True)
 
 
 @pytest.mark.parametrize("adds", ["none", "post-processor", "configuration"])
@@ -180,7 +179,7 @@ def test_ordinary_texts_have_the_ids_that_the_tokenizer_gives_them(encoder: Enco
     ):
         for own in (encoder, Encoder(end_as_text()), Encoder(end_not_eos())):
             plain = tuple(own.tokenizer(text, add_special_tokens=False)["input_ids"])
-            assert own.completion(text, chat=True, finished=False) == plain
+            assert own.completion(CHAT, text, finished=False) == plain
 
 
 def test_a_date_in_the_template_is_the_one_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
