@@ -1,6 +1,7 @@
 """Training by Lightning: the trainer, its callbacks, checkpoints and resume."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
 
 CHECKPOINTS = "checkpoints"
+# What Lightning sets in the environment to start the other processes of a run.
+OF_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def check_feasible(
@@ -80,6 +84,26 @@ def check_feasible(
         )
 
 
+@contextmanager
+def _processes_of_its_own() -> Iterator[None]:
+    """Forget the processes that Lightning starts for a run: it leaves a group of them and its own rank behind.
+
+    The next run of this process would take itself for one of them, and wait for the others.
+    """
+    before = {name: os.environ.get(name) for name in OF_LIGHTNING}
+    try:
+        yield
+    finally:
+        if before["LOCAL_RANK"] is None and "LOCAL_RANK" in os.environ:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+@_processes_of_its_own()
 def fit(
     policy: Policy,
     data: TrainingData,
