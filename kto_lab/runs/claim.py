@@ -2,21 +2,19 @@
 
 import json
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kto_lab import __version__, narration
+from kto_lab import __version__
 from kto_lab.errors import LabError
 from kto_lab.files import write_json, write_text
 from kto_lab.runs.differences import differences
 from kto_lab.runs.identity import Identity, differing, identify, leaves, plain_values, settings
 from kto_lab.runs.record import RECORD, find_record
+from kto_lab.sealed import DamagedError, set_aside
 
-# Ends the name of a damaged file that was set aside.
-SET_ASIDE = ".damaged"
 CONFIG = "config.yaml"
 CLAIM = "run.json"
 # What an unfinished run may not have another of, and how to say that it has.
@@ -63,26 +61,11 @@ def is_finished(folder: Path, cfg: DictConfig) -> bool:
 
 def _whole_record(folder: Path) -> dict[str, Any] | None:
     """The record of a folder; None where there is none, or where it was damaged and is set aside."""
-    file = folder / RECORD
     try:
         return find_record(folder)
-    except LabError:
-        if _is_of_another_version(file):
-            raise
-    with suppress(FileNotFoundError):  # another process of the run was faster
-        file.replace(file.with_name(file.name + SET_ASIDE))
-    narration.say(
-        f"    warning: {file} is damaged. It is kept as {file.name}{SET_ASIDE}; the run goes on from what else is there"
-    )
-    return None
-
-
-def _is_of_another_version(file: Path) -> bool:
-    """Whether a record that cannot be read is whole."""
-    try:
-        return "schema" in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+    except DamagedError as error:
+        set_aside(folder / RECORD, "the run goes on from what else is there", error.why)
+        return None
 
 
 def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
