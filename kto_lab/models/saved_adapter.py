@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file, extract_commit_hash, find_adapter_config_file
 
 from kto_lab.errors import LabError
-from kto_lab.hashing import sha256_file
+from kto_lab.hashing import sha256_as_it_is
 from kto_lab.models.adapted import is_adapted
+from kto_lab.sealed import read_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -55,7 +56,7 @@ class SavedAdapter:
         """What a record says of it."""
         path = Path(self.name)
         commit = {} if self.commit is None else {"commit": self.commit}
-        return {"name": path.name if path.exists() else self.name, "weights": sha256_file(self.weights), **commit}
+        return {"name": path.name if path.exists() else self.name, "weights": sha256_as_it_is(self.weights), **commit}
 
     @property
     def outputs(self) -> int | None:
@@ -77,10 +78,10 @@ class SavedAdapter:
         if not record.is_file():
             return
         try:
-            ran = json.loads(record.read_text(encoding="utf-8"))["model"]
+            ran = read_json(record, "Put it back: it says which base the adapter was trained on.")["model"]
             # Where the run went on with an adapter that it was given, its own goes onto the same base.
             trained_on = ran["base"]["weights"] if ran.get("adapter", {}).get("kept") else ran["weights"]
-        except (ValueError, LookupError, TypeError):
+        except (LookupError, TypeError):
             return
         if trained_on != base.get("weights"):
             raise LabError(

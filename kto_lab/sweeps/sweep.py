@@ -290,7 +290,7 @@ def named(contrasts: Sequence[Mapping[str, Any]], planned: Sequence[Planned], ho
     try:
         before = read_study(home).named
     except DamagedError as error:
-        set_aside(home / STUDY, "its contrasts count as named now", error.why)
+        set_aside(home / STUDY, error, "its contrasts count as named now")
         before = ()
     except LabError:
         before = ()

@@ -99,7 +99,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         except OSError as error:
             raise LabError(f"{path} cannot be read: {error.strerror}. Mend that, and run again to resume.") from error
         except DamagedError as error:
-            set_aside(path, "training goes on from an earlier step", error.why)
+            set_aside(path, error, "training goes on without it")
     if not found:
         return None
     step, path = max(found)
