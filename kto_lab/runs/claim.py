@@ -1,19 +1,16 @@
 """Whose a run folder is: the run in it goes on with what it began with, and nothing else."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import __version__
 from kto_lab.errors import LabError
-from kto_lab.files import write_json, write_text
 from kto_lab.runs.differences import differences
 from kto_lab.runs.identity import Identity, differing, identify, leaves, plain_values, settings
 from kto_lab.runs.record import RECORD, find_record
-from kto_lab.sealed import DamagedError, set_aside
+from kto_lab.sealed import read_json, read_text, recover, write_json, write_text
 
 CONFIG = "config.yaml"
 CLAIM = "run.json"
@@ -47,7 +44,9 @@ def is_finished(folder: Path, cfg: DictConfig) -> bool:
     Raises:
         LabError: another run has finished there; the message says in what it differs.
     """
-    record = _whole_record(folder)
+    record = recover(
+        folder / RECORD, lambda file, _: find_record(file.parent), "the run goes on from what else is there"
+    )
     if record is None:
         return False
     identity = identify(cfg)
@@ -59,15 +58,6 @@ def is_finished(folder: Path, cfg: DictConfig) -> bool:
     return True
 
 
-def _whole_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder; None where there is none, or where it was damaged and is set aside."""
-    try:
-        return find_record(folder)
-    except DamagedError as error:
-        set_aside(folder / RECORD, "the run goes on from what else is there", error.why)
-        return None
-
-
 def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
     """See that an unfinished run in the folder has the configuration that is asked for now.
 
@@ -77,7 +67,7 @@ def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
     kept = folder / CONFIG
     if not kept.exists():
         return
-    unfinished = OmegaConf.create(kept.read_text(encoding="utf-8"))
+    unfinished = OmegaConf.create(read_text(kept, _begin_again(folder)))
     assert isinstance(unfinished, DictConfig)
     keys = differing(settings(plain_values(unfinished)), settings(plain_values(cfg)))
     # A key that follows another one which differs, as optimizer.lr does, was not set by anybody.
@@ -114,7 +104,7 @@ def claim(
             write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
             write_json(kept, {**mine, "code": identity.code})
         return
-    theirs = json.loads(kept.read_text(encoding="utf-8"))
+    theirs = read_json(kept, _begin_again(folder))
     changed = [what for key, what in _CHANGED.items() if theirs.get(key) != mine[key]]
     if modules := differing(theirs.get("code", {}), identity.code):
         changed.append(f"other code ({', '.join(modules)})")
@@ -123,3 +113,8 @@ def claim(
             f"{folder} holds an unfinished run with {' and '.join(changed)}. Put back what it began with to resume it, "
             "or choose another run_dir."
         )
+
+
+def _begin_again(folder: Path) -> str:
+    """What a person can do where it is not known any more what an unfinished run began with."""
+    return f"Put it back to resume the run, remove {folder} to begin again, or choose another run_dir."

@@ -25,6 +25,7 @@ from kto_lab.runs.job import logs
 from kto_lab.runs.lease import LEASE, held, read_owner
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
 from kto_lab.runs.record import RECORD, Record, read_record
+from kto_lab.runs.saving import POLICY
 from kto_lab.runs.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.loggers import MetricsFileOnly, Wandb
@@ -101,7 +102,7 @@ class Display:
         plot_curves(folder / METRICS, folder / CURVES)
         record.files = {
             "record": folder / RECORD,
-            "policy": folder / "policy",
+            "policy": folder / POLICY,
             "curves": folder / CURVES,
             "metrics of each step": folder / METRICS,
             "answers and scores": folder / "evaluation",

@@ -7,7 +7,7 @@ saved, and to rounding where the adapter was merged. A model alone answers held-
 Either way what is found is written as a record (see `runs/record.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -43,9 +43,11 @@ from kto_lab.runs.identity import plain_values
 from kto_lab.runs.judges import base_measured, deployed_judge, judge_of, longest_sequence
 from kto_lab.runs.loading import ModelSource
 from kto_lab.runs.process_cache import Node
-from kto_lab.runs.record import Record, read_record
+from kto_lab.runs.record import Record, check_file, read_record
+from kto_lab.runs.saving import POLICY
 from kto_lab.runs.summary import show_examples, show_metrics, show_single
 from kto_lab.runs.trust import refuse_foreign_code
+from kto_lab.sealed import SUMS
 
 KEYS = EVALUATE
 # What the command brings in the place of what the run had.
@@ -91,7 +93,7 @@ def evaluate_run(cfg: DictConfig) -> Path:
     for name in BROUGHT:
         own[name] = cfg[name]
     made = assemble(own)
-    saved = saved_policy(folder)
+    saved = saved_policy(folder, finished)
     target = folder / AGAIN if cfg.output is None else Path(cfg.output)
     record = Record(
         folder=folder,
@@ -215,15 +217,20 @@ def check_weights(loaded: dict[str, Any], ran: dict[str, Any], folder: Path) -> 
         )
 
 
-def saved_policy(folder: Path) -> Path:
+def saved_policy(folder: Path, finished: Mapping[str, Any]) -> Path:
     """The folder of a run's trained policy.
 
+    Args:
+        folder: of the run.
+        finished: its record.
+
     Raises:
-        LabError: it is missing.
+        LabError: it is missing, or another's.
     """
-    saved = folder / "policy"
+    saved = folder / POLICY
     if not saved.is_dir():
         raise LabError(f"{saved} is missing, so there is no trained policy to judge. Put it back, or train again.")
+    check_file(finished, folder, f"{POLICY}/{SUMS}")
     return saved
 
 
@@ -239,6 +246,7 @@ def _finished_run(folder: Path, *, trusted: Sequence[str]) -> tuple[dict[str, An
     kept = folder / CONFIG
     if not kept.is_file():
         raise LabError(f"{kept} is missing, and with it what the run was. Put it back, or train again.")
+    check_file(finished, folder, CONFIG)
     try:
         own = OmegaConf.load(kept)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:

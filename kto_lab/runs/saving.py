@@ -13,6 +13,8 @@ from kto_lab.models.logps import score
 from kto_lab.runs.loading import ModelSource
 from kto_lab.training.data import TrainingData
 
+# The folder of the trained policy in its run's.
+POLICY = "policy"
 # Completions that are scored again: enough to see a wrong policy, and next to nothing beside an evaluation.
 EXAMPLES = 4
 # By how much a log-probability (nats) may differ for each nat of it, and by how much at least, in each number format:

@@ -20,7 +20,7 @@ from kto_lab.losses import Objective
 from kto_lab.models.adapters import Policy, moved
 from kto_lab.models.number_format import masters
 from kto_lab.models.reference import ReferencePolicy
-from kto_lab.runs.claim import claim, refuse_another_configuration
+from kto_lab.runs.claim import CONFIG, claim, refuse_another_configuration
 from kto_lab.runs.components import assemble
 from kto_lab.runs.examples import read_examples
 from kto_lab.runs.identity import identify, plain_values
@@ -29,7 +29,8 @@ from kto_lab.runs.loading import ModelSource, load_policy
 from kto_lab.runs.observer import Observer
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
 from kto_lab.runs.record import Record
-from kto_lab.runs.saving import save_and_compare
+from kto_lab.runs.saving import POLICY, save_and_compare
+from kto_lab.training.callbacks import METRICS
 from kto_lab.training.data import TrainingData
 from kto_lab.training.fit import CHECKPOINTS, fit
 from kto_lab.training.planning import check_plan, plan
@@ -139,10 +140,11 @@ def conclude(
         record.metrics = deployed.compare(policy, base, trained, beta=objective.reward_beta, reference=reference)
         record.declared = deployed.declarations(trained)
     with record.stage("saving"):
-        saved = record.folder / "policy"
+        saved = record.folder / POLICY
         difference = save_and_compare(policy, deployed, saved, source=source, data=data, load=load)
         record.model["saved_difference"] = difference
     observer.conclude(record)
+    record.seal(CONFIG, METRICS, POLICY, deployed.folder.name)
     record.write()
     clear(record.folder)
     observer.show(record, side_by_side(base.answers, trained.answers))
