@@ -102,6 +102,12 @@ COMMANDS = {
         groups=["feedback"],
         places=OUTPUT,
     ),
+    "check": Command(
+        "check",
+        "kto_lab.checking.check:check",
+        "whether this machine can run the lab",
+        places={"runs_dir": "runs in", **OUTPUT},
+    ),
     "cache": Command(
         "cache",
         "kto_lab.cache:cache",

@@ -17,7 +17,7 @@ FREE = {"logger", "reference_store"}
 INSIDE = {"value", "reference_point", "weighting", "judge"}
 OUTSIDE = (
     r"kto_lab\.(console|cache|cli|commands|crash|log_file|messages|usage)",
-    r"kto_lab\.(importing|labeling|auditing|sweeps|reports)(\..*)?",
+    r"kto_lab\.(importing|labeling|auditing|sweeps|reports|checking)(\..*)?",
     r"kto_lab\.feedback\.(command|inspect.*)",
     r"kto_lab\.models\.store(_disk|_shards)?",
     r"kto_lab\.runs\.(command|environment|evaluate|job|lease|prompt_scores|scores|status|summary|wandb_log)",

@@ -1,0 +1,1 @@
+"""Whether a machine can run the lab: `kto-lab check`."""

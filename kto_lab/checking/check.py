@@ -1,0 +1,99 @@
+"""`kto-lab check`: whether this machine can run the lab, as a table with a row per check."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.table import Table
+from rich.text import Text
+
+from kto_lab import console
+from kto_lab.checking import devices, folders, programs
+from kto_lab.checking.row import Row
+from kto_lab.checking.settings import Limits, Room
+from kto_lab.configuration import check_keys
+from kto_lab.errors import LabError
+from kto_lab.files import cache_dir, write_json
+
+KEYS = ("runs_dir", "output", "room", "limits")
+STYLES = {"ok": "green", "failed": "bold red", "note": "dim"}
+
+
+# A check gives one row, or several that are measured together.
+Check = Callable[[], Row | Sequence[Row]]
+
+
+def checks(runs: Path, room: Room, limits: Limits) -> dict[str, Check]:
+    """Every check, by what it is about, in the order of the table."""
+    return {
+        "Python": programs.python,
+        "torch": programs.torch,
+        "lightning": programs.lightning,
+        "transformers": programs.transformers,
+        "other packages": programs.others,
+        "devices": devices.devices,
+        "cache folder": partial(folders.room, "cache folder", cache_dir(), room.cache, key="KTO_LAB_CACHE"),
+        "run folder": partial(folders.room, "run folder", runs, room.runs, key="runs_dir"),
+        "leases": partial(folders.locks, runs),
+        "numbers": partial(_computed, "from_float64", limits),
+        "packed rows": partial(_computed, "packed_rows", limits),
+        "repeats": partial(_computed, "repeats"),
+        "git": programs.git,
+        "hub": programs.hub,
+        "Weights & Biases": programs.wandb,
+        "Slurm": programs.slurm,
+    }
+
+
+def check(cfg: DictConfig) -> None:
+    """Check the machine, show a row per check, and write them as JSON where a file is named.
+
+    Raises:
+        LabError: a check failed; the message says which, and what to do.
+    """
+    check_keys(cfg, KEYS)
+    made = checks(Path(cfg.runs_dir), instantiate(cfg.room), instantiate(cfg.limits))
+    rows = [row for about, one in made.items() for row in _rows(about, one)]
+    console.show(table(rows))
+    if cfg.output is not None:
+        write_json(Path(cfg.output), {"checks": [row.as_dict() for row in rows]})
+        console.show_files({"as JSON": Path(cfg.output)})
+    if failed := [row for row in rows if row.verdict == "failed"]:
+        said = [f"  {row.name}: {row.measured}. {row.mend}" for row in failed]
+        raise LabError("\n".join([f"{len(failed)} of {len(rows)} checks failed.", *said]))
+
+
+def _computed(name: str, *limits: Limits) -> Row | Sequence[Row]:
+    """A check of `numbers`, which is imported here: a torch that cannot be imported fails its own checks alone."""
+    return getattr(import_module("kto_lab.checking.numbers"), name)(*limits)
+
+
+def _rows(about: str, one: Check) -> Sequence[Row]:
+    """What a check says. One that cannot be made has failed, and the others are made all the same."""
+    try:
+        found = one()
+    except Exception as error:
+        return [Row(about, f"{type(error).__name__}: {error}", "can be checked", "failed", "See the error.")]
+    return [found] if isinstance(found, Row) else found
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The checks as a table, in the looks of all of them."""
+    made = console.plain_table("This machine")
+    made.add_column("check", no_wrap=True)
+    made.add_column("measured", ratio=1, overflow="fold")
+    made.add_column("limit", overflow="fold", max_width=18)
+    made.add_column("", no_wrap=True)
+    for row in rows:
+        style = STYLES[row.verdict]
+        verdict = "" if row.verdict == "note" else row.verdict
+        made.add_row(
+            row.name,
+            Text(row.measured, "" if row.verdict == "ok" else style),
+            Text(row.limit, "dim"),
+            Text(verdict, style),
+        )
+    return made
