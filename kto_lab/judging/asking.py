@@ -18,6 +18,7 @@ from torch import Tensor
 from kto_lab.errors import LabError
 from kto_lab.models.kv_cache import make_cache, next_token_logits
 from kto_lab.models.logps import evaluating
+from kto_lab.models.template_limit import within_limit
 from kto_lab.models.tokenizer import added, dated
 
 if TYPE_CHECKING:
@@ -160,7 +161,8 @@ def _frame(tokenizer: "PreTrainedTokenizerBase", *, chat: bool) -> tuple[str, st
     if not chat:
         return "", "\nReply:"
     turn = [{"role": "user", "content": _TEXT}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    with within_limit(tokenizer):
+        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     before, _, after = str(text).partition(_TEXT)
     return before, after
 

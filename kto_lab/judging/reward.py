@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.judging.answer import Answer
+from kto_lab.models.template_limit import within_limit
 from kto_lab.models.tokenizer import dated
 
 if TYPE_CHECKING:
@@ -160,7 +161,8 @@ def encode(tokenizer: "PreTrainedTokenizerBase", answer: Answer, *, chat: bool) 
     plain = isinstance(answer.prompt, str)
     prompt: Any = [{"role": "user", "content": answer.prompt}] if plain else answer.prompt
     messages = [*prompt, {"role": "assistant", "content": answer.completion}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    with within_limit(tokenizer):
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
     return dict(tokenizer(text, add_special_tokens=False))
 
 

@@ -21,6 +21,7 @@ from kto_lab.models.logps import check_head
 from kto_lab.models.number_format import check_finite
 from kto_lab.models.reading import Reader, quiet, weights_digest
 from kto_lab.models.saved_adapter import check_merged
+from kto_lab.models.template_limit import SECONDS, set_limit
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.models.tokenizer import TEMPLATE_DATE, check_date
 from kto_lab.sealed import SUMS, DamagedError, check_sums, set_aside, write_sums
@@ -143,6 +144,7 @@ def hf(
     template_date: str = TEMPLATE_DATE,
     chat_template: str | None = None,
     template_arguments: Mapping[str, Any] | None = None,
+    template_seconds: float = SECONDS,
 ) -> Loaded:
     """Any causal language model of transformers: a hub name, a local folder, or a GGUF file. Remote code stays off.
 
@@ -158,6 +160,7 @@ def hf(
         template_date: what the chat template gets where it asks for the date, such as "2024-07-26".
         chat_template: in the place of the model's own; see `with_chat_template`.
         template_arguments: of the chat template; see `with_chat_template`.
+        template_seconds: how long the chat template may take for one conversation.
 
     Raises:
         LabError: the model, its adapter or its tokenizer cannot be loaded, weights are not finite, its logits are not
@@ -190,6 +193,7 @@ def hf(
     check_head(read.model)
     assert read.tokenizer is not None
     tokenizer = with_chat_template(read.tokenizer, chat_template, template_arguments)
+    tokenizer = set_limit(tokenizer, template_seconds)
     return Loaded(read.model, tokenizer, {**read.provenance, **packed, "dtype": dtype}, template_date)
 
 

@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kto_lab.errors import LabError
+from kto_lab.models.template_limit import within_limit
 
 # transformers takes seconds to import, and a mistyped key should show before.
 if TYPE_CHECKING:
@@ -216,9 +217,10 @@ class Conversations:
         return text
 
     def _written(self, messages: list[dict[str, Any]], tools: list[Any] | None, *, generate: bool) -> Any:
-        return self._tokenizer.apply_chat_template(
-            messages, tools=tools, tokenize=False, add_generation_prompt=generate
-        )
+        with within_limit(self._tokenizer):
+            return self._tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, add_generation_prompt=generate
+            )
 
     def _masked_from(self, messages: Sequence[Message]) -> int | None:
         """The character at which the template's mask of its last assistant's turn begins; None where it has none."""
@@ -228,13 +230,14 @@ class Conversations:
         template = self._tokenizer.get_chat_template(tools=tools)
         if not _MASKED.search(template):
             return None
-        _, spans = render_jinja_template(
-            conversations=[own],
-            tools=tools,
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            **self._tokenizer.special_tokens_map,
-        )
+        with within_limit(self._tokenizer):
+            _, spans = render_jinja_template(
+                conversations=[own],
+                tools=tools,
+                chat_template=template,
+                return_assistant_tokens_mask=True,
+                **self._tokenizer.special_tokens_map,
+            )
         return int(spans[0][-1][0]) if spans[0] else None
 
     def _check_said(self, text: str, answer: Message) -> None:

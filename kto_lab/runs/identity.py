@@ -30,6 +30,8 @@ from kto_lab.sealed import read_text, recover, write_text
 
 # What can be another without another result. The number format is put back by `settings`.
 FREE_KEYS = ("runs_dir", "run_dir", "logger", "trainer", "reference_store")
+# ... and what of a node can: a limit of time ends a run or does nothing.
+FREE_IN_NODES = (".template_seconds",)
 # The module that makes a run.
 RUN = "kto_lab.runs.train"
 OF_MODEL = ("model.", "reference.")
@@ -79,7 +81,8 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
         values: the configuration, resolved, as plain values; that of a record will do.
     """
     kept = {key: value for key, value in values.items() if key not in FREE_KEYS}
-    return leaves(kept | {"precision": values["trainer"]["precision"]})
+    found = leaves(kept | {"precision": values["trainer"]["precision"]})
+    return {key: value for key, value in found.items() if not key.endswith(FREE_IN_NODES)}
 
 
 def identify(cfg: DictConfig) -> Identity:

@@ -40,6 +40,12 @@ def test_what_cannot_does_not(tmp_path: Path, words: str) -> None:
     assert run_id(configuration(tmp_path, words)) == run_id(configuration(tmp_path))
 
 
+def test_a_limit_of_time_does_not(tmp_path: Path) -> None:
+    model = [word for word in overrides(tmp_path, "model=hf") if word != "model.weights=random"]
+    one, other = (composed([*model, "model.name=mine", f"model.template_seconds={limit}"]) for limit in (1, 2))
+    assert run_id(one) == run_id(other)
+
+
 def test_it_sees_what_is_in_the_files_and_not_when_they_were_written(tmp_path: Path) -> None:
     before = run_id(configuration(tmp_path))
     write_jsonl(tmp_path / "thumbs.jsonl", thumbs())
