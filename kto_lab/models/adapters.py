@@ -15,6 +15,7 @@ from kto_lab.models.adapted import is_adapted
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.ending import Ending
 from kto_lab.models.load import hf
+from kto_lab.models.logps import evaluating
 from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.reading import quiet
 from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, fill, merged
@@ -97,7 +98,8 @@ class Lora:
                 changes nothing, rather than being a copy of that one.
 
         Raises:
-            LabError: `target_modules` names what the model has not, or the model came with other adapters.
+            LabError: `target_modules` names what the model has not, what peft cannot adapt or what the model does not
+                call; or the model came with other adapters.
         """
         from peft import get_peft_model
 
@@ -114,9 +116,17 @@ class Lora:
         try:
             # peft settles the names of modules in the configuration, for this model.
             policy = get_peft_model(model, deepcopy(self.config))
-        except ValueError as error:
-            raise LabError(f"adapter.target_modules is {targets!r}: {error} {has}.") from error
+        except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+            raise LabError(
+                f"adapter.target_modules is {_shown(targets)}, which peft refuses: {error} Name the modules that "
+                f"get an adapter, as adapter.target_modules=[name,name]; {has}."
+            ) from error
         assert is_adapted(policy)
+        if listed and (unused := _unused(policy)):
+            raise LabError(
+                f"adapter.target_modules is {_shown(targets)}, and {type(model).__name__} computes without calling "
+                f"{', '.join(unused)}: an adapter there would change nothing. Name others; {has}."
+            )
         return policy
 
     def _continued(self, kept: "PeftModel", reference_without_adapter: bool) -> "PeftModel":
@@ -149,6 +159,31 @@ class Lora:
             set_peft_model_state_dict(policy, weights, adapter_name=name)
         policy.set_adapter(ADAPTER)
         return policy
+
+
+def _shown(targets: str | set[str] | list[str] | None) -> str:
+    return targets if isinstance(targets, str) else f"[{','.join(sorted(targets or ()))}]"
+
+
+@torch.no_grad()
+def _unused(policy: "PeftModel") -> list[str]:
+    """Names of modules with an adapter of which the model calls none: it reads their weights and does the rest itself.
+
+    By name, since a mixture of experts calls some of its modules for a token.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    called: set[str] = set()
+    layers = [(name.split(".")[-1], part) for name, part in policy.named_modules() if isinstance(part, BaseTunerLayer)]
+    hooks = [part.register_forward_hook(lambda *_, name=name: called.add(name)) for name, part in layers]
+    ids = torch.arange(8, device=policy.device)[None] % policy.config.vocab_size
+    try:
+        with evaluating(policy):
+            policy(input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sorted({name for name, _ in layers} - called)
 
 
 def _targeted(policy: "PeftModel") -> set[str]:

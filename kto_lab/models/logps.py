@@ -227,8 +227,20 @@ def packs_rows(model: PreTrainedModel | nn.Module) -> bool:
 def check_head(model: "PreTrainedModel | PeftModel") -> None:
     """Refuse a model whose logits are not its head applied to its hidden states (for example, soft-capped ones).
 
-    Raises LabError naming the architecture.
+    Raises LabError naming the architecture; also where it reads more than text, or has its parts elsewhere than others.
     """
+    inner = _inner(model)
+    name = type(inner).__name__
+    if inner.config.get_text_config() is not inner.config:
+        raise LabError(
+            f"{name} is multimodal, and kto-lab trains models of text alone. Use a model of text, or save this one's "
+            "language model as a folder of its own."
+        )
+    if not isinstance(getattr(inner, inner.base_model_prefix, None), nn.Module):
+        raise LabError(
+            f"{name} has no part {inner.base_model_prefix!r} that computes its hidden states, so its log-probs cannot "
+            "be computed here. Use another architecture."
+        )
     ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
     backbone, head = _parts(model)
     with evaluating(model):
@@ -236,7 +248,7 @@ def check_head(model: "PreTrainedModel | PeftModel") -> None:
         whole = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(ours.float(), whole.float(), rtol=1e-3, atol=1e-3):
         raise LabError(
-            f"{type(_inner(model)).__name__} changes its logits after the language-model head (scaling or "
+            f"{name} changes its logits after the language-model head (scaling or "
             "soft-capping), which kto-lab does not reproduce. Use another architecture."
         )
 

@@ -1,6 +1,7 @@
 """Reading a model from the disk or the hub, whole or as an adapter on its base, and whatever its weights lack."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # In what transformers says of a model whose code it was not allowed to run.
 REMOTE_CODE = "trust_remote_code"
 RESTORE = f"Put it back as it was written; to use it as it is, remove {SUMS}."
+# ... and of an architecture that is of another kind, such as a multimodal one.
+OTHER_KIND = "Unrecognized configuration class"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
@@ -161,6 +164,13 @@ def loading(name: str) -> Iterator[None]:
                 f"The model {name!r} brings Python code of its own (auto_map in its configuration). kto-lab never runs "
                 "code that comes with a model (trust_remote_code=False), and no key allows it. Use a model of an "
                 "architecture that the transformers installed here knows."
+            ) from error
+        if OTHER_KIND in str(error):
+            kind = re.search(r"\.(\w+)Config'>", str(error))
+            raise LabError(
+                f"The model {name!r} is {kind[1] if kind else 'of a kind'} that transformers does not know as the kind "
+                "of model that is wanted here: one that reads text alone (no images, no sound) and goes on with it, or "
+                "for rewards, scores it. Use another model."
             ) from error
         raise LabError(
             f"Could not load the model {name!r}: {str(error).splitlines()[0]} "
