@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from kto_lab import __version__
 from kto_lab.commands import COMMANDS, under, usage
-from kto_lab.configuration import check_at_once, config_dir, refuse_repeated
+from kto_lab.configuration import as_hydra_reads, check_at_once, config_dir, refuse_repeated
 from kto_lab.messages import explain
 from kto_lab.quoting import quoted
 from kto_lab.stopping import Stopped, stoppable
@@ -128,6 +128,7 @@ def run(name: str, overrides: list[str]) -> None:
     # Hydra's own words for an error advise to add the unknown key; with this set, it leaves the words to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with_messages(lambda: refuse_repeated(overrides))
+    overrides = as_hydra_reads(overrides)
     if name == "sweep" and not ASKING.intersection(overrides):
         with_messages(lambda: _sweep(overrides, task), to_go_on=GO_ON_SWEEPING)
         return

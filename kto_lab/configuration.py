@@ -1,6 +1,7 @@
 """What is asked of a composed configuration before any of it is made."""
 
 import inspect
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,36 @@ def refuse_repeated(words: Sequence[str], where: str = "the command line") -> No
                 f"{key}=A,B for a sweep."
             )
         first[key] = word
+
+
+def as_hydra_reads(words: Sequence[str]) -> list[str]:
+    """A command line in which a mapping may have any names, and needs no `+`.
+
+    Hydra asks for a `+` before a mapping whose names the configuration lacks, and knows only some characters in names.
+    What reads a mapping checks its names itself.
+
+    Args:
+        words: the command line, such as `feedback.labels={👍: true}`.
+    """
+    return [_with_any_names(word) for word in words]
+
+
+def _with_any_names(word: str) -> str:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, _, value = word.partition("=")
+    if not value.startswith("{") or not key[:1].isalpha():
+        return word
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        # As a text, for what reads it; of others Hydra says what is wrong.
+        if key.rpartition(".")[2] != "labels":
+            return word
+        # A backslash is one, but before a quote.
+        value = "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
+    return f"++{key}={value}"
 
 
 def check_keys(cfg: DictConfig, known: Keys) -> None:

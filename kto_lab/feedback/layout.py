@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import LISTS, Asking
 from kto_lab.feedback.paths import from_root, opened
 from kto_lab.feedback.rows import Raw
-from kto_lab.feedback.scale import Scale, scale_of
+from kto_lab.feedback.scale import Labels, Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import ignored
 
@@ -26,7 +26,7 @@ class Settings(TypedDict):
     """The settings that every reader of tables has, by their keys; `layout` explains them."""
 
     columns: Mapping[str, str | None]
-    labels: Mapping[Any, bool | None] | None
+    labels: Labels | None
     up_from: float | None
     down_to: float | None
     timezone: str
@@ -85,7 +85,7 @@ def layout(
     columns: Mapping[str, str | None],
     *,
     rows_at: str | None = None,
-    labels: Mapping[Any, bool | None] | None = None,
+    labels: Labels | None = None,
     up_from: float | None = None,
     down_to: float | None = None,
     timezone: str = "UTC",

@@ -9,12 +9,15 @@ middle of another's scale. So the values of a column are counted before the firs
 reported.
 """
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
+
+import yaml
 
 from kto_lab.errors import LabError
 
@@ -28,6 +31,11 @@ DOWN = (
 )
 WORDS: dict[str, bool | None] = {**dict.fromkeys(UP, True), **dict.fromkeys(DOWN, False), "neutral": None}
 
+# What a word of the user's own means, or a text that spells such a mapping in YAML.
+Labels: TypeAlias = Mapping[Any, bool | None] | str
+
+# What YAML takes for true and for false.
+_SPELLED = {True: ("true", "yes", "on"), False: ("false", "no", "off")}
 # Skin tones and the variation selector for emoji: the same thumb.
 _TONES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")
 _BETWEEN = re.compile(r"[\s_-]+")
@@ -73,10 +81,11 @@ class Scale:
         if not isinstance(value, (str, bool)) and number is None:
             return Said.UNKNOWN, None
         word = _word(value)
-        if word in self.labels:
-            return _said(self.labels[word]), number if self.ratings else None
+        plain = word if number is not None else _plain(word)
+        for spelled in (word, plain):
+            if spelled in self.labels:
+                return _said(self.labels[spelled]), number if self.ratings else None
         if number is None:
-            plain = _plain(word)
             return _said(WORDS[plain]) if plain in WORDS else Said.UNKNOWN, None
         if self.up_from is None or self.down_to is None:
             return Said.UNKNOWN, None
@@ -152,14 +161,12 @@ class Values:
         return _listed(self.counts)
 
 
-def scale_of(
-    labels: Mapping[Any, bool | None] | None, up_from: float | None, down_to: float | None, *, node: str
-) -> Scale:
+def scale_of(labels: Labels | None, up_from: float | None, down_to: float | None, *, node: str) -> Scale:
     """The scale of a source's settings.
 
     Args:
         labels: what values mean, beyond the words that are known; None for values that leave a row out. Case does not
-            matter, and 1, 1.0 and "1" are the same, as are true and "true".
+            matter, and 1, 1.0 and "1" are the same, as are true and "true". A text is a mapping in YAML.
         up_from: see `Scale`.
         down_to: see `Scale`.
         node: see `Scale`.
@@ -167,16 +174,36 @@ def scale_of(
     Raises:
         LabError: the settings contradict each other.
     """
-    for word, means in (labels or {}).items():
-        if means is not None and not isinstance(means, bool):
-            raise LabError(f"{node}.labels maps {word!r} to {means!r}. Map each value to true, false or null.")
+    words = _words(labels, node)
     if (up_from is None) != (down_to is None):
         raise LabError(f"{node}.up_from and {node}.down_to go together: give both, or neither.")
     if up_from is not None and down_to is not None and not down_to < up_from:
         raise LabError(f"{node}.down_to is {down_to} and {node}.up_from {up_from}: the first must be the smaller.")
-    return Scale(
-        {_word(word): means for word, means in (labels or {}).items()}, up_from, down_to, up_from is not None, node
-    )
+    return Scale(words, up_from, down_to, up_from is not None, node)
+
+
+def _words(labels: Labels | None, node: str) -> dict[str, bool | None]:
+    """What words mean, in every spelling.
+
+    Raises:
+        LabError: it is no mapping, or one word means several things.
+    """
+    if isinstance(labels, str):
+        with contextlib.suppress(yaml.YAMLError):
+            labels = yaml.safe_load(labels)
+    if labels is not None and not isinstance(labels, Mapping):
+        raise LabError(f"{node}.labels is {labels!r:.60}; it must be a mapping, such as {{ok: true, poor: false}}.")
+    words: dict[str, bool | None] = {}
+    for value, means in (labels or {}).items():
+        if means is not None and not isinstance(means, bool):
+            raise LabError(f"{node}.labels maps {value!r} to {means!r}. Map each value to true, false or null.")
+        if words.setdefault(_word(value), means) is not means:
+            raise LabError(f"{node}.labels maps {value!r} to {means!r}, and to something else in another spelling.")
+    for value, means in (labels or {}).items():
+        # YAML takes an unquoted yes for true.
+        for word in (_plain(_word(value)), *(_SPELLED[value] if isinstance(value, bool) else ())):
+            words.setdefault(word, means)
+    return words
 
 
 def number_of(value: Any) -> float | None:

@@ -11,6 +11,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.layout import Layout, layout
 from kto_lab.feedback.mapping import rows_of
 from kto_lab.feedback.rows import Raw, Unreadable, all_readable, existing, read_rows
+from kto_lab.feedback.scale import Labels
 from kto_lab.feedback.survey import surveyed
 from kto_lab.feedback.table import prompt_id, require_same_checks, require_share, split_of
 from kto_lab.hashing import content_hash
@@ -67,7 +68,7 @@ class File:
     container: Literal["auto", "json", "jsonl", "csv", "parquet"]
     rows_at: str | None
     columns: Mapping[str, str | None]
-    labels: Mapping[Any, bool | None] | None
+    labels: Labels | None
     up_from: float | None
     down_to: float | None
     ignore: Sequence[str]

@@ -1,11 +1,11 @@
 """Exports with labels, which are looked at before the rows are read; what readers such as `langfuse` share."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kto_lab.feedback.rows import Raw, readable
-from kto_lab.feedback.scale import Scale, Values, scale_of
+from kto_lab.feedback.scale import Labels, Scale, Values, scale_of
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.reading import rows_of
 from kto_lab.importing.exports.values import NoThumbError, Seen, notes_of, unread_of
@@ -24,7 +24,7 @@ class LabeledExport:
         cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
-    labels: Mapping[Any, bool | None] | None
+    labels: Labels | None
     up_from: float | None
     down_to: float | None
     ignore: Sequence[str]
