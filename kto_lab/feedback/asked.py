@@ -1,13 +1,13 @@
 """The prompt and the answer in the cells of a row: texts, chat messages, conversations, lists of turns."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.messages import canonical, decoded, role_of, text_of, under_our_names
-from kto_lab.feedback.unread import without_unread
+from kto_lab.feedback.unread import MESSAGE_KEYS, holds, without_unread
 
 LISTS = ("turns", "alternatives", "text")
 
@@ -172,7 +172,7 @@ def _completion(value: Any, where: str, node: str) -> Any:
     if not isinstance(value, list):
         return value
     if len(value) == 1 and role_of(value[0]) == "assistant":
-        return canonical(value[0]).get("content")
+        return said(value[0])
     if (text := text_of(value)) is not None:
         return text
     raise LabError(
@@ -189,8 +189,16 @@ def _conversation(value: Any, where: str) -> tuple[Any, Any]:
             f"{where}: without a prompt column, a completion must be a whole conversation (chat messages, or a "
             "transcript of 'Human:' and 'Assistant:' turns) that ends with the assistant's turn; this one is not."
         )
-    *prompt, last = map(canonical, messages)
-    return prompt, last.get("content")
+    *prompt, last = messages
+    return [canonical(message) for message in prompt], said(last)
+
+
+def said(message: Mapping[str, Any]) -> Any:
+    """What a message says: its text, or the message where it holds more, or no text."""
+    known = canonical(message)
+    content = known.get("content")
+    more = any(key not in MESSAGE_KEYS and holds(value) for key, value in known.items())
+    return {**known, "role": role_of(message)} if more or not isinstance(content, str | None) else content
 
 
 def _transcript(text: str) -> list[dict[str, str]]:
@@ -201,8 +209,18 @@ def _transcript(text: str) -> list[dict[str, str]]:
     return [{"role": _ROLE[who], "content": words.strip()} for who, words in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def check_messages(messages: Any, where: str) -> None:
-    """LabError where a turn has nothing but what the table cannot hold, such as a tool call."""
-    for number, message in enumerate(messages if isinstance(messages, list) else (), start=1):
-        if isinstance(message, Mapping) and without_unread(message):
+def kept_of(messages: Any, keys: Collection[str], where: str) -> Any:
+    """Chat messages with these of their keys alone; what is no list of messages unchanged.
+
+    Raises:
+        LabError: a turn has nothing beside what is left out, such as a tool call.
+    """
+    if not isinstance(messages, list):
+        return messages
+    kept = [
+        {key: message[key] for key in message if key in keys} for message in messages if isinstance(message, Mapping)
+    ]
+    for number, (message, left) in enumerate(zip(messages, kept, strict=False), start=1):
+        if without_unread(message) and not without_unread(left):
             raise LabError(f"{where}: turn {number} has no text, only what is ignored. Repair or remove the row.")
+    return kept if len(kept) == len(messages) else messages

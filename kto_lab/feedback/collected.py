@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import features
+from kto_lab.feedback.table import OPTIONAL, features
 from kto_lab.hashing import content_hash
 
 SHIPPED = ("instruction_checks", "arithmetic")
@@ -39,8 +39,8 @@ def from_collected(path: str, train_prompts: int | None) -> Dataset:
         # The reader of `datasets` would leave a copy in the user's cache.
         found = pq.read_table(file)
         chat = pa.types.is_list(found.schema.field("prompt").type)
-        more = {name: column in found.schema.names for name, column in (("ratings", "ratings"), ("pairs", "pair_id"))}
-        schema = features(chat, **more)
+        keys = [field.name for field in found.schema.field("prompt").type.value_type] if chat else []
+        schema = features(chat, [name for name in OPTIONAL if name in found.schema.names], keys)
         table = Dataset(found.select(list(schema)).cast(schema.arrow_schema))
     except (KeyError, ValueError, OSError, pa.ArrowException) as error:
         raise LabError(

@@ -10,13 +10,15 @@ from kto_lab.feedback.paths import from_root, opened
 from kto_lab.feedback.rows import Raw
 from kto_lab.feedback.scale import Labels, Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
-from kto_lab.feedback.unread import ignored
+from kto_lab.feedback.unread import MESSAGE_KEYS, ignored
+from kto_lab.feedback.whole import READ
 
 THUMB = ("completion", "label", "score")
 PAIR = ("chosen", "rejected", "chosen_wins", "score_chosen", "score_rejected")
 ASKED = ("prompt", "system", "input")
+TOOLS = "tools"
 ANSWERS = ("completion", "chosen", "rejected")
-FIELDS = (*ASKED, *THUMB, *PAIR, "rater", "timestamp", "group", "split", "finished", "certainty", "checks")
+FIELDS = (*ASKED, TOOLS, *THUMB, *PAIR, "rater", "timestamp", "group", "split", "finished", "certainty", "checks")
 
 # The columns of a file that is in no tool's format, as conf/ names them.
 DEFAULT_COLUMNS = {"prompt": "prompt", "completion": "completion", "label": "label"}
@@ -74,6 +76,12 @@ class Layout:
         """Raw rows with a column for each path that is mapped; see `paths.opened`."""
         telling = [self.columns[field] for field in (*ASKED, *THUMB, *PAIR) if field in self.columns]
         return opened(raws, list(dict.fromkeys([*telling, *self.columns.values()])), self.rows_at, node=self.node)
+
+    @property
+    def message_keys(self) -> tuple[str, ...]:
+        """The keys of chat messages that are read; without a field for tools, role and content alone."""
+        known = READ if TOOLS in self.fields else MESSAGE_KEYS
+        return tuple(key for key in known if key not in self.ignore)
 
     @property
     def node(self) -> str:

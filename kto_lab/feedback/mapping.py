@@ -5,11 +5,11 @@ Shared by every reader of tables (`feedback=file`, `feedback=hub`, `export=file`
 - a thumb: `prompt`, `completion`, `label`. One row of the table.
 - a pair: `prompt`, `chosen`, `rejected`. Two rows of the table, one desirable and one not, with the same `pair_id`.
 
-A prompt is text or chat messages, also spelled as JSON. The text of a `system` column becomes a system turn before it,
-and that of an `input` column (of an instruction) is appended to it after a blank line. A completion is text, or a list
-of one assistant message. Without a prompt column the completion holds the whole conversation: chat messages, or a
-transcript of "Human:" and "Assistant:" turns with a blank line before each. Its last turn is then the completion, and
-the turns before it are the prompt.
+A prompt is text or chat messages, also spelled as JSON; the tools of a `tools` column are those that it had. The text
+of a `system` column becomes a system turn before it, and that of an `input` column (of an instruction) is appended to
+it after a blank line. A completion is text, or a list of one assistant message, which may call tools. Without a prompt
+column the completion holds the whole conversation: chat messages, or a transcript of "Human:" and "Assistant:" turns
+with a blank line before each. Its last turn is then the completion, and the turns before it are the prompt.
 """
 
 import logging
@@ -20,13 +20,15 @@ from typing import Any
 
 from kto_lab import narration
 from kto_lab.errors import LabError
-from kto_lab.feedback.asked import check_messages
+from kto_lab.feedback.asked import kept_of
 from kto_lab.feedback.checkers import read_checks
 from kto_lab.feedback.cut import Longest, cut
-from kto_lab.feedback.layout import Layout, no_column
+from kto_lab.feedback.layout import TOOLS, Layout, no_column
 from kto_lab.feedback.rows import Raw, Unreadable
 from kto_lab.feedback.scale import Said, number_of
 from kto_lab.feedback.table import check_completion, check_prompt
+from kto_lab.feedback.unread import holds
+from kto_lab.feedback.whole import tools_of
 from kto_lab.hashing import content_hash
 
 _FINISHED = {"true": True, "false": False, "t": True, "f": False, "yes": True, "no": False}
@@ -78,6 +80,9 @@ def table_rows(raws: Iterable[Raw], how: Layout, *, source: str) -> Iterator[dic
         for row in rows:
             if row["completion"] is None:
                 counts["missing"] += 1
+                continue
+            if not isinstance(row["completion"], str):
+                yield row
                 continue
             text, finished = cut(row["completion"], how.cut_at, finished=row["finished"])
             counts["cut"] += row["finished"] and not finished
@@ -175,7 +180,11 @@ def _answer(
     cells: Mapping[str, Any], field: str, where: str, how: Layout, *, desirable: bool, score: Any
 ) -> dict[str, Any]:
     prompt, completion = how.asking.prompt_and_answer(cells, cells[field], where)
-    check_messages(prompt, where)
+    prompt = kept_of(prompt, how.message_keys, where)
+    if isinstance(completion, Mapping):
+        (completion,) = kept_of([completion], how.message_keys, where)
+    if holds(cells.get(TOOLS)):
+        prompt = _with_tools(prompt, cells[TOOLS], where, how.node)
     missing = completion is None and how.asking.lists is not None
     return {
         "prompt": check_prompt(prompt, where),
@@ -184,6 +193,16 @@ def _answer(
         "score": None if score is None else _number(score, where, "score"),
         "finished": _finished(cells.get("finished"), where),
     }
+
+
+def _with_tools(prompt: Any, tools: Any, where: str, node: str) -> Any:
+    """The prompt, whose first message keeps the tools that the conversation had."""
+    if not isinstance(prompt, list):
+        raise LabError(
+            f"{where}: the prompt is text, and {node}.columns.tools needs chat messages. Set {node}.as_chat=true to "
+            "turn prompts into chat messages."
+        )
+    return [{**prompt[0], TOOLS: tools_of(tools, where)}, *prompt[1:]]
 
 
 def _label(value: Any, where: str, how: Layout) -> tuple[bool | None, float | None]:

@@ -37,7 +37,7 @@ def surveyed(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> 
             neither mapped nor ignored, numbers lack thresholds, there are lists of texts, thumbs without prompts,
             system prompts beside text prompts, or numeric dates whose day and month cannot be told apart.
     """
-    look = _Look(how, Unread(how.node, how.ignore, frozenset(how.fields)))
+    look = _Look(how, Unread(how.node, how.ignore, frozenset(how.fields), how.message_keys))
     for _, raw in readable(raws()):
         look.at(raw)
     settled, said = look.settled(source)

@@ -6,9 +6,12 @@ table. Nothing downstream depends on where a thumb came from.
 | column            | type                               | meaning                                                     |
 |-------------------|------------------------------------|-------------------------------------------------------------|
 | `example_id`      | string                             | content hash, unique in the table                           |
-| `prompt`          | string, or list of {role, content} | plain text to continue, or chat messages                    |
+| `prompt`          | string, or list of {role, content} | plain text to continue, or chat messages; these have more   |
+|                   |                                    | keys where a row's have (calls, reasoning, tools; `whole`)  |
 | `prompt_id`       | string                             | content hash of the prompt                                  |
-| `completion`      | string                             | the answer that was judged                                  |
+| `completion`      | string                             | the answer that was judged, calls and reasoning included    |
+| `message`         | string or null                     | JSON: the answer as a message, where it is more than text;  |
+|                   |                                    | only in a table where one is                                |
 | `finished`        | bool                               | the answer ended by itself (False: it was cut, so no        |
 |                   |                                    | end-of-turn token may be taught)                            |
 | `desirable`       | bool                               | thumbs-up: what the loss sees                               |
@@ -24,13 +27,17 @@ table. Nothing downstream depends on where a thumb came from.
 |                   |                                    | only in a table where a row has one (see `pair_ids_of`)     |
 | `timestamp`       | string or null                     | ISO 8601 in UTC                                             |
 | `origin`          | string                             | how the completion came about ("human", "sampled", ...)     |
+| `place`           | string or null                     | where the row was read, such as "thumbs.jsonl:12"; only     |
+|                   |                                    | in a table where that is known                              |
 """
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.whole import MORE, as_text, is_more_than_text, whole
 from kto_lab.hashing import content_hash
 
 # Imported where they are needed: they take seconds, and commands that need neither import this module.
@@ -40,25 +47,29 @@ if TYPE_CHECKING:
     from kto_lab.models.tokens import Prompt
 
 ROLES = ("system", "user", "assistant", "tool")
+# The columns that a table has only where one of its rows has a value.
+OPTIONAL = ("message", "ratings", "pair_id", "place")
 
 
-def features(chat: bool, *, ratings: bool = False, pairs: bool = False) -> "Features":
+def features(chat: bool, optional: Collection[str] = (), message_keys: Collection[str] = ()) -> "Features":
     """The Arrow schema of a table.
 
     Args:
         chat: prompts are chat messages; else plain text.
-        ratings: some rows have all raters' ratings.
-        pairs: some rows are halves of a pair.
+        optional: those of `OPTIONAL` that it has.
+        message_keys: what messages of prompts hold beside role and content, of `whole.MORE`.
     """
     from datasets import Features, List, Value
 
-    messages = [{"role": Value("string"), "content": Value("string")}]
+    more = {name: Value("string") for name in MORE if name in message_keys}
+    messages = [{"role": Value("string"), "content": Value("string"), **more}]
     return Features(
         {
             "example_id": Value("string"),
             "prompt": messages if chat else Value("string"),
             "prompt_id": Value("string"),
             "completion": Value("string"),
+            **({"message": Value("string")} if "message" in optional else {}),
             "finished": Value("bool"),
             "desirable": Value("bool"),
             "desirable_clean": Value("bool"),
@@ -67,10 +78,11 @@ def features(chat: bool, *, ratings: bool = False, pairs: bool = False) -> "Feat
             "checks": Value("string"),
             "rater": Value("string"),
             "score": Value("float64"),
-            **({"ratings": List(Value("float64"))} if ratings else {}),
-            **({"pair_id": Value("string")} if pairs else {}),
+            **({"ratings": List(Value("float64"))} if "ratings" in optional else {}),
+            **({"pair_id": Value("string")} if "pair_id" in optional else {}),
             "timestamp": Value("string"),
             "origin": Value("string"),
+            **({"place": Value("string")} if "place" in optional else {}),
         }
     )
 
@@ -84,7 +96,9 @@ def is_chat(table: "Dataset") -> bool:
 
 def prompt_id(prompt: "Prompt") -> str:
     """The identity of a prompt."""
-    return content_hash("prompt", prompt)
+    # Arrow gives every message all keys that one of them has.
+    plain = prompt if isinstance(prompt, str) else [_known(message) for message in prompt]
+    return content_hash("prompt", plain)
 
 
 def split_of(identity: str, held_out: float) -> str:
@@ -136,14 +150,19 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
     chat = {isinstance(record["prompt"], list) for record in records}
     if len(chat) > 1:
         raise LabError(f"{source}: some prompts are chat messages and some are plain text. Make them all one kind.")
-    ratings, pairs = (any(record[name] is not None for record in records) for name in ("ratings", "pair_id"))
-    schema = features(chat.pop(), ratings=ratings, pairs=pairs)
+    optional = [name for name in OPTIONAL if any(record[name] is not None for record in records)]
+    keys = {key for record in records if isinstance(record["prompt"], list) for one in record["prompt"] for key in one}
+    schema = features(chat.pop(), optional, keys)
     return Dataset.from_list([{name: record[name] for name in schema} for record in records], features=schema)
+
+
+def _known(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if value is not None}
 
 
 def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float) -> dict[str, Any]:
     prompt = check_prompt(row.get("prompt"), where)
-    completion = check_completion(row.get("completion"), where)
+    answer = check_completion(row.get("completion"), where)
     desirable = check_label(row.get("desirable"), where)
     clean = desirable if row.get("desirable_clean") is None else check_label(row["desirable_clean"], where)
     identity = prompt_id(prompt)
@@ -152,14 +171,15 @@ def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float)
         raise LabError(f"{where}: the split is {split!r}; it must be 'train' or 'test'.")
     # The clean label is part of it, so that two raters who disagree keep their identities in any row order, and so is
     # the pair, since an answer that was compared with two others has a thumb from each comparison.
-    told = [prompt, completion, row.get("rater"), clean]
+    told = [prompt, answer, row.get("rater"), clean]
     if row.get("pair_id") is not None:
         told.append(row["pair_id"])
     return {
         "example_id": content_hash(*told),
         "prompt": prompt,
         "prompt_id": identity,
-        "completion": completion,
+        "completion": answer if isinstance(answer, str) else as_text(answer),
+        "message": None if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False),
         "finished": bool(row.get("finished", True)),
         "desirable": desirable,
         "desirable_clean": clean,
@@ -172,6 +192,7 @@ def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float)
         "pair_id": row.get("pair_id"),
         "timestamp": row.get("timestamp"),
         "origin": row.get("origin") or "given",
+        "place": row.get("where"),
     }
 
 
@@ -207,8 +228,15 @@ def check_label(value: Any, where: str) -> bool:
     )
 
 
-def check_completion(completion: Any, where: str) -> str:
-    """The completion unchanged; LabError when it is empty, not text, or text that cannot be stored."""
+def check_completion(completion: Any, where: str) -> str | dict[str, str]:
+    """The completion: text, or an assistant's message where it is more than text.
+
+    Raises LabError when it is empty, neither of the two, or text that cannot be stored.
+    """
+    if isinstance(completion, Mapping) and completion.get("role") == "assistant":
+        message = _storable_message(whole(completion, where), where)
+        if message["content"].strip() or "tool_calls" in message:
+            return message if is_more_than_text(message) else message["content"]
     if not isinstance(completion, str) or not completion.strip():
         raise LabError(f"{where}: the completion is empty or not text. Remove the row or fill it in.")
     return _storable(completion, where)
@@ -224,8 +252,12 @@ def _storable(text: str, where: str) -> str:
     return text
 
 
+def _storable_message(message: dict[str, str], where: str) -> dict[str, str]:
+    return {key: _storable(text, where) for key, text in message.items()}
+
+
 def check_prompt(prompt: Any, where: str) -> "Prompt":
-    """The prompt in canonical form: text, or a list of {role, content} that ends with a turn to answer.
+    """The prompt in canonical form: text, or a list of messages (see `whole`) that ends with a turn to answer.
 
     Raises LabError when it is neither, or empty.
     """
@@ -237,16 +269,15 @@ def check_prompt(prompt: Any, where: str) -> "Prompt":
         raise LabError(f"{where}: the prompt is {prompt!r}; it must be text or a list of chat messages.")
     messages = []
     for message in prompt:
-        if (
-            not isinstance(message, Mapping)
-            or message.get("role") not in ROLES
-            or not isinstance(message.get("content"), str)
-        ):
+        told = isinstance(message, Mapping) and message.get("role") in ROLES
+        content = message.get("content") if told else None
+        calls = told and message["role"] == "assistant" and (message.get("tool_calls") or message.get("function_call"))
+        if not isinstance(content, str | list) and not (content is None and calls):
             raise LabError(
                 f"{where}: a chat message is {message!r}; each needs a 'role' ({', '.join(ROLES)}) and a text "
                 "as 'content'."
             )
-        messages.append({"role": message["role"], "content": _storable(message["content"], where)})
+        messages.append(_storable_message(whole(message, where), where))
     if messages[-1]["role"] == "assistant":
         raise LabError(f"{where}: the prompt ends with the assistant's turn; the completion must be the answer to it.")
     return messages

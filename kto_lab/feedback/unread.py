@@ -20,7 +20,7 @@ CHANGING = frozenset((*_SYSTEM, *_INPUT, *_CONTEXT, *_TOOLS, *_REASONING, *_MEDI
 CHANGING_MESSAGES = CHANGING | {"name"}
 MESSAGE_KEYS = ("role", "content")
 # The fields to map them to, where a reader has the field.
-_FIELDS = {**dict.fromkeys(_SYSTEM, "system"), **dict.fromkeys(_INPUT, "input")}
+_FIELDS = {**dict.fromkeys(_SYSTEM, "system"), **dict.fromkeys(_INPUT, "input"), "tools": "tools"}
 
 _LETTERS = re.compile("[^a-z0-9]")
 _SHOWN = 40
@@ -99,8 +99,8 @@ class Unread:
 
     def _wrong_key(self, name: str, one: _Found) -> str:
         return (
-            f"Messages hold {name!r} ({_described(one, 'messages')}), and the table of examples holds only role and "
-            f"content. Write it into the content, or leave it out by name with {self.node}.ignore={_override([name])}."
+            f"Messages hold {name!r} ({_described(one, 'messages')}), and of messages only {', '.join(self.message_keys)} "
+            f"are read. Write it into the content, or leave it out by name with {self.node}.ignore={_override([name])}."
         )
 
 
@@ -127,19 +127,18 @@ def ignored(names: Iterable[str] | None, columns: Iterable[str], *, node: str) -
 
 def without_unread(message: Mapping[str, Any]) -> bool:
     """Whether a message has nothing but what the table cannot hold."""
-    extra = any(
-        _letters(key) in CHANGING and _holds(value) for key, value in message.items() if key not in MESSAGE_KEYS
-    )
-    return extra and not _holds(message.get("content"))
+    extra = any(_letters(key) in CHANGING and holds(value) for key, value in message.items() if key not in MESSAGE_KEYS)
+    return extra and not holds(message.get("content"))
 
 
 def _count(found: dict[str, _Found], row: Mapping[str, Any], read: Collection[str]) -> None:
     for name, value in row.items():
-        if name not in read and _holds(value):
+        if name not in read and holds(value):
             found.setdefault(name, _Found(value)).times += 1
 
 
-def _holds(value: Any) -> bool:
+def holds(value: Any) -> bool:
+    """Whether a value is there and not empty."""
     return value is not None and value != [] and value != {} and not (isinstance(value, str) and not value.strip())
 
 

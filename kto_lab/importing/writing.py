@@ -40,10 +40,12 @@ def write_table(
         held_out: share of prompts in the test split.
         advance: called with how many more have been written.
     """
-    ratings, pairs = (
-        bool(stage.query(f"SELECT 1 FROM examples WHERE {name} IS NOT NULL LIMIT 1")) for name in ("ratings", "pair_id")
-    )
-    table = features(chat, ratings=ratings, pairs=pairs).arrow_schema
+    optional = [
+        name
+        for name in ("ratings", "pair_id")
+        if stage.query(f"SELECT 1 FROM examples WHERE {name} IS NOT NULL LIMIT 1")
+    ]
+    table = features(chat, optional).arrow_schema
     schema = pa.schema([*table, *(pa.field(name, pa.string()) for name in MORE)], metadata=table.metadata)
     with pq.ParquetWriter(target, schema) as writer:
         for batch in _batches(stage.read_examples()):

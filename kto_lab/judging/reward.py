@@ -9,6 +9,7 @@ from kto_lab.errors import LabError
 from kto_lab.judging.answer import Answer
 from kto_lab.models.template_limit import within_limit
 from kto_lab.models.tokenizer import dated
+from kto_lab.models.turns import spoken
 
 if TYPE_CHECKING:
     import torch
@@ -160,9 +161,9 @@ def encode(tokenizer: "PreTrainedTokenizerBase", answer: Answer, *, chat: bool) 
         return dict(tokenizer(answer.prompt_text, answer.completion))
     plain = isinstance(answer.prompt, str)
     prompt: Any = [{"role": "user", "content": answer.prompt}] if plain else answer.prompt
-    messages = [*prompt, {"role": "assistant", "content": answer.completion}]
+    messages, tools = spoken([*prompt, {"role": "assistant", "content": answer.completion}])
     with within_limit(tokenizer):
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
     return dict(tokenizer(text, add_special_tokens=False))
 
 

@@ -142,9 +142,7 @@ def test_a_system_column_is_an_error_until_it_is_mapped_or_ignored(tmp_path: Pat
         from_file(**given)
 
 
-@pytest.mark.parametrize(
-    "name", ["System Prompt", "input", "context", "tools", "tool_calls", "functions", "reasoning_content"]
-)
+@pytest.mark.parametrize("name", ["System Prompt", "input", "context", "tool_calls", "functions", "reasoning_content"])
 def test_no_column_that_is_part_of_what_was_asked_is_dropped(tmp_path: Path, name: str) -> None:
     file = jsonl(tmp_path, thumb(True), {**thumb(False), name: ["something"]}, {**thumb(False), name: None})
     asked(file, f"The column {name!r} (lists such as", "1 rows", f"KEY.ignore=[{name}]")
@@ -171,19 +169,32 @@ def test_other_columns_are_said_once(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def calls(city: str, content: str | None = "") -> dict[str, Any]:
-    return {"role": "assistant", "content": content, "tool_calls": [{"function": {"arguments": {"city": city}}}]}
+    called = {"name": "weather", "arguments": {"city": city}}
+    return {"role": "assistant", "content": content, "tool_calls": [{"function": called}]}
 
 
-def test_what_messages_hold_beside_their_text_is_an_error_until_it_is_ignored(tmp_path: Path) -> None:
+def refused(reader: str, file: Path, *words: str, columns: Mapping[str, str | None] | None = None) -> None:
+    with pytest.raises(LabError) as error:
+        read(reader, file, columns)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_what_an_import_does_not_keep_of_messages_is_an_error_until_it_is_ignored(tmp_path: Path) -> None:
     asks = {"role": "user", "content": "Weather?"}
     talks = [[asks, calls("Oslo", "One moment.")], [asks, calls("Rome", "One moment.")]]
     file = jsonl(tmp_path, *({"messages": talk, "label": up} for talk, up in zip(talks, (True, False), strict=True)))
     names = {"prompt": None, "completion": "messages"}
-    asked(file, "Messages hold 'tool_calls' (lists such as", "2 messages", "KEY.ignore=[tool_calls]", columns=names)
+    words = ("Messages hold 'tool_calls' (lists such as", "2 messages", "export.ignore=[tool_calls]")
+    refused("export", file, *words, columns=names)
+    whole = read("feedback", file, names)
+    assert [answer for _, answer, *_ in whole] == [
+        f'One moment.\n\nweather({{"city": "{city}"}})' for city in ("Oslo", "Rome")
+    ]
     assert both(file, names, ignore=["tool_calls"]) == [([asks], "One moment.", up, True) for up in (False, True)]
     prompt = [asks, calls("Oslo"), {"role": "tool", "content": "Rain.", "tool_call_id": "t", "name": "weather"}]
     file = jsonl(tmp_path, {**thumb(True), "prompt": prompt}, {**thumb(False), "prompt": [asks]})
-    asked(file, "'tool_calls'", "'tool_call_id'", "'name'")
+    refused("export", file, "'tool_calls'", "'tool_call_id'", "'name'")
+    assert len(read("feedback", file)) == 2
     # A turn that was nothing but a call is none without it, so its row is left out.
     assert [up for _, _, up, _ in both(file, ignore=["tool_calls", "tool_call_id", "name"])] == [False]
 
