@@ -97,7 +97,9 @@ def answer_prompts(
         seed: passed to the sampler, which needs none while it is greedy.
         advance: called with the number of answers each time some are done.
     """
-    rows = [table_test[row] for row in select_prompts(table_test, prompts)]
+    chosen = table_test.select(select_prompts(table_test, prompts))
+    encoder.check(chosen)
+    rows = list(chosen)
     unchecked = {row["prompt_id"] for row in rows if not row["checks"]}
     thumbs = {up: held_out_answers(table_test, unchecked, desirable=up) for up in (True, False)}
     found = generate(

@@ -60,8 +60,13 @@ def write_tasks(folder: Path, encoder: Encoder, table_test: Dataset, *, max_new_
         max_new_tokens: where an unfinished answer is cut.
         limit: prompts at most, chosen as for greedy answers; None for all.
     """
+    lead = encoder.ending(is_chat(table_test)).read_lead if len(table_test) else ""
     documents = [
-        {**_text(row["prompt"], encoder.control), **{key: row[key] for key in ("prompt_id", "group", "checks")}}
+        {
+            **_text(row["prompt"], encoder.control),
+            **{key: row[key] for key in ("prompt_id", "group", "checks")},
+            **({"lead": lead} if lead else {}),
+        }
         for row in map(table_test.__getitem__, checked_rows(table_test, limit))
     ]
     with atomic_path(folder) as partial, importlib.resources.as_file(_package_tasks()) as source:

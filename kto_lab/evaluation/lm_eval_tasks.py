@@ -71,6 +71,8 @@ def why_not_checks(table_test: "Dataset", limit: int | None) -> str:
                 f"a held-out prompt has the turns {', '.join(turns)}, where it takes one user turn after at most a "
                 "system turn"
             )
+        if turns is not None and any(message.get("tools") for message in prompts[row]):
+            return "a held-out prompt has tools, which lm-eval does not hand to the chat template"
     return ""
 
 

@@ -99,8 +99,9 @@ class Unread:
 
     def _wrong_key(self, name: str, one: _Found) -> str:
         return (
-            f"Messages hold {name!r} ({_described(one, 'messages')}), and of messages only {', '.join(self.message_keys)} "
-            f"are read. Write it into the content, or leave it out by name with {self.node}.ignore={_override([name])}."
+            f"Messages hold {name!r} ({_described(one, 'messages')}), and of messages only "
+            f"{', '.join(self.message_keys)} are read. Write it into the content, or leave it out by name with "
+            f"{self.node}.ignore={_override([name])}."
         )
 
 

@@ -85,6 +85,12 @@ class Ending:
         return text if lead else text.removeprefix(self.lead)
 
     @cached_property
+    def read_lead(self) -> str:
+        """The lead as whoever leaves out special tokens reads it."""
+        ids = list(self.tokenizer(self.lead, add_special_tokens=False)["input_ids"]) if self.lead else []
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    @cached_property
     def _lead_ids(self) -> list[int]:
         """The ids of a lead that has special tokens, whose text would be lost; of any other, none."""
         ids = list(self.tokenizer(self.lead, add_special_tokens=False)["input_ids"]) if self.lead else []

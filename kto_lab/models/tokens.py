@@ -165,9 +165,16 @@ class Encoder:
         """What the ids of a prompt depend on, as hashes: `tokenizer`, and `chat_template` with its date."""
         return hashes(self.tokenizer)
 
-    def prompt(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids of a prompt, ready to be continued."""
-        return self._asked(prompt)[1]
+    def prompt(self, prompt: Prompt, *, where: str = "prompt") -> tuple[int, ...]:
+        """Token ids of a prompt, ready to be continued.
+
+        Raises:
+            RefusedByTemplateError: the chat template refuses it; the message says where it is.
+        """
+        try:
+            return self._asked(prompt)[1]
+        except RefusedByTemplateError as error:
+            raise RefusedByTemplateError(f"{where}: {error}") from error
 
     def completion(self, prompt: Prompt, completion: Completion, *, finished: bool) -> tuple[int, ...]:
         """Token ids of an answer to a prompt, with its end when it is finished or has the text of the end itself."""
@@ -182,8 +189,8 @@ class Encoder:
             RefusedByTemplateError: the chat template refuses the example.
             LabError: the prompt is too long, or the completion cannot be read.
         """
+        ids = self.prompt(prompt, where=where)
         try:
-            ids = self.prompt(prompt)
             said = self._said(prompt, completion, finished=finished).ids
         except RefusedByTemplateError as error:
             raise RefusedByTemplateError(f"{where}: {error}") from error
@@ -239,6 +246,15 @@ class Encoder:
         if self.lengths.refused_by_template == "error":
             return list(range(len(table)))
         return [row for row, prompt in enumerate(table["prompt"][:]) if self._takes(prompt)]
+
+    def check(self, table: Any) -> None:
+        """Read the prompts of a table of examples.
+
+        Raises:
+            RefusedByTemplateError: the chat template refuses one; the message says where it was read.
+        """
+        for prompt, where in zip(table["prompt"][:], places_of(table), strict=True):
+            self.prompt(prompt, where=where)
 
     def ending(self, chat: bool) -> Ending:
         """How the answer to a chat prompt, or to a plain one, ends."""

@@ -210,7 +210,7 @@ class Conversations:
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise RefusedByTemplateError(
                 f"{self.name} does not take this conversation: {error}. Repair or remove the row, set "
-                "model.chat_template to a template that takes it, or leave such rows out with "
+                "model.chat_template to a template that takes it, or leave such rows out of a run with "
                 "lengths.refused_by_template=drop."
             ) from error
         assert isinstance(text, str)

@@ -57,6 +57,10 @@ def judge_of(
         folder: for what is found.
         seed: of the run.
     """
+    taken = encoder.taken(table_test)
+    if left_out := len(table_test) - len(taken):
+        narration.say(f"    {left_out} held-out examples left out: the chat template refuses them")
+        table_test = table_test.select(taken)
     return Judge(
         held_out=HeldOut.of(table_test, encoder, evaluation.reward_examples),
         plain=encoder,

@@ -19,4 +19,6 @@ def score(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     from kto_lab.feedback.checkers import metric_name, score_answer
 
     (answer,) = results
+    # What the chat template has an answer begin with, such as an empty thinking block.
+    answer = answer.removeprefix(doc.get("lead", ""))
     return {metric_name(doc["checks"]): score_answer(doc["checks"], answer), "answer_words": float(len(answer.split()))}
