@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
 from kto_lab.errors import LabError
+from kto_lab.files import remove_abandoned
 from kto_lab.log_file import into
 from kto_lab.messages import explain
 from kto_lab.runs.identity import identify
 from kto_lab.runs.job import LOG, Job
-from kto_lab.runs.lease import held
+from kto_lab.runs.lease import LEASE, held
 from kto_lab.runs.process_cache import ProcessCache
-from kto_lab.runs.record import RECORD
 from kto_lab.runs.status import FAILURE, status
 from kto_lab.sealed import write_json
 from kto_lab.sweeps.finished import CELLS
@@ -66,8 +66,8 @@ def _lead(own: DictConfig, folder: Path, job: Job | None) -> None:
 
     with held(folder) as mine:
         runs = mine and status(folder) != "done" and _is_still(own, folder)
-        for old in (FAILURE, RECORD) if runs else ():  # the record is damaged: a whole one is kept
-            (folder / old).unlink(missing_ok=True)
+        if runs:
+            (folder / FAILURE).unlink(missing_ok=True)
         if job:
             job.tell(runs)
         if not runs:
@@ -79,6 +79,18 @@ def _lead(own: DictConfig, folder: Path, job: Job | None) -> None:
                 if not _asks_to_stop(error):
                     console.say(traceback.format_exc())
                 raise
+
+
+def clear_after_kill(folder: Path) -> None:
+    """Remove what is left in the folder of a done cell that was killed just after it had written its record."""
+    if not (folder / LEASE).exists():
+        return
+    from kto_lab.runs.train import clear
+
+    with held(folder) as mine:
+        if mine:
+            clear(folder)
+            remove_abandoned(folder, alone=True)
 
 
 @contextmanager

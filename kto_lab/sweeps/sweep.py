@@ -26,6 +26,7 @@ from kto_lab.quoting import quoted
 from kto_lab.runs.lease import LEASE, Watch, read_owner
 from kto_lab.runs.status import status
 from kto_lab.sealed import DamagedError, set_aside, write_json
+from kto_lab.sweeps.cell import clear_after_kill
 from kto_lab.sweeps.composing import PLAN, Composer, Planned, opened
 from kto_lab.sweeps.contrasts import check_metrics
 from kto_lab.sweeps.estimates import Costs, at_once, finished_runs, told, totals
@@ -146,7 +147,11 @@ class Making:
         """Run those of the cells that are due, after writing down `every` cell of the study."""
         self.composer.keep()
         write_json(self.home / STUDY, manifest(self.config.study, self.scale, every, self.home))
-        todo = [cell for cell in cells if status(cell.folder) in self.due]
+        states = {cell.run_id: status(cell.folder) for cell in cells}
+        for cell in cells:
+            if states[cell.run_id] == "done":
+                clear_after_kill(cell.folder)
+        todo = [cell for cell in cells if states[cell.run_id] in self.due]
         if not todo:
             return
         logger = self.composer.compose(todo[0].cell).logger

@@ -1,5 +1,7 @@
 """One cell of a sweep."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +12,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from kto_lab.messages import explain
 from kto_lab.runs import lease
 from kto_lab.runs.lease import LEASE
+from kto_lab.runs.record import RECORD
 from kto_lab.runs.status import status
-from kto_lab.sweeps.cell import CellError, run_cell
+from kto_lab.sweeps.cell import CellError, clear_after_kill, run_cell
 from kto_lab.sweeps.launching import _run_here
 from kto_lab.sweeps.outcome import reason_of
 from tests.small_runs import configuration
@@ -43,3 +46,24 @@ def test_a_cell_whose_folder_cannot_be_made_hands_its_reason_to_the_sweep(tmp_pa
     launcher = SimpleNamespace(launch=lambda jobs, initial_job_idx: ended)
     problems = _run_here(launcher, [[]], 0)
     assert list(problems) == [tmp_path / "run"] and "Not a directory" in problems[tmp_path / "run"]
+
+
+def test_what_a_cell_leaves_that_is_killed_after_its_record_goes(tmp_path: Path) -> None:
+    target = tmp_path / "run" / RECORD
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from kto_lab.files import atomic_path; from kto_lab.runs import lease\n"
+        "folder = Path(sys.argv[1])\n"
+        "with lease.held(folder), atomic_path(folder / 'record.json') as partial:\n"
+        "    (folder / 'checkpoints').mkdir(); (folder / 'checkpoints' / 'stopped.ckpt').touch()\n"
+        "    partial.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(target.parent)]).returncode == -9
+    target.write_text('{"schema": 2}')
+    assert len(list(target.parent.iterdir())) == 4
+    clear_after_kill(target.parent)
+    assert list(target.parent.iterdir()) == [target]
+    with lease.held(target.parent):
+        (target.parent / "checkpoints").mkdir()
+        clear_after_kill(target.parent)
+        assert (target.parent / "checkpoints").exists()
