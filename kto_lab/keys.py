@@ -133,6 +133,7 @@ REVIEW: Keys = {
     "output": Text,
 }
 CACHE: Keys = {"reference_store": Node, "prune": Node}
+CHECK: Keys = {"runs_dir": Text, "output": Text | None, "room": Node, "limits": Node}
 # By the name of the file in conf/.
 OF_COMMAND: Mapping[str, Keys] = {
     "train": TRAIN,
@@ -145,4 +146,5 @@ OF_COMMAND: Mapping[str, Keys] = {
     "audit": AUDIT,
     "review": REVIEW,
     "cache": CACHE,
+    "check": CHECK,
 }

@@ -17,8 +17,9 @@ from kto_lab.checking.settings import Limits, Room
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.files import cache_dir, write_json
+from kto_lab.keys import CHECK
 
-KEYS = ("runs_dir", "output", "room", "limits")
+KEYS = CHECK
 STYLES = {"ok": "green", "failed": "bold red", "note": "dim"}
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from kto_lab.kinds import NotNegative
+
 
 @dataclass(frozen=True)
 class Room:
@@ -12,8 +14,8 @@ class Room:
         runs: in the folder of the runs.
     """
 
-    cache: float
-    runs: float
+    cache: NotNegative
+    runs: NotNegative
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,6 @@ class Limits:
         packed: of packed rows from padded ones.
     """
 
-    logps: float
-    gradients: float
-    packed: float
+    logps: NotNegative
+    gradients: NotNegative
+    packed: NotNegative
