@@ -17,7 +17,7 @@ from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.ending import Ending
 from kto_lab.models.sequences import Tokens
-from kto_lab.models.tokens import Encoder
+from kto_lab.models.tokens import Encoded, Encoder, Lengths
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.plan import Plan, Unit, make_plan
 
@@ -104,6 +104,23 @@ class TrainingData:
         return [Tokens(self.tokens[x].prompt, self.tokens[y].completion) for x, y in zip(firsts, partners, strict=True)]
 
 
+def _left_out(encoded: Encoded, examples: int, lengths: Lengths) -> str:
+    """Why examples were left out, and the keys that say so, as sentences; "" where none was."""
+    sentences = []
+    if encoded.dropped:
+        sentences.append(
+            f"{encoded.dropped} of {examples} training examples were left out (lengths.overlong_prompt=drop): their "
+            f"prompts leave less than lengths.min_completion={lengths.min_completion} of lengths.max_length="
+            f"{lengths.max_length} tokens. Raise lengths.max_length."
+        )
+    if encoded.refused:
+        sentences.append(
+            f"{encoded.refused} of {examples} training examples were left out (lengths.refused_by_template=drop): the "
+            "chat template does not take them."
+        )
+    return " ".join(sentences)
+
+
 def prepare(
     corrupted: Corrupted, encoder: Encoder, objective: Objective, optimization: Optimization, *, seed: int
 ) -> TrainingData:
@@ -125,7 +142,12 @@ def prepare(
     encoded = encoder.encode_table(table, asked)
     kept = table.select(encoded.kept) if len(encoded.kept) < len(table) else table
     desirable = kept["desirable"][:]
-    plan, swaps = plan_steps(kept, corrupted.swap_pairs, objective, optimization, seed=seed)
+    try:
+        plan, swaps = plan_steps(kept, corrupted.swap_pairs, objective, optimization, seed=seed)
+    except LabError as error:
+        if not (left_out := _left_out(encoded, len(table), encoder.lengths)):
+            raise
+        raise LabError(f"{error} {left_out}") from error
     known = objective.needs.feed is Feed.PAIRS and corrupted.noise_is_known
     noise = pair_noise(np.array(plan.units), kept["desirable_clean"][:]) if known else None
     return TrainingData(

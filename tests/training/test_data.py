@@ -1,5 +1,7 @@
 """Units, tokens and steps made from the table of examples."""
 
+from pathlib import Path
+
 import pytest
 from datasets import Dataset
 from hydra.utils import instantiate
@@ -12,7 +14,7 @@ from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.training.data import TrainingData, class_weights, fill_reference, make_units, prepare, reference_sequences
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.steps import make_step
-from tests.small_runs import composed
+from tests.small_runs import composed, run, thumbs, write_jsonl
 
 
 def table() -> Dataset:
@@ -101,6 +103,20 @@ def test_dropped_examples_leave_tokens_and_labels_in_step(encoder: Encoder) -> N
     assert data.cut == 0
     cut = Encoder(encoder.tokenizer, Lengths(max_length=12, min_completion=2))
     assert prepare(unchanged(table()), cut, *settings(), seed=0).cut == 10
+
+
+def test_a_limit_that_drops_all_says_so_and_by_which_key(encoder: Encoder) -> None:
+    short = Encoder(encoder.tokenizer, Lengths(max_length=9, min_completion=8, overlong_prompt="drop"))
+    with pytest.raises(LabError, match=r"18 of 18 .* \(lengths\.overlong_prompt=drop\).*Raise lengths\.max_length"):
+        prepare(unchanged(table()), short, *settings(), seed=0)
+
+
+def test_a_prompt_that_leaves_no_room_is_named_by_its_file_and_line(tmp_path: Path) -> None:
+    rows = thumbs()
+    rows[4]["prompt"] = "long " * 200
+    write_jsonl(tmp_path / "thumbs.jsonl", rows)
+    with pytest.raises(LabError, match=r"thumbs\.jsonl:5: the prompt has 1000 tokens"):
+        run(tmp_path)
 
 
 def test_the_reference_is_asked_for_what_the_steps_read_and_for_no_more(encoder: Encoder) -> None:
