@@ -74,6 +74,13 @@ COMMANDS = {
         groups=["feedback", "corruption"],
         places=OUTPUT,
     ),
+    "feedback export": Command(
+        "export_table",
+        "kto_lab.feedback.exporting:export_feedback",
+        "write the thumbs as another tool reads them",
+        groups=["feedback"],
+        places=OUTPUT,
+    ),
     "feedback import": Command(
         "import",
         "kto_lab.importing.command:import_feedback",

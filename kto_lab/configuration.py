@@ -1,7 +1,6 @@
 """What is asked of a composed configuration before any of it is made."""
 
 import inspect
-import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from kto_lab import values
 from kto_lab.errors import LabError
 from kto_lab.keys import OF_COMMAND, Keys
 from kto_lab.kinds import Node
+from kto_lab.quoting import quoted
 
 # Nodes of a configuration that are made without torch; the trainer, last, asks it for the devices that there are.
 AT_ONCE = ("optimization", "lengths", "evaluation", "trainer")
@@ -70,8 +70,7 @@ def _with_any_names(word: str) -> str:
         # As a text, for what reads it; of others Hydra says what is wrong.
         if key.rpartition(".")[2] != "labels":
             return word
-        # A backslash is one, but before a quote.
-        value = "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
+        value = quoted(value)
     return f"++{key}={value}"
 
 

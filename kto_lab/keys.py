@@ -81,6 +81,13 @@ INSPECT: Keys = {
     "deployment_ratio": float | None,
     "output": Text,
 }
+EXPORT: Keys = {
+    "feedback": Node,
+    "format": Literal["trl", "halos", "llama_factory", "openai", "argilla"],
+    "rows": Literal["thumbs", "pairs"] | None,
+    "seed": Seed,
+    "output": Text,
+}
 IMPORT: Keys = {
     "export": Node,
     "output": Text,
@@ -141,6 +148,7 @@ OF_COMMAND: Mapping[str, Keys] = {
     "report": REPORT,
     "collect": COLLECT,
     "inspect": INSPECT,
+    "export_table": EXPORT,
     "import": IMPORT,
     "label": LABEL,
     "audit": AUDIT,

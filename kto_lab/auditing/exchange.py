@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from kto_lab.auditing.review_page import AT_RANDOM
 from kto_lab.errors import LabError
+from kto_lab.feedback.argilla import choice, metadata_of, part, write_dataset
 from kto_lab.files import write_json, write_text
 
 Choice: TypeAlias = Literal["keep", "flip", "drop", "skip"]
@@ -121,44 +122,26 @@ def _task(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_argilla(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    dataset = {"name": "kto-lab-audit", "guidelines": GUIDELINES, "allow_extra_metadata": False}
-    fields = [
-        _argilla("prompt", "Prompt", {"type": "chat", "use_markdown": False}),
-        _argilla("completion", "Completion that the thumb is on", {"type": "text", "use_markdown": False}),
-        _argilla("thumb", "The thumb", {"type": "text", "use_markdown": False}),
-        _argilla("why", "What the audit says", {"type": "text", "use_markdown": False}),
-    ]
-    options = [{"value": choice, "text": words} for choice, words in CHOICES.items()]
-    question = {"type": "label_selection", "options": options, "visible_options": len(options)}
-    metadata = [
-        _metadata("rank", "integer", visible=True),
-        _metadata("suspicion", "float", visible=True),
-        # Metadata are numbers or terms: 0 and 1. Hidden, as they would lead the reviewer.
-        _metadata("desirable", "integer", visible=False),
-        _metadata(AT_RANDOM, "integer", visible=False),
-    ]
-    settings = {
-        "guidelines": GUIDELINES,
-        "allow_extra_metadata": False,
-        "fields": fields,
-        "questions": [_argilla(QUESTION, "What of this thumb?", question)],
-        "metadata": metadata,
-        "vectors": [],
-        "distribution": {"strategy": "overlap", "min_submitted": 1},
-    }
-    write_json(folder / ".argilla" / "dataset.json", dataset)
-    write_json(folder / ".argilla" / "settings.json", settings)
-    write_json(folder / "records.json", [_record(row) for row in rows])
-
-
-def _argilla(name: str, title: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A field or a question."""
-    return {"name": name, "title": title, "required": True, "settings": dict(settings)}
-
-
-def _metadata(name: str, kind: str, *, visible: bool) -> dict[str, Any]:
-    settings = {"type": kind, "visible_for_annotators": visible}
-    return {"name": name, "title": name.replace("_", " "), "visible_for_annotators": visible, "settings": settings}
+    write_dataset(
+        folder,
+        "kto-lab-audit",
+        guidelines=GUIDELINES,
+        fields=[
+            part("prompt", "Prompt", {"type": "chat", "use_markdown": False}),
+            part("completion", "Completion that the thumb is on", {"type": "text", "use_markdown": False}),
+            part("thumb", "The thumb", {"type": "text", "use_markdown": False}),
+            part("why", "What the audit says", {"type": "text", "use_markdown": False}),
+        ],
+        questions=[choice(QUESTION, "What of this thumb?", {**CHOICES})],
+        metadata=[
+            metadata_of("rank", "integer", visible=True),
+            metadata_of("suspicion", "float", visible=True),
+            # Metadata are numbers or terms: 0 and 1. Hidden, as they would lead the reviewer.
+            metadata_of("desirable", "integer", visible=False),
+            metadata_of(AT_RANDOM, "integer", visible=False),
+        ],
+        records=map(_record, rows),
+    )
 
 
 def _record(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +164,6 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
         },
         "suggestions": {} if at_random else suggestion,
         "responses": {},
-        "vectors": {},
     }
 
 

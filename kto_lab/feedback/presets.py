@@ -58,6 +58,8 @@ _SCORES = {
 _CONVERSATIONS = Shape(
     _SIDES, _SCORES, {"ignore": ["prompt", "prompt_id", "messages"]}, unlike=preset_rows.whole_conversations
 )
+# What was told before the conversation.
+_TOLD = {"system": "system", "tools": "tools"}
 _TAG = "kto_tag|label"
 _QUESTION = "instruction|question|prompt|input"
 _VOTE = {"model_a": True, "model_b": False, "tie": None, "tie (bothbad)": None, "both_bad": None, NO_WINNER: None}
@@ -70,6 +72,7 @@ PRESETS: dict[str, Preset] = {
         [
             Shape(
                 {"prompt": "input.messages", "chosen": "preferred_output", "rejected": "non_preferred_output"},
+                {"tools": "input.tools"},
                 settings={"ignore": ["input.parallel_tool_calls"]},
             )
         ],
@@ -149,8 +152,8 @@ PRESETS: dict[str, Preset] = {
     "sharegpt": Preset(
         "ShareGPT, as LLaMA-Factory reads it",
         [
-            Shape({"prompt": "conversations", **_SIDES}, {"system": "system"}),
-            Shape({"completion": "conversations", "label": _TAG}, {"system": "system"}),
+            Shape({"prompt": "conversations", **_SIDES}, {**_TOLD, **_SCORES}),
+            Shape({"completion": "conversations", "label": _TAG}, _TOLD),
         ],
     ),
     "alpaca": Preset(
@@ -192,7 +195,7 @@ PRESETS: dict[str, Preset] = {
         "TRL",
         [
             _CONVERSATIONS,
-            Shape({"prompt": "prompt", **_SIDES}, _SCORES),
+            Shape({"prompt": "prompt", **_SIDES}, {**_SCORES, "tools": "tools"}),
             Shape(
                 {"prompt": "prompt", **_SIDES},
                 _SCORES,
@@ -200,7 +203,7 @@ PRESETS: dict[str, Preset] = {
                 needs=_SIDES,
                 unlike=preset_rows.texts_alone,
             ),
-            Shape({"prompt": "prompt", "completion": "completion", "label": "label"}),
+            Shape({"prompt": "prompt", "completion": "completion", "label": "label"}, {"tools": "tools"}),
         ],
     ),
     "axolotl": Preset(
