@@ -1,6 +1,7 @@
 """The formats of tools: each read from a small file with the tool's own columns."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,15 @@ def test_every_format_has_a_case_and_stands_in_the_configuration() -> None:
         assert all(f" {name}," in line or f" {name} (" in line for name in PRESETS), file
     given = settings("feedback", {}, {})["columns"]
     assert {field: column for field, column in given.items() if column is not None} == DEFAULT_COLUMNS
+
+
+def test_the_page_of_formats_has_a_row_of_each_that_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text()
+    shown = re.findall(r"^\| `(\w+)` \| .* \| `(\{.*\})` \|$", page, re.MULTILINE)
+    assert sorted(name for name, _ in shown) == sorted(PRESETS)
+    for format, row in shown:
+        table = read(jsonl(tmp_path, json.loads(row)), format=format)
+        assert "Apple." in table["completion"][:] and set(table["completion"]) <= {"Apple.", "A stone."}, format
 
 
 @pytest.mark.parametrize(
