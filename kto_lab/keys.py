@@ -77,6 +77,8 @@ COLLECT: Keys = {
 INSPECT: Keys = {
     "feedback": Node,
     "corruption": Node,
+    "model": Node | None,
+    "example": Count,
     "seed": Seed,
     "deployment_ratio": float | None,
     "output": Text,

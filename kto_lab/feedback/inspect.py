@@ -1,7 +1,7 @@
 """The command `kto-lab feedback inspect`: what is in the thumbs, before and after a corruption.
 
-Only the table is read: no model, no tokens. A run may leave out further examples, such as those whose prompt is too
-long.
+Only the table is read, no tokens, unless a model is named: then an example is shown as that model reads it. A run may
+leave out further examples, such as those whose prompt is too long.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Corrupted, swapped
+from kto_lab.feedback.inspect_example import read_example, show_example
 from kto_lab.feedback.inspect_numbers import Balance, Description, advise, describe, lengths_by_class, pairs_of
 from kto_lab.feedback.inspect_plots import plot_inspection
 from kto_lab.feedback.inspect_tables import show_advice, show_changes, show_tables
@@ -45,6 +46,8 @@ def inspect_feedback(cfg: DictConfig) -> Path:
     if not len(train):
         raise LabError("No prompt fell into the train split. Use more data, or a smaller feedback.held_out.")
     console.say(f"    {len(table)} examples, {len(train)} of them to train on")
+    loaded = instantiate(cfg.model) if cfg.get("model") else None
+    example = None if loaded is None else read_example(loaded, train, cfg.example)
     corrupted, swaps = corrupt(cfg.corruption, train)
     after = corrupted.table if any(change.touched for change in corrupted.changes) else train
     before_view = describe(train)
@@ -67,12 +70,16 @@ def inspect_feedback(cfg: DictConfig) -> Path:
         "after": asdict(after_view),
         "test": asdict(test_view) if test_view else None,
         "weights": asdict(balance) if balance else None,
+        "example": asdict(example) if example else None,
     }
     write_json(folder / NUMBERS, numbers)
     console.stage("Table", "The training split as the loss sees it, and the held-out prompts.")
     show_tables(views, training)
     console.stage("Weights", "lambda_D n_D / (lambda_U n_U) from 1 to 3/2 (Ethayarajh et al. 2024, eq. 8).")
     show_advice(balance)
+    if loaded is not None and example is not None:
+        console.stage("Example", f"What {loaded.provenance['name']} is asked, and the tokens that are trained.")
+        show_example(loaded, example)
     console.stage("Files", "All of it in numbers, and as a picture.")
     console.show_files({"numbers": folder / NUMBERS, "picture": folder / PICTURE})
     return folder

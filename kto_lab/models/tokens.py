@@ -205,6 +205,20 @@ class Encoder:
             )
         return Tokens(ids, said[:room])
 
+    def notes(self, *, chat: bool) -> tuple[str, ...]:
+        """What the chat template does with every answer, in sentences; none where it writes the words and their end."""
+        if not chat:
+            return ()
+        shape, found = self._chat.shape, []
+        if shape.gap:
+            found.append(
+                f"the generation prompt ends with {shape.gap!r}, which the template leaves out of a conversation that "
+                "has its answer: the answer is trained as it is sampled, after it"
+            )
+        if shape.lead:
+            found.append(f"an answer without reasoning begins with {shape.lead!r}, as the template has it")
+        return tuple(found)
+
     def with_control(self, control: str) -> "Encoder":
         """The encoder that ends each prompt with a control text; for an encoder that has none yet."""
         assert not self.control

@@ -8,7 +8,7 @@ from datasets import Dataset
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Corrupted
-from kto_lab.feedback.table import flip_rates
+from kto_lab.feedback.table import flip_rates, is_chat
 from kto_lab.losses import Feed, FlipRates, Objective
 from kto_lab.losses.noise import inversion_warnings, robust_weights
 from kto_lab.losses.weighting import Weights
@@ -97,6 +97,8 @@ def plan(
     narration.stage("Plan", "What each step sees is settled now, by the data and the seed alone.")
     data = prepare(corrupted, encoder, objective, optimization, seed=seed)
     _say_examples(data, objective)
+    for note in encoder.notes(chat=is_chat(corrupted.table)):
+        narration.say(f"    {note}")
     objective = told_of_pairs(objective, data)
     weights = class_weights(objective, data)
     _say_weights(data, objective, weights, corrupted.table)

@@ -170,7 +170,7 @@ def test_an_inspection_is_not_overwritten(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["+corruption.foo=1"], "There is no key 'corruption.foo'"),
-        (["+model=tiny"], "Nothing reads the configuration's model"),
+        (["+judge=reward"], "Nothing reads the configuration's judge"),
         (["output=???"], "Not set: output"),
         (["deployment_ratio=1"], "deployment_ratio is 1; it is the share"),
         (["deployment_ratio=4:1"], "deployment_ratio is 4:1; it is the share"),
@@ -186,3 +186,46 @@ def test_no_training_example_is_said(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="into the train split"):
         inspect(tmp_path, rows=[row for row in thumbs() if row["split"] == "test"])
     assert not (tmp_path / "out").exists()
+
+
+def test_an_example_is_shown_as_a_model_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chats = [
+        {
+            "prompt": [{"role": "user", "content": f"Say\n{number}."}],
+            "completion": "a <|im_end|> \x1b[31m b",
+            "label": up,
+            "topic": "any",
+            "split": "train",
+        }
+        for number, up in enumerate((True, False))
+    ]
+    numbers = inspect(tmp_path, "model=tiny", "example=1", rows=chats)
+    said = capsys.readouterr().out.partition("==> Example")[2]
+    shown = "<|im_start|>user\u23ce\nSay\u23ce\n1.<|im_end|>\u23ce\n<|im_start|>assistant\u23ce\n"
+    assert f"{shown}\u27e6a <|im_end|> \ufffd[31m b<|im_end|>\u27e7" in said
+    assert f"{tmp_path / 'thumbs.jsonl'}:2, undesirable: " in said and "\x1b" not in said
+    example = numbers["example"]
+    assert example["trained"] == "a <|im_end|> \x1b[31m b<|im_end|>"
+    # The end that is trained is a token; the one in the answer is letters.
+    assert example["trained_ids"][-1] == 0 and example["trained_ids"].count(0) == 1
+    assert f"{len(example['trained_ids'])} tokens trained" in said
+
+
+def test_what_a_template_does_with_every_answer_is_said_beside_the_example(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = tmp_path / "thinking.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ '<|im_start|>' + m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|><think>\\n' }}{% endif %}"
+    )
+    chats = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in thumbs()]
+    inspect(tmp_path, "model=tiny", f"model.chat_template={template}", rows=chats)
+    said = " ".join(capsys.readouterr().out.split())
+    assert r"the generation prompt ends with '<think>\n', which the template leaves out" in said
+    assert r"an answer without reasoning begins with '\n</think>\n\n'" in said
+
+
+def test_an_example_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="example is 99; the training split has the examples 0 to 29"):
+        inspect(tmp_path, "model=tiny", "example=99")
