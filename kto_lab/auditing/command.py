@@ -155,7 +155,7 @@ def reviewed_rates(file: str | None) -> Rates | None:
     """
     if file is None:
         return None
-    found = rates_at_random(settle(read_decisions(Path(file)), "majority").verdicts.values())
+    found = rates_at_random(settle(read_decisions(file), "majority").verdicts.values())
     rates = Rates("reviewed", found["flip_down"], found["flip_up"])
     if rates.desirable.value is None or rates.undesirable.value is None:
         raise LabError(

@@ -22,6 +22,7 @@ import pyarrow as pa
 from kto_lab.auditing.review_page import AT_RANDOM
 from kto_lab.errors import LabError
 from kto_lab.feedback.argilla import choice, metadata_of, part, write_dataset
+from kto_lab.feedback.rows import Paths, Reading, existing, whole_text
 from kto_lab.files import write_json, write_text
 
 Choice: TypeAlias = Literal["keep", "flip", "drop", "skip"]
@@ -187,19 +188,25 @@ def _thumb(desirable: bool) -> str:
     return f"This completion has thumbs {'up' if desirable else 'down'}"
 
 
-def read_decisions(file: Path) -> list[Decision]:
-    """The decisions in a file: of the page, or an export of Label Studio or Argilla, which is found by its look.
+def read_decisions(path: Paths | Path, key: str = "decisions") -> list[Decision]:
+    """The decisions in files: of the page, or exports of Label Studio or Argilla, which are found by their look.
 
     Argilla's records do not say whether a response was submitted or is a draft: export those that were submitted.
 
+    Args:
+        path: the file, or files; see `kto_lab.feedback.rows.existing`.
+        key: the setting that names it, for messages.
+
     Raises:
-        LabError: the file is missing, no JSON or of no known form, or a decision in it is none.
+        LabError: a file is missing, no JSON or of no known form, or a decision in it is none.
     """
+    return [one for file in existing(path, key).files for one in _decisions(file)]
+
+
+def _decisions(file: Path) -> list[Decision]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise LabError(f"There is no file {file}. Give decisions what the review page downloaded.") from error
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        content = json.loads(whole_text(file, Reading(node="decisions", keys=False)))
+    except (ValueError, RecursionError) as error:
         raise LabError(f"{file} cannot be read as JSON: {error}. Export or download the decisions again.") from error
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return list(_of_page(file, content))

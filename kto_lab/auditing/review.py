@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from kto_lab import console
 from kto_lab.auditing.exchange import Choice, Decision, read_decisions
@@ -84,8 +84,7 @@ def review_feedback(cfg: DictConfig) -> Path:
     table: Dataset = instantiate(cfg.feedback)
     console.say(f"    {len(table)} examples")
     console.stage("Decisions", "What reviewers say of single thumbs.")
-    files = list(cfg.decisions) if isinstance(cfg.decisions, ListConfig) else [cfg.decisions]
-    decisions = [one for file in files for one in read_decisions(Path(str(file)))]
+    decisions = read_decisions(cfg.decisions)
     settled = settle(decisions, cfg.conflicts)
     reviewed, changes = apply(table, settled.verdicts)
     rates = {

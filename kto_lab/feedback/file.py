@@ -1,4 +1,4 @@
-"""Feedback from a user's own file: JSON, JSON lines, CSV or Parquet."""
+"""Feedback from a user's own files: JSON, JSON lines, CSV, Parquet or Arrow."""
 
 import functools
 from typing import Literal, Unpack
@@ -7,14 +7,17 @@ from datasets import Dataset
 
 from kto_lab.feedback.layout import FIELDS, Settings, layout
 from kto_lab.feedback.preset_fit import fit
-from kto_lab.feedback.rows import existing, read_rows
+from kto_lab.feedback.rows import ContainerName, Paths, Reading, existing, read_rows
 from kto_lab.feedback.survey import table_of
 
 
 def from_file(
     *,
-    path: str,
-    container: Literal["auto", "json", "jsonl", "csv", "parquet"],
+    path: Paths,
+    container: ContainerName,
+    encoding: str | None,
+    delimiter: str | None,
+    max_rows: int | None,
     format: str | None,
     rows_at: str | None,
     as_chat: bool,
@@ -23,13 +26,16 @@ def from_file(
     held_out: float,
     **settings: Unpack[Settings],
 ) -> Dataset:
-    """The table of examples of one file; see `mapping` for what a row may be.
+    """The table of examples of files; see `mapping` for what a row may be.
 
     A file is read more than once: see `survey.table_of`.
 
     Args:
-        path: the file.
-        container: see `rows.read_rows`.
+        path: the file, or files; see `rows.existing`.
+        container: see `rows.Reading`.
+        encoding: likewise.
+        delimiter: likewise.
+        max_rows: likewise.
         format: the tool whose rows it holds, one of `presets.PRESETS`; None: as the other settings say.
         rows_at: see `layout.Layout`.
         as_chat: a prompt that is text becomes one user message.
@@ -42,15 +48,16 @@ def from_file(
         LabError: the file or a row of it cannot be read; the message names the file and the line (Parquet: the row).
     """
     chat: Literal["all", "given"] = "all" if as_chat else "given"
-    file = existing(path, "feedback.path")
+    reading = Reading(container, encoding, delimiter, max_rows)
+    files = existing(path, "feedback.path")
     fitted = fit(
         format,
         settings,
-        functools.partial(read_rows, file, container),
+        functools.partial(read_rows, files, reading),
         rows_at=rows_at,
         fields=FIELDS,
         node="feedback",
-        source=str(file),
+        source=str(files),
     )
     how = layout(
         **fitted.settings,
@@ -60,4 +67,4 @@ def from_file(
         bad_rows=bad_rows,
     )
     # The table's identity holds the source's name, so it must not hold the folder.
-    return table_of(fitted.raws, how, source=str(file), name=file.name, held_out=held_out)
+    return table_of(fitted.raws, how, source=str(files), name=files.name, held_out=held_out)

@@ -15,7 +15,7 @@ from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, read_checks
 from kto_lab.feedback.paths import opened
-from kto_lab.feedback.rows import all_readable, existing, read_rows
+from kto_lab.feedback.rows import ContainerName, Paths, Reading, all_readable, existing, read_rows
 from kto_lab.feedback.table import check_prompt, prompt_id, require_same_checks
 from kto_lab.feedback.unread import Unread, ignored
 from kto_lab.models.tokens import Prompt
@@ -189,8 +189,15 @@ def arithmetic(prompts: int, largest: int, seed: int) -> list[CheckedPrompt]:
     return list(seen.values())
 
 
-def from_file(path: str, ignore: Sequence[str]) -> list[CheckedPrompt]:
-    """A user's own prompts: a file of rows with `prompt` (text or chat messages), `checks`, `group` and maybe `worked`.
+def from_file(
+    path: Paths,
+    container: ContainerName,
+    encoding: str | None,
+    delimiter: str | None,
+    max_rows: int | None,
+    ignore: Sequence[str],
+) -> list[CheckedPrompt]:
+    """A user's own prompts: files of rows with `prompt` (text or chat messages), `checks`, `group` and maybe `worked`.
 
     `checks` is an object as in `checkers.py`, `group` a name, `worked` chat messages shown before the prompt for
     `sampling.worked_samples`. Other keys are reported once, unless `ignore` names them.
@@ -198,22 +205,23 @@ def from_file(path: str, ignore: Sequence[str]) -> list[CheckedPrompt]:
     Raises LabError with file and line where a row does not fit, and where a key that is not read changes what is asked,
     such as a `system` beside the prompt.
     """
-    file = existing(path, "prompts.path")
+    files = existing(path, "prompts.path")
+    reading = Reading(container, encoding, delimiter, max_rows, node="prompts")
     checks: dict[str, str] = {}
     found = []
     unread = Unread("prompts", ignored(ignore, READ, node="prompts"))
-    rows = opened(lambda: read_rows(file, node="prompts", otherwise="jsonl"), READ, None, node="prompts")
+    rows = opened(lambda: read_rows(files, reading, otherwise="jsonl"), READ, None, node="prompts")
     for where, row in all_readable(rows()):
-        found.append(_from_row(row, where, file.stem))
+        found.append(_from_row(row, where, files.stem))
         unread.look(row, READ)
         for messages in (row["prompt"], row.get("worked")):
             unread.look_at_messages(messages)
         require_same_checks(checks, prompt_id(found[-1].prompt), found[-1].checks, where)
     if not found:
-        raise LabError(f"{file}: there is no prompt in it.")
+        raise LabError(f"{files}: there is no prompt in it.")
     if len({type(item.prompt) for item in found}) > 1:
-        raise LabError(f"{file}: some prompts are chat messages and some are plain text. Make them all one kind.")
-    if told := unread.sentence(str(file)):
+        raise LabError(f"{files}: some prompts are chat messages and some are plain text. Make them all one kind.")
+    if told := unread.sentence(str(files)):
         narration.say(f"    {told}")
     return found
 

@@ -33,9 +33,9 @@ def surveyed(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> 
         source: where the rows come from, for messages.
 
     Raises:
-        LabError: something has to be decided first: a named column is in no row, a column that changes the prompt is
-            neither mapped nor ignored, numbers lack thresholds, there are lists of texts, thumbs without prompts,
-            system prompts beside text prompts, or numeric dates whose day and month cannot be told apart.
+        LabError: something has to be decided first: a named column is in no row or empty in all, a column that changes
+            the prompt is neither mapped nor ignored, numbers lack thresholds, there are lists of texts, thumbs without
+            prompts, system prompts beside text prompts, or numeric dates whose day and month cannot be told apart.
     """
     look = _Look(how, Unread(how.node, how.ignore, frozenset(how.fields), how.message_keys))
     for _, raw in readable(raws()):
@@ -87,12 +87,14 @@ class _Look:
     conversations: int = 0
     example: Any = None
     system_beside_text: int = 0
+    holding: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Look up what every row is asked for."""
         self.columns = self.how.columns
         self.read = frozenset(self.columns.values())
         self.answering = [self.columns[name] for name in ANSWERS if name in self.columns]
+        self.needed = {self.columns[name]: name for name in ("prompt", *ANSWERS) if name in self.columns}
         self.label = "chosen_wins" if self.how.paired else "label"
 
     def at(self, raw: Mapping[str, Any]) -> None:
@@ -100,6 +102,8 @@ class _Look:
         self.rows += 1
         self.first = raw if self.first is None else self.first
         self.names.update(dict.fromkeys(raw))
+        if len(self.holding) < len(self.needed):
+            self.holding.update(column for column in self.needed if raw.get(column) is not None)
         self.unread.look(raw, self.read)
         if self.label in self.columns:
             self.values.add(raw.get(self.columns[self.label]))
@@ -123,6 +127,12 @@ class _Look:
         absent = [(name, column) for name, column in self.columns.items() if column not in self.names]
         if self.rows and absent:
             raise no_column(source, *absent[0], self.names, node=node, offer=looks_like(self.first, node))
+        if self.rows and (empty := [column for column in self.needed if column not in self.holding]):
+            name = self.needed[empty[0]]
+            raise LabError(
+                f"{source}: the column {empty[0]!r} of the {name} is empty in all {self.rows} rows. Name the one that "
+                f"holds it with {node}.columns.{name}=<column>. There are: {', '.join(map(str, self.names))}."
+            )
         sentence = self.unread.sentence(source)
         if self.how.asking.lists is None and self.lists:
             raise self._asked_for_lists(source)

@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.feedback.layout import Layout, layout
 from kto_lab.feedback.mapping import rows_of
-from kto_lab.feedback.rows import Raw, Unreadable, all_readable, existing, read_rows
+from kto_lab.feedback.rows import ContainerName, Paths, Raw, Reading, Unreadable, all_readable, existing, read_rows
 from kto_lab.feedback.scale import Labels
 from kto_lab.feedback.survey import surveyed
 from kto_lab.feedback.table import prompt_id, require_same_checks, require_share, split_of
@@ -46,12 +45,15 @@ class Examples:
 
 @dataclass(frozen=True)
 class File:
-    """The answers are in a file of rows; see `feedback/rows.py` for what such a file may be.
+    """The answers are in files of rows; see `kto_lab.feedback.rows` for what such a file may be.
 
     Attributes:
-        path: the file.
-        container: its kind of file; "auto" goes by the file name.
-        rows_at: the path of the list of rows in a file that is an object; None: found.
+        path: the file, or files; see `kto_lab.feedback.rows.existing`.
+        container: see `kto_lab.feedback.rows.Reading`.
+        encoding: likewise.
+        delimiter: likewise.
+        max_rows: likewise.
+        rows_at: see `kto_lab.feedback.layout.Layout`.
         columns: field name to column name, None where there is no such column. The fields are COLUMNS.
         labels: what the values of the label column mean; None for values that are not a thumb.
         up_from: see `kto_lab.feedback.scale.Scale`.
@@ -64,8 +66,11 @@ class File:
         held_out: share of prompts in the test split, where no column says.
     """
 
-    path: str
-    container: Literal["auto", "json", "jsonl", "csv", "parquet"]
+    path: Paths
+    container: ContainerName
+    encoding: str | None
+    delimiter: str | None
+    max_rows: int | None
     rows_at: str | None
     columns: Mapping[str, str | None]
     labels: Labels | None
@@ -89,7 +94,8 @@ class File:
 
     def _answers(self) -> Iterator[Answer]:
         named = {field: column for field, column in self.columns.items() if column is not None}
-        file = existing(self.path, "answers.path")
+        files = existing(self.path, "answers.path")
+        reading = Reading(self.container, self.encoding, self.delimiter, self.max_rows, node="answers")
         thumb = _layout(named, self, rated=True) if "label" in named else None
         answer = _layout({**named, "label": _BLANK}, self, rated=False)
         plain = {field: column for field, column in answer.columns.items() if field != "label"}
@@ -97,13 +103,13 @@ class File:
         # Empty, which is no column's name, where there is none.
         label = thumb.columns["label"] if thumb else ""
 
-        opened = whole.open(lambda: read_rows(file, self.container, node="answers"))
+        opened = whole.open(lambda: read_rows(files, reading))
 
         def raws() -> Iterator[Raw]:
             found = opened()
             return found if self.bad_rows == "drop" else all_readable(found)
 
-        settled, said = surveyed(raws, whole, source=str(file))
+        settled, said = surveyed(raws, whole, source=str(files))
         for sentence in said:
             console.say(f"    {sentence}")
         answer = replace(answer, times=settled.times)
@@ -122,13 +128,13 @@ class File:
                     raise
                 dropped, first = dropped + 1, first or str(error)
                 continue
-            yield self._answer(row, where, given[0]["desirable"] if given else None)
+            yield self._answer(row, where, given[0]["desirable"] if given else None, files.name)
         if dropped:
-            logger.warning("%s: dropped %d of %d rows as malformed. The first: %s", self.path, dropped, read, first)
+            logger.warning("%s: dropped %d of %d rows as malformed. The first: %s", files, dropped, read, first)
 
-    def _answer(self, row: dict[str, Any], where: str, thumb: bool | None) -> Answer:
+    def _answer(self, row: dict[str, Any], where: str, thumb: bool | None, name: str) -> Answer:
         split = row["split"] or split_of(prompt_id(row["prompt"]), self.held_out)
-        more = {"finished": row["finished"], "group": row["group"] or Path(self.path).name, "checks": row["checks"]}
+        more = {"finished": row["finished"], "group": row["group"] or name, "checks": row["checks"]}
         more |= {"split": split, "timestamp": row["timestamp"], "rater": row["rater"], "score": row["score"]}
         return Answer(row["prompt"], row["completion"], where, thumb, thumb, more)
 

@@ -11,6 +11,7 @@ It is known before anything is loaded, so that a sweep can tell at once what is 
 installed packages are not in it; a record names them.
 """
 
+import glob
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -150,8 +151,8 @@ def may_be_code(value: Any) -> bool:
 def stamp(path: Path) -> str:
     """A hash of what a file or folder holds; "" where there is none.
 
-    A folder with an adapter stands for a model that its base is a part of, a YAML file for the files beside it that it
-    names.
+    A glob stands for the files that it matches, a folder with an adapter for a model that its base is a part of, a YAML
+    file for the files beside it that it names.
     """
     try:
         if path.is_dir():
@@ -160,11 +161,24 @@ def stamp(path: Path) -> str:
             base = _base(path)
             return content_hash(own) if base is None else content_hash(own, stamp(base))
         if not path.is_file():
-            return ""
+            found = _named_otherwise(str(path))
+            return content_hash([(file.name, _content(file)) for file in found]) if found else ""
         own = [(file.name, _content(file)) for file in (path, *sorted(_beside(path, {path})))]
         return content_hash(own) if len(own) > 1 else own[0][1]
     except OSError:
         return ""
+
+
+def _named_otherwise(text: str) -> list[Path]:
+    """The files that a glob matches; for "-", a file with what has been read of standard input."""
+    if text != "-" and not glob.has_magic(text):
+        return []
+    # Here, since most commands read no file of rows.
+    from kto_lab.feedback.rows import is_pattern, matching, standard_input
+
+    if text == "-":
+        return [standard_input()] if standard_input.cache_info().currsize else []
+    return matching(text) if is_pattern(text) else []
 
 
 def _content(file: Path) -> str:

@@ -70,7 +70,7 @@ SHOWN = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": 
 
 
 def own(path: str, ignore: Sequence[str] = ()) -> list[CheckedPrompt]:
-    return from_file(path, ignore)
+    return from_file(path, "auto", None, None, None, ignore)
 
 
 def test_what_a_line_holds_beside_is_said_and_an_error_where_it_changes_the_prompt(

@@ -1,5 +1,6 @@
 """The identity of a run: what changes the result changes it, and nothing else does."""
 
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 
 from kto_lab import hashing
 from kto_lab.errors import LabError
+from kto_lab.feedback.rows import files
 from kto_lab.models.tiny import byte_tokenizer
 from kto_lab.runs import identity as identity_module
 from kto_lab.runs.claim import claim
@@ -52,6 +54,31 @@ def test_it_sees_what_is_in_the_files_and_not_when_they_were_written(tmp_path: P
     assert run_id(configuration(tmp_path)) == before
     write_jsonl(tmp_path / "thumbs.jsonl", thumbs()[:-1])
     assert run_id(configuration(tmp_path)) != before
+
+
+def test_it_sees_what_a_glob_matches_what_a_list_names_and_what_is_piped_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shards").mkdir()
+    part = tmp_path / "shards" / "a.jsonl"
+    write_jsonl(part, thumbs(2))
+
+    def ids() -> list[str]:
+        paths = (f"'{tmp_path}/shards/*.jsonl'", f"[{part},{part}]", "'-'")
+        return [run_id(configuration(tmp_path, f"feedback.path={path}")) for path in paths]
+
+    def piped(text: str) -> None:
+        files.standard_input.cache_clear()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        files.standard_input()
+
+    piped("a")
+    before = ids()
+    assert len(set(before)) == 3 and before == ids()
+    write_jsonl(part, thumbs(3))
+    piped("b")
+    assert not set(before) & set(ids())
+    assert stamp(Path("model.*")) == stamp(Path(str(tmp_path / "gone*.jsonl"))) == ""
 
 
 def test_one_of_several_chat_templates_counts(tmp_path: Path) -> None:

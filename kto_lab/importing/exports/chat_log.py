@@ -19,13 +19,12 @@ other with no turn between them, the first was replaced by the second and is not
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.messages import decoded, role_of
 from kto_lab.feedback.paths import cell, steps_of
-from kto_lab.feedback.rows import existing, readable
+from kto_lab.feedback.rows import Files, existing, readable
 from kto_lab.feedback.scale import Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
@@ -104,7 +103,7 @@ class ChatLogExport(LabeledExport):
             yield from self._by_event(told, path, events)
         yield from notes_of(told.unread, path.name)
 
-    def _by_event(self, told: "_Told", path: Path, events: Path) -> Iterator[Row]:
+    def _by_event(self, told: "_Told", path: Files, events: Files) -> Iterator[Row]:
         seen = Seen()
         with lookup() as found:
 
@@ -127,7 +126,7 @@ class ChatLogExport(LabeledExport):
 
         def values() -> Iterator[Any]:
             own = field == "event_columns" and self.events is None
-            of_file = Path(self.path if own or field == "columns" else str(self.events)).expanduser()
+            of_file = existing(self.path if own or field == "columns" else str(self.events), "export.path")
             for _, row in readable(records(of_file)):
                 inner = cell(row, key) if own and key is not None else [row]
                 if isinstance(inner, list):

@@ -2,11 +2,10 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from kto_lab.feedback.paths import opened
-from kto_lab.feedback.rows import Raw, Unreadable, read_rows
+from kto_lab.feedback.rows import Files, Raw, Reading, Unreadable, read_rows
 from kto_lab.importing.exports.values import NoThumbError
 from kto_lab.importing.thumbs import LeftOut, Reason, Row
 
@@ -14,13 +13,14 @@ from kto_lab.importing.thumbs import LeftOut, Reason, Row
 _TELLING = ("id", "question_id", "conversation_id", "conversation_a", "messages", "trace_id", "traceId", "fields")
 
 
-def records(file: Path, format: str = "auto") -> Iterator[Raw]:
-    """The rows of an export with their places, which begin with the file's name; see `read_rows`.
+def records(files: Files, container: str = "auto") -> Iterator[Raw]:
+    """The rows of an export with their places, which begin with a file's name; see `read_rows`.
 
     A file whose ending is not known is taken for JSON, as tools name their exports in many ways; what an API answers
     has its rows in an envelope.
     """
-    raws = functools.partial(read_rows, file, format, node="export", name=file.name, otherwise="json")
+    reading = Reading(container, node="export", keys=False)
+    raws = functools.partial(read_rows, files, reading, short=True, otherwise="json")
     return opened(raws, _TELLING, None, node="export")()
 
 

@@ -236,7 +236,8 @@ def test_a_csv_of_any_cells_gives_a_row_for_each(folder: Path, data: st.DataObje
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["prompt", "completion", "label"], *rows])
     (folder / "any.csv").write_bytes(text.getvalue().encode())
     found = read_safely("file", path=str(folder / "any.csv"), columns={"rater": None, "timestamp": None, "id": None})
-    assert found is not None and len(found) == len(rows)
+    empty = any(not any(cell.strip() for cell in column) for column in list(zip(*rows, strict=True))[:2])
+    assert found is None if empty else found is not None and len(found) == len(rows)
 
 
 @given(data=st.data())
@@ -264,7 +265,8 @@ def test_a_database_of_any_values_gives_a_row_for_each(folder: Path, rows: list[
         connection.executemany("INSERT INTO thumbs VALUES (?, ?, ?, ?)", [tuple(map(storable, row)) for row in rows])
     connection.close()
     found = read_safely("sql", url=f"sqlite:///{file}", query="SELECT * FROM thumbs", columns={"id": "id"})
-    assert found is not None and len(found) == len(rows)
+    empty = any(not any(cell.strip() for cell in column) for column in list(zip(*rows, strict=True))[:2])
+    assert found is None if empty else found is not None and len(found) == len(rows)
 
 
 def storable(value: Any) -> Any:
