@@ -14,6 +14,7 @@ from kto_lab.feedback.collect import SAMPLED, WORKED, Sampling, collect
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.models.generate import Answer
 from kto_lab.models.tokens import Encoder
+from tests.damage import DAMAGES
 from tests.small_tokenizers import dated
 
 SAMPLING = Sampling(
@@ -110,6 +111,24 @@ def test_other_settings_in_the_same_folder_are_refused(
     with pytest.raises(LabError, match="another model, tokenizer or chat template, other prompts or other settings"):
         gather(**changes)
     assert {file.name: file.read_bytes() for file in (tmp_path / "shards").iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_shards_are_collected_again_and_a_damaged_claim_is_refused(
+    damage: str,
+    gather: Callable[..., list[dict[str, Any]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = gather()
+    DAMAGES[damage](tmp_path / "shards" / "shard-00001.json")
+    assert gather() == whole
+    assert capsys.readouterr().out.count("shard-00001.json is damaged") == 1
+    assert gather() == whole
+    assert not capsys.readouterr().out
+    DAMAGES[damage](tmp_path / "shards" / "collection.json")
+    with pytest.raises(LabError, match=r"collection\.json is damaged.*remove the folder"):
+        gather()
 
 
 @pytest.mark.parametrize(

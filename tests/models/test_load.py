@@ -11,6 +11,8 @@ from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_file
 from kto_lab.models import load
 from kto_lab.models.load import Loaded, hf, smollm2, tiny
+from kto_lab.sealed import SUMS
+from tests.damage import zero
 
 
 def saved(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
@@ -62,6 +64,47 @@ def test_a_file_that_is_no_gguf_leaves_no_cache(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(LabError, match=r"model\.gguf"):
         hf(str(tmp_path / "model.gguf"), dtype="float32", attention="sdpa")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_converted_model_is_kept_while_it_is_whole(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    conversions: list[Path] = []
+
+    def convert(gguf: Path, folder: Path) -> None:
+        conversions.append(folder)
+        saved(model, tokenizer, folder)
+
+    monkeypatch.setattr(load, "_dequantise", convert)
+    monkeypatch.setenv("KTO_LAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+
+    def loaded() -> dict[str, torch.Tensor]:
+        state: dict[str, torch.Tensor] = hf(
+            str(tmp_path / "model.gguf"), dtype="float32", attention="sdpa"
+        ).model.state_dict()
+        return state
+
+    for _ in range(2):
+        loaded()
+    assert len(conversions) == 1
+    (folder,) = (tmp_path / "cache" / "models").iterdir()
+    for number, file in enumerate(sorted(folder.iterdir()), start=2):
+        capsys.readouterr()
+        zero(file)
+        state = loaded()
+        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items()), file.name
+        assert len(conversions) == number, file.name
+        assert f"{file.name} is damaged" in capsys.readouterr().out
+    assert [path.name for path in folder.parent.iterdir() if path != folder] == [f"{folder.name}.damaged"]
+    # An earlier version wrote no list of checksums: whether such a model is whole is not known.
+    (folder / SUMS).unlink()
+    loaded()
+    assert (folder / SUMS).exists() and "damaged" not in capsys.readouterr().out
 
 
 def test_tiny_random_weights_are_a_function_of_the_seed() -> None:

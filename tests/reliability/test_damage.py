@@ -78,10 +78,10 @@ CACHE = {
     "reference/*/scorer.json": SAME,
     "hashes/*": MENDED,
 }
-# On a word for each damage, in whatever file it is.
+# One file of each pattern with a bit flipped; and every file with each damage, which takes minutes.
 EACH = pytest.mark.parametrize(
-    "damage",
-    [pytest.param(name, marks=() if name == "flip" else pytest.mark.slow) for name in DAMAGES],
+    ("damage", "every"),
+    [("flip", False), *(pytest.param(name, True, marks=pytest.mark.slow) for name in DAMAGES)],
 )
 
 
@@ -104,16 +104,18 @@ def check_each(
     folder: Path,
     expected: Mapping[str, str],
     damage: str,
+    every: bool,
     place: Path,
     read: Callable[[Path], Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Damage each file of a folder in a copy, let `read` meet it, and compare what it returns with an undisturbed one.
+    """Damage a file of a folder in a copy, let `read` meet it, and compare what it returns with an undisturbed one.
 
     Args:
         folder: with the files.
         expected: pattern of their names to what is to happen.
         damage: one of `DAMAGES`.
+        every: damage every file, not one of each pattern.
         place: for the copies.
         read: what is tried in a copy, and returns all that it ends with.
         capsys: of the test.
@@ -121,11 +123,13 @@ def check_each(
     undisturbed = read(Path(shutil.copytree(folder, place / "undisturbed")))
     met, refused = set(), set()
     for number, name in enumerate(files(folder)):
+        pattern, short = kind(expected, name), Path(name).name
+        if pattern in met and not every:
+            continue
         copy = Path(shutil.copytree(folder, place / str(number)))
         whole = (copy / name).read_bytes()
         DAMAGES[damage](copy / name)
         assert (copy / name).read_bytes() != whole, name
-        pattern, short = kind(expected, name), Path(name).name
         outcome = expected[pattern]
         met.add(pattern)
         capsys.readouterr()
@@ -197,11 +201,13 @@ def resumed(folder: Path, home: Path) -> Path:
 
 
 @EACH
-def test_a_run_is_resumed(unfinished: Path, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_resumed(
+    unfinished: Path, damage: str, every: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def read(copy: Path) -> dict[str, Any]:
         return ended(resumed(copy, unfinished))
 
-    check_each(unfinished / "run", UNFINISHED, damage, tmp_path, read, capsys)
+    check_each(unfinished / "run", UNFINISHED, damage, every, tmp_path, read, capsys)
 
 
 def test_the_newest_checkpoints_are_all_damaged(
@@ -219,9 +225,18 @@ def test_the_newest_checkpoints_are_all_damaged(
     assert said.count("training goes on without it") == 2 and "going on from" not in said
 
 
+def test_a_finished_run_whose_record_is_damaged_is_made_again(
+    finished: Path, unfinished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(finished / "run", tmp_path / "run"))
+    DAMAGES["flip"](copy / "record.json")
+    assert ended(resumed(copy, unfinished)) == ended(finished / "run")
+    assert capsys.readouterr().out.count("record.json is damaged") == 1
+
+
 @EACH
 def test_a_finished_run_is_evaluated_again(
-    finished: Path, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, damage: str, every: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = [word for word in WORDS if word.startswith("evaluation.")]
 
@@ -231,7 +246,7 @@ def test_a_finished_run_is_evaluated_again(
         found = read_record(evaluate(composed(words, name="evaluate")))
         return {part: found[part] for part in ("run_id", "metrics", "model")}
 
-    check_each(finished / "run", FINISHED, damage, tmp_path, read, capsys)
+    check_each(finished / "run", FINISHED, damage, every, tmp_path, read, capsys)
 
 
 def test_a_policy_of_another_run_is_not_taken_for_the_run_s_own(finished: Path, tmp_path: Path) -> None:
@@ -261,12 +276,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @EACH
-def test_a_study_is_reported(study: Path, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_is_reported(
+    study: Path, damage: str, every: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def read(copy: Path) -> dict[str, str]:
         home = report(copy / "studies" / "noise").parent
         return {name: (home / name).read_text() for name in files(home) if name.endswith((".html", ".csv"))}
 
-    check_each(study, STUDY, damage, tmp_path, read, capsys)
+    check_each(study, STUDY, damage, every, tmp_path, read, capsys)
 
 
 @pytest.fixture(scope="session")
@@ -297,10 +314,15 @@ def run_of_cache(home: Path, cache: Path, folder: Path) -> Path:
 
 @EACH
 def test_a_run_reads_the_cache(
-    cache: Path, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cache: Path,
+    damage: str,
+    every: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def read(copy: Path) -> dict[str, Any]:
         monkeypatch.setenv("KTO_LAB_CACHE", str(copy))
         return ended(run_of_cache(cache, copy, tmp_path / "runs" / copy.name))
 
-    check_each(cache / "cache", CACHE, damage, tmp_path, read, capsys)
+    check_each(cache / "cache", CACHE, damage, every, tmp_path, read, capsys)
