@@ -184,7 +184,7 @@ def write_tables(folder: Path, table: Dataset, result: Audit, *, top: int, at_ra
     suspects = suspect_table(scores, table, reasons, top=top, at_random=at_random, seed=seed)
     for name, rows in ((SCORES, scores), (SUSPECTS, suspects)):
         with atomic_path(folder / name) as partial:
-            pq.write_table(rows, partial)
+            pq.write_table(rows, partial, write_page_checksum=True)
     return suspects
 
 

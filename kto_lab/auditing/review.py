@@ -92,7 +92,7 @@ def review_feedback(cfg: DictConfig) -> Path:
         "sampled_at_random": rates_at_random(settled.verdicts.values()),
     }
     with atomic_path(target) as partial:
-        pq.write_table(reviewed, partial)
+        pq.write_table(reviewed, partial, write_page_checksum=True)
     numbers = {
         "examples": {"before": len(table), "after": len(reviewed)},
         "decisions": dict(Counter(decision.choice for decision in decisions)),

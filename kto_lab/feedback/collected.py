@@ -37,7 +37,7 @@ def from_collected(path: str, train_prompts: int | None) -> Dataset:
         )
     try:
         # The reader of `datasets` would leave a copy in the user's cache.
-        found = pq.read_table(file)
+        found = pq.read_table(file, page_checksum_verification=True)
         chat = pa.types.is_list(found.schema.field("prompt").type)
         keys = [field.name for field in found.schema.field("prompt").type.value_type] if chat else []
         schema = features(chat, [name for name in OPTIONAL if name in found.schema.names], keys)

@@ -53,7 +53,7 @@ def collect_feedback(cfg: DictConfig) -> Path:
     empty = sum(not row["completion"].strip() for row in rows)
     table = build_table((row for row in rows if row["completion"].strip()), source=target.stem, held_out=cfg.held_out)
     with atomic_path(target) as partial:
-        pq.write_table(table.data.table, partial)
+        pq.write_table(table.data.table, partial, write_page_checksum=True)
     shutil.rmtree(shards)
     narration.say(f"    {len(rows)} answers to {len(prompts)} prompts; {empty} empty answers left out")
     for split, count in class_counts(table).items():

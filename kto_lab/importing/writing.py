@@ -47,7 +47,7 @@ def write_table(
     ]
     table = features(chat, optional).arrow_schema
     schema = pa.schema([*table, *(pa.field(name, pa.string()) for name in MORE)], metadata=table.metadata)
-    with pq.ParquetWriter(target, schema) as writer:
+    with pq.ParquetWriter(target, schema, write_page_checksum=True) as writer:
         for batch in _batches(stage.read_examples()):
             rows = [_row(example, chat=chat, group_by=group_by) for example in batch]
             built = build_table(rows, source=source, held_out=held_out).data.table

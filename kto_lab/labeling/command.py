@@ -59,7 +59,7 @@ def label_feedback(cfg: DictConfig) -> Path:
     kept = [answer for answer in answers if answer.thumb is not None] if cfg.given == "keep" else []
     table = labelled_table(wanted, labelled.verdicts, kept, name=labeler.name, source=target.stem)
     with atomic_path(target) as partial:
-        pq.write_table(table.data.table, partial)
+        pq.write_table(table.data.table, partial, write_page_checksum=True)
     numbers = {
         "configuration": OmegaConf.to_container(cfg, resolve=True),
         "fingerprint": fingerprint(table),

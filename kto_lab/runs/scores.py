@@ -88,7 +88,7 @@ def write_scores(folder: Path, runs: Mapping[str, Path]) -> None:
         [pa.array(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)], schema=pa.schema(kinds)
     )
     with atomic_path(folder / PUBLISHED) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -134,8 +134,13 @@ class _Published:
     """The scores of a published study; those of one run are put together when asked for."""
 
     def __init__(self, file: Path) -> None:
-        """Read the file."""
+        """Read the file.
+
+        Raises:
+            DamagedError: it is damaged.
+        """
         # Imported here: pyarrow takes a while, and runs read no scores.
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         # Run and metric to parts: the prompts, as bytes of int32 places in `_names`, and their scores.
@@ -144,10 +149,13 @@ class _Published:
         # Runs answer the same prompts in the same order: it is kept and looked up once.
         self._orders: dict[bytes, bytes] = {}
         self._asked: dict[bytes, tuple[tuple[str, ...], NDArray[np.intp]]] = {}
-        with pq.ParquetFile(file, read_dictionary=list(NAMES)) as parquet:
-            # One after another: what millions of rows say beside their scores is never held at once.
-            for number in range(parquet.num_row_groups):
-                self._add(parquet.read_row_group(number).unify_dictionaries().combine_chunks())
+        try:
+            with pq.ParquetFile(file, read_dictionary=list(NAMES), page_checksum_verification=True) as parquet:
+                # One after another: what millions of rows say beside their scores is never held at once.
+                for number in range(parquet.num_row_groups):
+                    self._add(parquet.read_row_group(number).unify_dictionaries().combine_chunks())
+        except (pa.ArrowException, OSError, LookupError, ValueError, AttributeError) as error:
+            raise DamagedError(file, f"it holds no scores ({error})", "Publish the study again.") from error
 
     def _add(self, table: "pyarrow.Table") -> None:
         """Take in some rows of the file."""

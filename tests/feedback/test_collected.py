@@ -28,6 +28,20 @@ def test_a_table_reads_back_as_it_was_written(file: str, table: Dataset) -> None
     assert found.to_list() == table.to_list()
 
 
+def test_a_flipped_bit_in_a_table_that_a_command_wrote_is_found(table: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "sums.parquet"
+    pq.write_table(table.data.table, file, write_page_checksum=True)
+    whole = file.read_bytes()
+    for place in range(4, len(whole) // 2, 97):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            found = from_collected(str(file), None)
+        except LabError as error:
+            assert "sums.parquet is no table of examples" in str(error), place
+        else:
+            assert found.to_list() == table.to_list(), place
+
+
 def test_the_shipped_table_is_whole_and_has_both_classes() -> None:
     shipped = from_collected("instruction_checks", None)
     assert is_chat(shipped)

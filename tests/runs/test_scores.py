@@ -7,7 +7,7 @@ import pytest
 from kto_lab.errors import LabError
 from kto_lab.runs.scores import KEPT, PUBLISHED, TEST, VALIDATION, half_of, prompt_scores, scores_in, write_scores
 from kto_lab.sealed import read_json, write_json
-from tests.damage import flip
+from tests.damage import DAMAGES, flip
 from tests.reports.study_folders import draw, write_run
 
 
@@ -27,6 +27,15 @@ def test_a_published_run_has_the_scores_of_its_study(tmp_path: Path) -> None:
     assert prompt_scores(tmp_path / "published" / "cells" / "def", "pass_rate") is None
     # Beside runs of a study of one's own.
     assert scores_in(tmp_path)("published/cells/abc", "pass_rate") == {"p0": 1.0, "p1": 0.0}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_published_scores_are_said_to_be(damage: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 0, [1.0, 0.0] * 2000)
+    write_scores(tmp_path / "published", {"abc": tmp_path / "run"})
+    DAMAGES[damage](tmp_path / "published" / PUBLISHED)
+    with pytest.raises(LabError, match=r"scores\.parquet is damaged"):
+        prompt_scores(tmp_path / "published" / "cells" / "abc", "pass_rate")
 
 
 def test_a_run_that_was_made_again_is_read_again(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def read_parquet(opened: Opened) -> Iterator[Raw]:
 
     @contextmanager
     def batches() -> Iterator[Iterable[pa.RecordBatch]]:
-        with pq.ParquetFile(opened.seekable()) as reader:
+        with pq.ParquetFile(opened.seekable(), page_checksum_verification=True) as reader:
             rows = reader.metadata.num_rows
             if rows > opened.reading.most(opened.size):
                 raise opened.reading.too_many(opened.file, opened.size, f"{rows:,}")
