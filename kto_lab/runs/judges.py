@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # How many base policies a sweep remembers the measurements of: one per seed.
 BASES = 16
+# Of a policy that is not evaluated.
+NOTHING = Measured(answers=[], logps=[])
 
 
 def longest_sequence(lengths: Lengths, evaluation: Evaluation, objective: Objective) -> int:
@@ -100,11 +102,22 @@ def measure_base(
     kept = judge.folder / "base.json"
     if (known := recover(kept, read_json, "the base policy is measured again")) is not None:
         return Measured.from_dict(known)
+    if not judge.settings.measures:
+        return NOTHING
     narration.stage("Evaluation before", "The base policy on the held-out prompts, to compare with afterwards.")
     base = cache.get("base", key, lambda: base_measured(judge, policy, reference, logp_cache), most=BASES)
     if not kept.exists():
         judge.keep("base", base)
     return base
+
+
+def measure_trained(judge: Judge, policy: Policy) -> Measured:
+    """What the trained policy does; nothing where a run is not to be evaluated."""
+    if not judge.settings.measures:
+        narration.say("    nothing is measured: evaluation asks for nothing")
+        return NOTHING
+    narration.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
+    return judge.measure(policy, "trained")
 
 
 def base_measured(

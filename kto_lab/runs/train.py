@@ -13,7 +13,6 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from kto_lab import narration
 from kto_lab.evaluation.answers import side_by_side
 from kto_lab.evaluation.evaluate import Judge, Measured
 from kto_lab.losses import Objective
@@ -24,7 +23,7 @@ from kto_lab.runs.claim import CONFIG, claim, refuse_another_configuration
 from kto_lab.runs.components import assemble
 from kto_lab.runs.examples import read_examples
 from kto_lab.runs.identity import identify, plain_values
-from kto_lab.runs.judges import deployed_judge, judge_of, longest_sequence, measure_base
+from kto_lab.runs.judges import deployed_judge, judge_of, longest_sequence, measure_base, measure_trained
 from kto_lab.runs.loading import ModelSource, load_policy
 from kto_lab.runs.observer import Observer
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
@@ -134,9 +133,8 @@ def conclude(
         load: loads the model as it was before training, onto the device.
     """
     with record.stage("evaluation after"):
-        narration.stage("Evaluation after", "The same prompts, the trained policy. Labels are the clean ones.")
         policy = moved(policy, source.hardware.device)
-        trained = deployed.measure(policy, "trained")
+        trained = measure_trained(deployed, policy)
         record.metrics = deployed.compare(policy, base, trained, beta=objective.reward_beta, reference=reference)
         record.declared = deployed.declarations(trained)
     with record.stage("saving"):

@@ -18,7 +18,10 @@ def load(option: str, *overrides: str) -> Evaluation:
 
 
 def test_every_option_is_an_evaluation() -> None:
-    assert {path.stem for path in (CONF / "evaluation").glob("*.yaml")} == {"quick", "lm_eval", "none"}
+    assert {path.stem for path in (CONF / "evaluation").glob("*.yaml")} == {
+        *("quick", "lm_eval", "none"),
+        *("tiny", "paper", "debug"),
+    }
     quick, full, none = load("quick"), load("lm_eval"), load("none")
     assert quick.prompts == full.prompts == 120 and quick.lm_eval == []
     assert full.lm_eval == AUTO
