@@ -21,10 +21,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from kto_lab.errors import LabError
 from kto_lab.evaluation.lm_eval_tasks import CHECKS, require_checks
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.hashing import content_hash
+from kto_lab.keys import TRAIN
 from kto_lab.quoting import quoted
 from kto_lab.runs.identity import (
     CODE,
@@ -42,6 +44,7 @@ from kto_lab.sealed import read_json, recover, write_json
 from kto_lab.sweeps.estimates import Work, work_of
 from kto_lab.sweeps.finished import FinishedRuns
 from kto_lab.sweeps.study import Cell
+from kto_lab.values import check
 
 PLAN = "plan.json"
 # What a configuration reads from elsewhere than its files: then nothing is kept.
@@ -139,8 +142,9 @@ class Composer:
         known = self._before.get(key)
         if known is None or not self._is_as_before(known):
             composed = self.compose(cell)
-            self._require_checks(composed)
             values = plain_values(composed)
+            _check(cell, values)
+            self._require_checks(composed)
             found = settings(values)
             identity = identity_of(found, stamp=self._stamp, code={})
             known = {
@@ -265,6 +269,18 @@ class Composer:
         if names not in self._closures:
             self._closures[names] = CODE.closure(names)
         return self._closures[names]
+
+
+def _check(cell: Cell, values: Mapping[str, Any]) -> None:
+    """Refuse a cell with a value that is not what its key takes: each would fail so after a start of its own.
+
+    Raises:
+        LabError: it has one; the message names the cell, and all such values.
+    """
+    try:
+        check(values, TRAIN)
+    except LabError as error:
+        raise LabError(f"{' '.join(cell.overrides)}\n{error}") from error
 
 
 def _roots(known: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from kto_lab.cli import config_dir
+from kto_lab.errors import LabError
 from kto_lab.messages import explain
 from kto_lab.sweeps.composing import Composer, opened
 from kto_lab.sweeps.finished import FinishedRuns
@@ -62,13 +63,21 @@ def test_changed_feedback_is_composed_again(ground: Ground) -> None:
 
 def test_what_reads_the_environment_is_never_kept(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OWN_BETA", "0.3")
-    ground.loss("beta: ${oc.env:OWN_BETA}")
+    ground.loss("beta: ${oc.decode:${oc.env:OWN_BETA}}")
     before, composed = planned(ground)
     assert composed == 2
     ground.plan()
     monkeypatch.setenv("OWN_BETA", "0.4")
     after, composed = planned(ground)
     assert composed == 2 and not set(after) & set(before)
+
+
+def test_a_wrong_value_is_said_where_cells_are_composed_rather_than_in_each(ground: Ground) -> None:
+    ground.loss("beta: abc")
+    with pytest.raises(
+        LabError, match=r"(?s)^model=tiny .*\nloss\.reward_beta is 'abc'; it must be a number or null\.$"
+    ):
+        ground.plan()
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"key": 3}', json.dumps({"key": {"run_id": "abc"}})])
