@@ -9,8 +9,15 @@ from typing import Any
 
 def content_hash(*parts: Any) -> str:
     """Sixteen hex digits that depend on the content alone (SHA-256 of canonical JSON)."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_in_order(parts), ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _in_order(value: Any) -> Any:
+    """A value with every mapping's keys in order; numbers and texts may be keys of one mapping."""
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value, key=lambda key: (type(key).__name__, key))}
+    return [_in_order(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def sha256_file(path: Path) -> str:
