@@ -123,6 +123,8 @@ def _regex(given: Any, place: str) -> Condition:
         pattern = regex.compile(_text(given, place))
     except regex.error as error:
         raise LabError(f"{place}: {given!r} is no regular expression: {error}.") from error
+    except RecursionError as error:
+        raise LabError(f"{place}: {str(given)[:80]!r}... is nested too deeply. Split it into several.") from error
 
     def holds(seen: Text) -> bool:
         try:
