@@ -198,12 +198,27 @@ class Start:
     logp_cache: "LogpCache | None"
 
 
+def check_positions(loaded: Loaded, lengths: Lengths) -> None:
+    """Refuse examples that may be longer than what a model reads.
+
+    Raises:
+        LabError: they may.
+    """
+    positions = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and lengths.max_length > positions:
+        raise LabError(
+            f"lengths.max_length is {lengths.max_length}, and {loaded.provenance['name']} reads at most {positions} "
+            "tokens (max_position_embeddings of its config.json). Lower lengths.max_length to that."
+        )
+
+
 def load_policy(
     source: ModelSource, store: "ReferenceStore | NoStore", lengths: Lengths, record: Record, *, seed: int
 ) -> Start:
     """The model, with the adapter that is trained."""
     narration.stage("Policy", "The model to align, and what it is compared with.")
     loaded = source.load()
+    check_positions(loaded, lengths)
     reference, logp_cache = source.known_reference(loaded, store)
     pl.seed_everything(seed, verbose=False)
     hardware = source.hardware
