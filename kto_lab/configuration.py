@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import values
@@ -132,13 +132,7 @@ def _check_functions(node: DictConfig, key: str) -> None:
         if isinstance(child, DictConfig):
             _check_functions(child, f"{key}{name!s}.")
     if node.get("_partial_"):
-        try:
-            function = get_method(node._target_)
-        except Exception as error:
-            raise LabError(
-                f"{key}_target_ is {node._target_!r}, which cannot be imported: {error}. Install its package, or name "
-                "another."
-            ) from error
+        function = values.imported(node._target_, f"{key}_target_")
         try:
             known = inspect.signature(function).parameters
         except ValueError:

@@ -5,7 +5,7 @@ stand there, beside the parameter; these are the ones that many parameters share
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
@@ -48,6 +48,7 @@ class ParametersOf:
     name: str
 
 
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Text: TypeAlias = Annotated[str, MinLen(1)]
 # What numpy and torch take alike.
 Seed: TypeAlias = Annotated[int, Ge(0), Lt(2**32)]

@@ -10,6 +10,7 @@ import builtins
 import functools
 import inspect
 import json
+import pkgutil
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints, is_typeddict
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kto_lab.errors import LabError
@@ -83,11 +83,11 @@ def _wrong(key: str, value: Any, kind: Any, *, stands_for: str | None) -> Iterat
 
 def _wrong_in_node(key: str, node: Mapping[str, Any], stands_for: str | None) -> Iterator[str]:
     """What is wrong with the keys of a node, by the parameters of its target."""
-    target = parameters(_imported(node[TARGET], f"{key}.{TARGET}"))
+    target = parameters(imported(node[TARGET], f"{key}.{TARGET}"))
     kinds = dict(target.kinds)
     if target.passed_on_to is not None:
         function = node.get(target.passed_on_to)
-        kinds = {**parameters(_imported(function, f"{key}.{target.passed_on_to}")).kinds, **kinds}
+        kinds = {**parameters(imported(function, f"{key}.{target.passed_on_to}")).kinds, **kinds}
     for name, value in node.items():
         if not (value is None and target.defaults.get(name, ...) is None):
             yield from _wrong(f"{key}.{name}", value, kinds.get(name, Any), stands_for=stands_for)
@@ -113,15 +113,15 @@ def _wrong_in_mapping(key: str, value: Mapping[str, Any], kind: Any, stands_for:
             yield f"There is no key '{key}.{name}': nothing would read it. Known: {', '.join(kinds)}."
 
 
-def _imported(name: Any, key: str) -> Any:
-    """What a dotted name names.
+def imported(name: Any, key: str) -> Any:
+    """What a dotted name names; `key` is where it stands.
 
     Raises:
         LabError: it cannot be imported.
     """
     try:
-        return get_object(name)
-    except Exception as error:
+        return pkgutil.resolve_name(str(name))
+    except Exception as error:  # whatever a module raises where it is imported
         raise LabError(
             f"{key} is {name!r}, which cannot be imported: {error}. Install its package, or name another."
         ) from error
@@ -224,7 +224,10 @@ def _plain(kind: Any) -> Any:
 def is_data(kind: Any) -> bool:
     """Whether a value of a kind can be a plain one throughout."""
     kind = _plain(kind)
-    return kind is not Node and all(is_data(one) for one in get_args(kind) if get_origin(kind) is not Literal)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Annotated, Literal):
+        return origin is Literal or is_data(arguments[0])
+    return kind is not Node and all(is_data(one) for one in arguments if one is not ...)
 
 
 def _mapping(kind: Any) -> Any:
@@ -252,7 +255,7 @@ def _alternatives(kind: Any) -> list[str]:
         return list(map(_shown, arguments))
     if origin in (Union, UnionType):
         # A number that may also be computed with as something made, as torch has it.
-        known = [one for one in arguments if one is not Node] or [Node]
+        known = [one for one in arguments if one is not Node or {*arguments} == {Node, NoneType}]
         return [said for one in known for said in _alternatives(one)]
     if origin is Annotated:
         return [described(arguments[0]) + _bounds(kind.__metadata__)]

@@ -1,21 +1,24 @@
 """Every value against the annotation of what it is for: all of conf/, and each kind of annotation."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack, get_args, get_origin
 
 import pytest
+from annotated_types import Ge, Gt, Le
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from kto_lab import keys, values
+from kto_lab import cli, keys, values
+from kto_lab.configuration import check_at_once, check_keys
 from kto_lab.errors import LabError
+from kto_lab.kinds import Node, ParametersOf, StandsFor, Text
 from tests.small_runs import composed
 from tests.test_conf import COMMAND_OF, OPTIONS, wanted
 
 if TYPE_CHECKING:
-    pass
+    from kto_lab.judging.reward import RewardModel
 
 NOT_BOOLEAN = ("no", "yes", "maybe", "off", 1, None)
 # Names of columns, of values of a query and the like: any text will do, and there may be any number of them.
@@ -109,3 +112,102 @@ def test_every_value_of_conf_fits_and_no_wrong_one_does(command: str, words: lis
             with pytest.raises(LabError, match=rf"^{leaf.key}(\[\d\])? is .*; it must be ") as raised:
                 values.check(trial, known)
             assert "\n" not in str(raised.value)
+
+
+def made(
+    first: float,
+    *,
+    word: Literal["a", "b"] = "a",
+    pair: tuple[float, float] = (0.0, 1.0),
+    texts: Sequence[str] = (),
+    named: Mapping[str, bool | None] | None = None,
+    share: Annotated[float, Gt(0), Le(1)] = 1.0,
+    judge: "RewardModel | None" = None,
+    use: Callable[[int], int] | None = None,
+    steps: Annotated[int, Ge(1)] = 1,
+    unknown=None,  # type: ignore[no-untyped-def]  # noqa: ANN001 (of someone who writes no annotations)
+) -> None:
+    """What a node makes, with each kind of annotation."""
+
+
+MADE = {"_target_": f"{__name__}.made"}
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad", "allowed"),
+    [
+        ("first", [1, 1.5], ["1", True, None, float("inf")], "a number"),
+        ("word", ["b"], ["c", 1, None], "'a' or 'b'"),
+        ("pair", [[1, 2.5]], [[1], 1, ["a", 1], [True, 1]], "a list of a number, a number"),
+        ("texts", [[], ["a"]], ["a", [1], {"a": "b"}, None], "a list of texts"),
+        ("named", [None, {}], ["a", [1]], "a mapping or null"),
+        ("share", [1, 0.5], [0, 1.5, "half"], "a number above 0 and at most 1"),
+        ("judge", [None], ["model", 3], "a node with a _target_ or null"),
+        ("use", [None], ["function"], "a node with a _target_ or null"),
+        ("steps", [1], [0, 1.0, "run_steps", False], "a whole number of at least 1"),
+        ("unknown", [1, "a", None, [1]], [], ""),
+    ],
+)
+def test_each_kind_of_annotation(
+    key: str, good: list[Any], bad: list[Any], allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "imported", lambda name, _: {MADE["_target_"]: made}[name])
+    for value in good:
+        values.check({"node": {**MADE, key: value}}, {"node": Node})
+    for value in bad:
+        with pytest.raises(LabError, match=rf"^node\.{key} is .+; it must be {allowed}\."):
+            values.check({"node": {**MADE, key: value}}, {"node": Node})
+
+
+def test_what_nodes_and_mappings_hold_is_checked_by_its_own_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "imported", lambda name, _: {MADE["_target_"]: made}[name])
+    inner = {**MADE, "named": {"up": True, "down": "no"}, "word": "c"}
+    with pytest.raises(LabError) as raised:
+        values.check({"node": {**MADE, "judge": inner, "use": [{**MADE, "first": "x"}]}}, {"node": Node})
+    assert str(raised.value).splitlines() == [
+        "node.judge.named.down is 'no'; it must be true, false or null.",
+        "node.judge.word is 'c'; it must be 'a' or 'b'.",
+        "node.use[0].first is 'x'; it must be a number.",
+    ]
+    # A word that stands for a number, where the node is marked so; what is not set is another's to say.
+    values.check({"node": {**MADE, "steps": "all", "first": "???"}}, {"node": Annotated[Node, StandsFor("all")]})
+
+
+class Own(TypedDict):
+    """Keys of a plain mapping."""
+
+    a: int
+    b: Text
+
+
+def passes_on(function: str, **others: Annotated[Any, ParametersOf("function")]) -> None:
+    """Hands everything else on."""
+
+
+def unpacks(**settings: Unpack[Own]) -> None:
+    """Names its keywords in a TypedDict."""
+
+
+def test_a_mapping_with_named_keys_and_keywords_that_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"passes_on": passes_on, "unpacks": unpacks, "made": made}
+    monkeypatch.setattr(values, "imported", lambda name, _: here[name])
+    for wrong, said in (
+        ({"own": {"a": 1, "b": ""}}, "own.b is ''; it must be a text that is not empty."),
+        ({"own": {"b": "x"}}, "There is no own.a; it must be a whole number."),
+        ({"own": {"a": 1, "b": "x", "c": 2}}, "There is no key 'own.c': nothing would read it. Known: a, b."),
+        ({"node": {"_target_": "unpacks", "a": "x"}}, "node.a is 'x'; it must be a whole number."),
+        ({"node": {"_target_": "passes_on", "function": "made", "share": 2}}, "node.share is 2; it must be a number "),
+        ({"text": 5}, """text is 5; it must be a text that is not empty. As a text it is in quotes: text="'5'"."""),
+    ):
+        with pytest.raises(LabError) as raised:
+            values.check(wrong, {"own": Own, "node": Node, "text": Text})
+        assert str(raised.value).startswith(said)
+
+
+def test_every_command_checks_its_values_before_its_imports_and_again_itself() -> None:
+    assert set(keys.OF_COMMAND) == {command.config for command in cli.COMMANDS.values()}
+    cfg = composed(["seed=abc", "optimization.batch_size=no", "loss.beta=abc"])
+    with pytest.raises(LabError, match=r"^seed is 'abc'[^\n]+\noptimization\.batch_size is 'no'[^\n]+$"):
+        check_at_once(cfg, "train")
+    with pytest.raises(LabError, match=r"(?s)^seed is .+\noptimization\.batch_size is .+\nloss\.beta is [^\n]+$"):
+        check_keys(cfg, keys.TRAIN)

@@ -5,23 +5,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from kto_lab.errors import LabError
-from kto_lab.evaluation.lm_eval_tasks import AUTO, check_files, tasks_for
+from kto_lab.evaluation.lm_eval_tasks import AUTO, LOCAL_TASKS, check_files, tasks_for
 from kto_lab.evaluation.measuring import find_metrics
+from kto_lab.kinds import AtLeastOne, Count
+from kto_lab.values import check_fields
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from kto_lab.judging.reward import RewardModel
-
-COUNTS = (
-    "reward_examples",
-    "prompts",
-    "kl_prompts",
-    "max_new_tokens",
-    "batch_size",
-    "lm_eval_limit",
-    "lm_eval_fewshot",
-)
 
 
 @dataclass(frozen=True)
@@ -42,42 +34,40 @@ class Evaluation:
         metrics: dotted names of further metrics; see `kto_lab.evaluation.metrics`.
     """
 
-    reward_examples: int
-    prompts: int
-    kl_prompts: int
-    max_new_tokens: int
-    batch_size: int
+    reward_examples: Count
+    prompts: Count
+    kl_prompts: Count
+    max_new_tokens: AtLeastOne
+    batch_size: AtLeastOne
     lm_eval: list[str] | Literal["auto"]
-    lm_eval_limit: int | None
-    lm_eval_fewshot: int | None
+    lm_eval_limit: AtLeastOne | None
+    lm_eval_fewshot: Count | None
     judge: "RewardModel | None" = None
     metrics: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse what can be seen to be wrong without the feedback."""
-        least = {"max_new_tokens": 1, "batch_size": 1, "lm_eval_limit": 1}
-        for name in COUNTS:
-            value, bound = getattr(self, name), least.get(name, 0)
-            if value is None and name in ("lm_eval_limit", "lm_eval_fewshot"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < bound:
-                raise LabError(f"evaluation.{name} is {value!r}; it must be a whole number of at least {bound}.")
+        check_fields(self, "evaluation")
         if self.judge is not None and not self.prompts:
             raise LabError("evaluation.judge scores greedy answers, and evaluation.prompts is 0. Raise it.")
-        if isinstance(self.metrics, str):
-            raise LabError(f"evaluation.metrics is {self.metrics!r}; give a list, such as [my_metrics.EXCLAMATIONS].")
         if find_metrics(self.metrics) and not self.prompts and not self.reward_examples:
             raise LabError(
                 "evaluation.metrics are computed from greedy answers and rewards, and evaluation.prompts and "
                 "evaluation.reward_examples are 0. Raise one."
             )
-        if self.lm_eval == AUTO:
-            return
-        if isinstance(self.lm_eval, str) or not all(isinstance(task, str) for task in self.lm_eval):
+        local = LOCAL_TASKS if self.lm_eval == AUTO else [task for task in self.lm_eval if task in LOCAL_TASKS]
+        if self.lm_eval_fewshot and local:
             raise LabError(
-                f"evaluation.lm_eval is {self.lm_eval!r}; give a list of tasks, such as [kto_lab_neutral], or auto."
+                f"evaluation.lm_eval_fewshot is {self.lm_eval_fewshot}, and {' and '.join(local)} have no worked "
+                "examples to show. Set it to null, or name tasks of lm-eval's own in evaluation.lm_eval."
             )
-        check_files(self.lm_eval)
+        if self.lm_eval != AUTO:
+            check_files(self.lm_eval)
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is measured; a policy that is only trained and kept has evaluation=none."""
+        return bool(self.reward_examples or self.prompts or self.kl_prompts or self.lm_eval)
 
     def on(self, table_test: "Dataset") -> tuple["Evaluation", str]:
         """What can be evaluated on these held-out prompts, with the tasks of lm-eval by name.

@@ -16,6 +16,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import pass_or_fail, score_answer
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.hashing import content_hash
+from kto_lab.kinds import Seed
 from kto_lab.models.generate import Answer, generate
 from kto_lab.models.tokens import Encoder, Prompt
 from kto_lab.sealed import read_json, recover, write_json
@@ -45,7 +46,7 @@ class Sampling:
     max_new_tokens: int
     batch_size: int
     block: int
-    seed: int
+    seed: Seed
     threshold: float
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from kto_lab.feedback.layout import FIELDS, Settings, layout
 from kto_lab.feedback.preset_fit import fit
 from kto_lab.feedback.rows import Raw
 from kto_lab.feedback.survey import table_of
+from kto_lab.kinds import Seed
 
 
 def from_hub(
@@ -27,7 +28,7 @@ def from_hub(
     min_certainty: float | None,
     bad_rows: Literal["error", "drop"],
     limit: int | None,
-    seed: int,
+    seed: Seed,
     held_out: float,
     **settings: Unpack[Settings],
 ) -> Dataset:

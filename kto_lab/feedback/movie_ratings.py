@@ -32,6 +32,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.table import build_table
 from kto_lab.files import fetch_from_registry
 from kto_lab.hashing import content_hash
+from kto_lab.kinds import Seed
 
 SOURCES = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
 REQUIREMENT = "vaderSentiment==3.3.2"
@@ -69,7 +70,7 @@ def from_ratings(
     margin: float,
     max_ratings_per_text: int,
     limit: int | None,
-    seed: int,
+    seed: Seed,
     held_out: float,
 ) -> Dataset:
     """The table of examples of the rated texts; `group` is the source.

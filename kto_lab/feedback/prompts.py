@@ -18,6 +18,7 @@ from kto_lab.feedback.paths import opened
 from kto_lab.feedback.rows import ContainerName, Paths, Reading, all_readable, existing, read_rows
 from kto_lab.feedback.table import check_prompt, prompt_id, require_same_checks
 from kto_lab.feedback.unread import Unread, ignored
+from kto_lab.kinds import Seed
 from kto_lab.models.tokens import Prompt
 
 # The keys that are read in a row of a user's own file.
@@ -165,7 +166,7 @@ def _instruction_checks() -> Iterator[CheckedPrompt]:
             )
 
 
-def arithmetic(prompts: int, largest: int, seed: int) -> list[CheckedPrompt]:
+def arithmetic(prompts: int, largest: int, seed: Seed) -> list[CheckedPrompt]:
     """Distinct sums and differences of two numbers up to `largest`, as plain text such as "17+25=".
 
     Args:

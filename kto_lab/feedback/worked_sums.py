@@ -11,11 +11,12 @@ from datasets import Dataset
 from kto_lab.errors import LabError
 from kto_lab.feedback.prompts import CheckedPrompt, arithmetic
 from kto_lab.feedback.table import build_table
+from kto_lab.kinds import Seed
 
 SLIP = 10
 
 
-def worked_sums(prompts: int, answers: int, largest: int, careless: float, seed: int, held_out: float) -> Dataset:
+def worked_sums(prompts: int, answers: int, largest: int, careless: float, seed: Seed, held_out: float) -> Dataset:
     """Sums and differences as a careless teacher works them, all desirable, for `loss=sft`.
 
     An answer is right, or ten too large: the teacher carries a ten that is not there. The share of slips in a sum is

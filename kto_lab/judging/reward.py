@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.judging.answer import Answer
+from kto_lab.kinds import Dtype
 from kto_lab.models.template_limit import within_limit
 from kto_lab.models.tokenizer import dated
 from kto_lab.models.turns import spoken
@@ -55,7 +56,7 @@ class RewardModel:
     model: str
     revision: str | None
     base: str | None
-    dtype: str
+    dtype: Dtype
     template_date: str
     good: str | int | None
     layout: Literal["auto", "chat", "pair"]
@@ -101,7 +102,7 @@ class RewardModel:
 
 
 def load(
-    name: str, revision: str | None, dtype: str, base: str | None
+    name: str, revision: str | None, dtype: Dtype, base: str | None
 ) -> tuple["PreTrainedTokenizerBase", "PreTrainedModel", dict[str, Any]]:
     """A sequence classifier, its tokenizer and its provenance; remote code stays off.
 

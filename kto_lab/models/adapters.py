@@ -1,16 +1,19 @@
 """Adapters: what of the policy is trained."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import torch
+from annotated_types import MinLen
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
+from kto_lab.kinds import AtLeastOne, ShareBelowOne, Text
 from kto_lab.models.adapted import is_adapted
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.ending import Ending
@@ -65,10 +68,10 @@ class Lora:
 
     def __init__(
         self,
-        rank: int,
-        alpha: int,
-        dropout: float,
-        target_modules: str | list[str],
+        rank: AtLeastOne,
+        alpha: AtLeastOne,
+        dropout: ShareBelowOne,
+        target_modules: Text | Annotated[list[str], MinLen(1)],
         merge: bool,
     ) -> None:
         """Describe the adapters.
@@ -112,14 +115,14 @@ class Lora:
         last = sorted({name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
         has = f"{type(model).__name__} has {', '.join(last)}"
         if unknown:
-            raise LabError(f"adapter.target_modules names {', '.join(unknown)}, and {has}.")
+            raise LabError(f"adapter.target_modules names {', '.join(unknown)}, and {has}.{_meant(unknown, last)}")
         try:
             # peft settles the names of modules in the configuration, for this model.
             policy = get_peft_model(model, deepcopy(self.config))
         except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
             raise LabError(
                 f"adapter.target_modules is {_shown(targets)}, which peft refuses: {error} Name the modules that "
-                f"get an adapter, as adapter.target_modules=[name,name]; {has}."
+                f"get an adapter, as adapter.target_modules=[name,name]; {has}.{_meant([_shown(targets)], last)}"
             ) from error
         assert is_adapted(policy)
         if listed and (unused := _unused(policy)):
@@ -184,6 +187,12 @@ def _unused(policy: "PeftModel") -> list[str]:
         for hook in hooks:
             hook.remove()
     return sorted({name for name, _ in layers} - called)
+
+
+def _meant(unknown: Sequence[str], names: Sequence[str]) -> str:
+    """The names that were probably meant by unknown ones, as a further sentence; "" where none comes near."""
+    near = [match for one in unknown for match in difflib.get_close_matches(one, names, n=1)]
+    return f" Did you mean {', '.join(near)}?" if near else ""
 
 
 def _targeted(policy: "PeftModel") -> set[str]:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, cache_dir, fetch_from_registry
 from kto_lab.hashing import sha256_file
+from kto_lab.kinds import Dtype, Seed
 from kto_lab.models.chat_template import with_chat_template
 from kto_lab.models.logps import check_head
 from kto_lab.models.number_format import check_finite
@@ -55,7 +56,7 @@ class Loaded:
 
 def smollm2(
     source: Literal["auto", "hub", "registry"],
-    dtype: str,
+    dtype: Dtype,
     attention: str,
     chat_template: str | None = None,
     template_arguments: Mapping[str, Any] | None = None,
@@ -108,7 +109,7 @@ def smollm2(
 
 def tiny(
     weights: Literal["arithmetic", "random"],
-    seed: int,
+    seed: Seed,
     chat_template: str | None = None,
     template_arguments: Mapping[str, Any] | None = None,
 ) -> Loaded:
@@ -136,7 +137,7 @@ def tiny(
 
 def hf(
     name: str,
-    dtype: str,
+    dtype: Dtype,
     attention: str,
     revision: str | None = None,
     saved_adapter: Literal["merge", "keep"] = "merge",

@@ -27,10 +27,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kto_lab.errors import LabError
+from kto_lab.kinds import AtLeastOne
 from kto_lab.models.ending import Ending, control_tokens, end_of_text, end_of_turn, read
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.tokenizer import TEMPLATE_DATE, added, controlled, dated, ending_nothing, hashes
 from kto_lab.models.turns import Conversations, Message, RefusedByTemplateError
+from kto_lab.values import check_fields
 
 # transformers takes seconds to import, and a mistyped length should show before.
 if TYPE_CHECKING:
@@ -57,21 +59,19 @@ class Lengths:
         refused_by_template: what to do with an example that the chat template refuses: likewise.
     """
 
-    max_length: int = 512
-    min_completion: int = 8
+    max_length: AtLeastOne = 512
+    min_completion: AtLeastOne = 8
     overlong_prompt: Literal["error", "drop"] = "error"
     refused_by_template: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
         """Refuse limits that leave no room."""
-        if self.min_completion < 1 or self.max_length <= self.min_completion:
+        check_fields(self, "lengths")
+        if self.max_length <= self.min_completion:
             raise LabError(
-                f"lengths: max_length is {self.max_length} and min_completion {self.min_completion}; "
-                "max_length must be the larger, and min_completion at least 1."
+                f"lengths.max_length is {self.max_length}; it must be larger than lengths.min_completion, "
+                f"{self.min_completion}."
             )
-        for key in ("overlong_prompt", "refused_by_template"):
-            if getattr(self, key) not in ("error", "drop"):
-                raise LabError(f"lengths.{key} is {getattr(self, key)!r}; it must be 'error' or 'drop'.")
 
 
 @dataclass

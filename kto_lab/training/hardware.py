@@ -1,14 +1,20 @@
 """Where a run computes and in which number format: the keys of `conf/trainer`."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from kto_lab.errors import LabError
+from kto_lab.kinds import AtLeastOne
+from kto_lab.values import check_fields
 
 # torch and Lightning are imported where they are needed: they take seconds, and a mistyped value should show before.
 if TYPE_CHECKING:
     import torch
+
+# Variables that the launcher of a run on several nodes sets: srun, torchrun, or whoever starts a process on each.
+LAUNCHED = ("SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "NODE_RANK")
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,8 @@ class Hardware:
     """
 
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: int
-    num_nodes: int
+    devices: AtLeastOne
+    num_nodes: AtLeastOne
     strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
     deterministic: bool
@@ -37,18 +43,17 @@ class Hardware:
 
     def __post_init__(self) -> None:
         """Refuse what this machine, or the lab, cannot do."""
-        if self.accelerator not in ("auto", "cpu", "gpu"):
-            raise LabError(f"trainer.accelerator is {self.accelerator!r}; it must be 'auto', 'cpu' or 'gpu'.")
-        if self.strategy not in ("auto", "ddp", "fsdp"):
-            raise LabError(f"trainer.strategy is {self.strategy!r}; it must be 'auto', 'ddp' or 'fsdp'.")
-        if self.precision not in ("auto", "32-true", "bf16-mixed"):
-            raise LabError(f"trainer.precision is {self.precision!r}; it must be 'auto', '32-true' or 'bf16-mixed'.")
-        if self.devices < 1 or self.num_nodes < 1:
-            raise LabError("trainer.devices and trainer.num_nodes must be at least 1.")
+        check_fields(self, "trainer")
         if self.strategy == "fsdp" and self.devices * self.num_nodes == 1:
             raise LabError(
                 "trainer.strategy is 'fsdp', which gives each process a shard of the policy, but there is one process. "
                 "Set trainer.devices to 2 or more, or use trainer=auto."
+            )
+        if self.num_nodes > 1 and not any(name in os.environ for name in LAUNCHED):
+            raise LabError(
+                f"trainer.num_nodes is {self.num_nodes}, and nothing has started processes on other nodes: this one "
+                "would wait for them for ever. Start it with srun inside a Slurm job, with torchrun on every node, or "
+                "set MASTER_ADDR and NODE_RANK on each; see docs/clusters.md."
             )
         import torch
 

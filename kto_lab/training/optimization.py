@@ -5,7 +5,8 @@ Optimiser and schedule are groups of their own; see `update_rule.py`.
 
 from dataclasses import dataclass
 
-from kto_lab.errors import LabError
+from kto_lab.kinds import AtLeastOne, Positive
+from kto_lab.values import check_fields
 
 
 @dataclass(frozen=True)
@@ -27,26 +28,17 @@ class Optimization:
         checkpoint_every: steps between checkpoints to resume from.
     """
 
-    batch_size: int
-    epochs: float
-    max_steps: int | None
-    learning_rate: float
-    clip_norm: float
-    micro_batch_tokens: int
+    batch_size: AtLeastOne
+    epochs: Positive
+    max_steps: AtLeastOne | None
+    learning_rate: Positive
+    clip_norm: Positive
+    micro_batch_tokens: AtLeastOne
     keep_prompts_together: bool
     dropout: bool
     gradient_checkpointing: bool
-    checkpoint_every: int
+    checkpoint_every: AtLeastOne
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""
-        for name in ("batch_size", "micro_batch_tokens", "checkpoint_every", "max_steps"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1) and not (name == "max_steps" and value is None):
-                raise LabError(f"optimization.{name} is {value!r}; it must be a whole number, at least 1.")
-        for name in ("epochs", "learning_rate", "clip_norm"):
-            if not (isinstance(value := getattr(self, name), int | float) and value > 0):
-                raise LabError(f"optimization.{name} is {value!r}; it must be a number above 0.")
-        for name in ("keep_prompts_together", "dropout", "gradient_checkpointing"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise LabError(f"optimization.{name} is {value!r}; it must be true or false.")
+        check_fields(self, "optimization")

@@ -3,7 +3,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from kto_lab.errors import LabError
-from kto_lab.training.hardware import Hardware
+from kto_lab.training.hardware import LAUNCHED, Hardware
 
 GOOD = {
     "accelerator": "auto",
@@ -44,6 +44,7 @@ def test_the_number_format_holds_outside_training_too(monkeypatch: pytest.Monkey
 
 def test_each_process_of_a_node_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpu(monkeypatch, True)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
     two = hardware(strategy="ddp", devices=2, num_nodes=2)
     found = []
     for rank in range(4):
@@ -69,6 +70,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         ({"precision": "16-mixed"}, r"trainer\.precision is '16-mixed'"),
         ({"devices": 0}, r"trainer\.devices"),
         ({"num_nodes": 0}, r"trainer\.num_nodes"),
+        ({"num_nodes": 2}, r"trainer\.num_nodes is 2, and nothing has started processes on other nodes"),
         ({"accelerator": "gpu"}, "no CUDA device is visible"),
     ],
 )
@@ -76,5 +78,7 @@ def test_what_this_machine_cannot_do_is_refused(
     changes: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_gpu(monkeypatch, False)
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(LabError, match=message):
         hardware(**changes)
