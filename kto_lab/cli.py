@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from kto_lab import __version__
+from kto_lab import __version__, completion
 from kto_lab.commands import COMMANDS, under, usage
 from kto_lab.configuration import as_hydra_reads, check_at_once, config_dir, refuse_repeated
 from kto_lab.messages import explain
@@ -79,6 +79,9 @@ def _is_deserted(stream: TextIO) -> bool:
 def _run_command_line(arguments: list[str]) -> None:
     if arguments in (["--version"], ["-V"]):
         print(f"kto-lab {__version__}")
+        return
+    if completion.is_asked(arguments):
+        completion.answer(arguments)
         return
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]

@@ -6,7 +6,7 @@ Hydra's public interface has no way to choose what its `--help` lists, so its ow
 import copy
 import difflib
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydra._internal.config_repository import IConfigRepository
@@ -67,6 +67,27 @@ def list_options_at_once() -> None:
         overrides: list[str] | None = None,
     ) -> list[str]:
         return loader.repository.get_group_options(group_name.partition("@")[0], results_filter)
+
+    ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment, method-assign]
+
+
+def complete_groups_of(config: str, *, without: Collection[str]) -> None:
+    """Have Hydra's completion know the groups that a command's configuration uses, the nested ones too.
+
+    Args:
+        config: the command's configuration.
+        without: groups of it that the command has no use for.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.object_type import ObjectType
+
+    list_options_at_once()
+    listed = ConfigLoaderImpl.get_group_options
+
+    def options(loader: ConfigLoaderImpl, group_name: str, results_filter: "ObjectType", **more: Any) -> list[str]:
+        if group_name == "" and results_filter is ObjectType.GROUP:
+            return [key for key in _groups(loader.repository, config) if key not in without]
+        return listed(loader, group_name, results_filter)
 
     ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment, method-assign]
 

@@ -34,7 +34,6 @@ from tests.small_runs import write_jsonl
 
 EXPORTS = Path(__file__).parent / "importing" / "exports" / "fixtures"
 COMMANDS = commands()
-OURS = [command for command in COMMANDS if command.startswith("kto-lab ")]
 
 # What is not run here, by how the command begins, and who runs it or why nobody can.
 ELSEWHERE = {
@@ -49,8 +48,11 @@ ELSEWHERE = {
     "pytest -m slow tests/slurm": "is the tests of a real Slurm; CI runs them with the other slow ones",
     'eval "$(bash scripts/slurm_one_node.sh': "tests/slurm starts its cluster with it",
     "bash scripts/slurm_one_node.sh": "tests/slurm starts and stops its cluster with it",
+    'eval "$(kto-lab -sc': "tests/test_completion.py drives it in a real bash",
+    "kto-lab -sc ": "tests/test_completion.py",
     "bash scripts/build_tiny.sh": "takes an hour; it is two commands of kto-lab",
 }
+OURS = [command for command in COMMANDS if command.startswith("kto-lab ") and not command.startswith(tuple(ELSEWHERE))]
 # Words of commands of ours that cannot be run here, and why. Their configuration is composed and checked all the same.
 COMPOSED = {
     "feedback=movie_ratings": "fetches the ratings from the registry: tests/test_smollm2.py",

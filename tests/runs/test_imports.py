@@ -16,7 +16,7 @@ FREE = {"logger", "reference_store"}
 # Groups of `conf/` that put a node inside one of the configuration's.
 INSIDE = {"value", "reference_point", "weighting", "judge"}
 OUTSIDE = (
-    r"kto_lab\.(console|cache|cli|commands|crash|log_file|messages|usage)",
+    r"kto_lab\.(console|cache|cli|commands|completion|crash|log_file|messages|usage)",
     r"kto_lab\.(importing|labeling|auditing|sweeps|reports|checking)(\..*)?",
     r"kto_lab\.feedback\.(command|inspect.*)",
     r"kto_lab\.models\.store(_disk|_shards)?",
