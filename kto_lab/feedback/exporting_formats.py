@@ -161,7 +161,10 @@ def _argilla_record(example: Example) -> Row:
     suggestion = {"value": "up" if example["desirable"] else "down", "score": None, "agent": example["rater"]}
     return {
         "id": example["example_id"],
-        "fields": {"prompt": _texts(_asked(example), example, "argilla"), "response": example["completion"]},
+        "fields": {
+            "prompt": _texts(_asked(example), example, "argilla"),
+            "response": _texts([_answer(example)], example, "argilla")[0]["content"],
+        },
         "metadata": {"split": example["split"], "group": example["group"]},
         "suggestions": {"label": suggestion},
         "responses": {},
@@ -212,7 +215,7 @@ def _texts(messages: list[Row], example: Example, format: str) -> list[Row]:
     Raises:
         LabError: one holds more, which the tool has no place for.
     """
-    for message in messages:
+    for message in [*messages, _tools(example)]:
         if more := sorted(set(message) - {"role", "content"}):
             raise LabError(
                 f"Example {example['example_id']} has a message with {more[0]!r}, and {format} has no place for it. "

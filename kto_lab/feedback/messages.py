@@ -26,6 +26,8 @@ ROLES = {
 # Under what tools keep who speaks, and what is said, where it is not under `role` and `content`.
 _SPEAKERS = ("from", "author")
 _SAID = ("value", "text")
+# Who speaks where ShareGPT has the assistant call a function.
+_CALL = "function_call"
 # Kinds of content parts that are text of the turn itself; a "thinking" part has a text, too.
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _PRINTED = re.compile(r"\s*\[?\s*\{\s*'")
@@ -56,6 +58,8 @@ def under_our_names(message: Any) -> Any:
     said = next((key for key in ("content", *_SAID) if key in message), None)
     if speaker is None or said is None:
         return message
+    if message[speaker] == _CALL:
+        return {"role": "assistant", "content": None, "function_call": message[said]}
     role = message[speaker].get("role") if isinstance(message[speaker], Mapping) else message[speaker]
     if not isinstance(role, str) or role.lower() not in ROLES:
         return message

@@ -209,3 +209,25 @@ def test_an_answer_that_was_cut_is_said_to_look_whole_where_the_tool_has_no_word
     _, folder = exported(tmp_path, [{**row, "finished": True} for row in thumbs()], "trl", output=str(tmp_path / "t"))
     row = json.loads((folder / "train.jsonl").read_text().splitlines()[0])
     assert "finished" not in row and "checks" not in row, "a column that says nothing is not written"
+
+
+def test_calls_and_tools_are_written_where_the_tool_has_a_place_for_them(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}, "id": "c1"}
+    asked = [{"role": "user", "content": "Weather in Oslo?", "tools": tools}]
+    called = {"role": "assistant", "content": "", "tool_calls": [call]}
+    rows = [
+        {"prompt": asked, "completion": called, "desirable": True, "pair_id": "p"},
+        {"prompt": asked, "completion": "No idea.", "desirable": False, "pair_id": "p"},
+    ]
+    for format, preset in (("trl", "trl"), ("openai", "openai")):
+        table, folder = exported(tmp_path, rows, format, output=str(tmp_path / format))
+        again = back(folder, {}, format=preset)
+        assert content(again, *COMMON, "message") == content(table, *COMMON, "message")
+    only_called = [{**row, "prompt": chat("Weather in Oslo?")} for row in rows]
+    only_told = [{**row, "completion": f"Hm {row['desirable']}."} for row in rows]
+    for format in ("halos", "llama_factory", "argilla"):
+        for examples, key in ((only_called, "tool_calls"), (only_told, "tools")):
+            with pytest.raises(LabError, match=f"has a message with '{key}', and {format} has no place for it"):
+                exported(tmp_path, examples, format, output=str(tmp_path / format))
+        assert not (tmp_path / format).exists()

@@ -305,3 +305,24 @@ def test_a_format_in_an_envelope(tmp_path: Path) -> None:
     assert len(read(file, format="sharegpt")) == 1
     file.write_text(json.dumps({"mine": [{"conversations": [HUMAN, GPT], "kto_tag": True}]}))
     assert len(read(file, format="sharegpt", rows_at="mine")) == 1
+
+
+def test_tools_and_calls_are_kept(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+    call = {"name": "weather", "arguments": {"city": "Oslo"}}
+    ask = {"from": "human", "value": "Weather in Oslo?"}
+    turns = [ask, {"from": "function_call", "value": json.dumps(call)}]
+    row = {"conversations": turns, "kto_tag": True, "tools": json.dumps(tools), "system": ""}
+    (got,) = read(jsonl(tmp_path, row), format="sharegpt")
+    assert json.loads(got["message"])["tool_calls"] == json.dumps(
+        [{"function": call, "type": "function"}], sort_keys=True
+    )
+    assert json.loads(got["prompt"][0]["tools"]) == tools
+    said = [*turns, {"from": "observation", "value": "3 degrees"}, {"from": "gpt", "value": "Cold."}]
+    (got,) = read(jsonl(tmp_path, {"conversations": said, "kto_tag": True}), format="sharegpt")
+    assert [message["role"] for message in got["prompt"]] == ["user", "assistant", "tool"]
+    asked = {"messages": [{"role": "user", "content": "Weather in Oslo?"}], "tools": tools, "parallel_tool_calls": True}
+    called = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": call}]}
+    row = {"input": asked, "preferred_output": [called], "non_preferred_output": [BAD]}
+    table = read(jsonl(tmp_path, row), format="openai")
+    assert json.loads(table["prompt"][0][0]["tools"]) == tools and len(make_pairs(table, seed=0)) == 1

@@ -31,6 +31,8 @@ RIGHT: list[tuple[str, dict[str, Any], int, int, int]] = [
     ("stars.jsonl", {"format": "stars"}, 6, 6, 6),
     ("ratings_from_zero.jsonl", {"format": "helpsteer"}, 6, 6, 6),
     ("ids_without_raters.jsonl", {}, 3, 1, 1),
+    ("tool_calls.jsonl", {"columns.prompt": None, "columns.completion": "messages"}, 1, 1, 1),
+    ("tool_calls.jsonl", {"format": "ms_swift"}, 1, 1, 1),
     ("times_iso.jsonl", TIMED, 1, 1, 1),
     ("times_german.jsonl", TIMED, 1, 1, 1),
     ("times_us.jsonl", TIMED, 1, 1, 1),
