@@ -133,7 +133,7 @@ def _write_argilla(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             part("thumb", "The thumb", {"type": "text", "use_markdown": False}),
             part("why", "What the audit says", {"type": "text", "use_markdown": False}),
         ],
-        questions=[choice(QUESTION, "What of this thumb?", {**CHOICES})],
+        questions=[choice(QUESTION, "What of this thumb?", {str(value): words for value, words in CHOICES.items()})],
         metadata=[
             metadata_of("rank", "integer", visible=True),
             metadata_of("suspicion", "float", visible=True),
