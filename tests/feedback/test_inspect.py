@@ -173,7 +173,7 @@ def test_an_inspection_is_not_overwritten(tmp_path: Path) -> None:
         (["+judge=reward"], "Nothing reads the configuration's judge"),
         (["output=???"], "Not set: output"),
         (["deployment_ratio=1"], "deployment_ratio is 1; it is the share"),
-        (["deployment_ratio=4:1"], "deployment_ratio is 4:1; it is the share"),
+        (["deployment_ratio=4:1"], "deployment_ratio is '4:1'; it must be a number"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_said(tmp_path: Path, words: list[str], message: str) -> None:

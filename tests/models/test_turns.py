@@ -1,15 +1,22 @@
 """Chat templates of every shape: what is trained, what is sampled from, and what transformers makes of the same."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kto_lab.errors import LabError
+from kto_lab.models.adapters import save_policy
 from kto_lab.models.chat_template import with_chat_template
+from kto_lab.models.generate import generate
 from kto_lab.models.logps import score
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.models.tokens import Encoder
 from kto_lab.models.turns import RefusedByTemplateError
 from tests.chat_shapes import SHAPES, shaped, with_text
+from tests.small_tokenizers import made
+from tests.taught import taught
 
 ASKED = [{"role": "user", "content": "hi"}]
 LONGER = [
@@ -63,6 +70,36 @@ def test_log_probs_are_those_of_the_template_and_a_plain_forward_pass(shape: str
         assert own is not None and ids.shape[1] == len(own) and list(own.prompt + own.completion) == ids[0].tolist()
         found = score(model, [own], pad_id=0, token_budget=1000)
         assert torch.allclose(found, logps[begin - 1 :].sum()[None], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "empty thinking written into the last turn",
+        "thinking begun by the generation prompt and stripped from every turn",
+        "channels",
+        "instructions with blanks",
+        "no end of turn",
+    ],
+)
+def test_a_policy_says_what_it_was_trained_on_and_so_does_the_saved_one(shape: str, tmp_path: Path) -> None:
+    tokenizer = shaped(shape)
+    encoder = Encoder(tokenizer)
+    chats = [[{"role": "user", "content": content}] for content in ("hi", "and you?")]
+    said = ["use this", "a longer answer!"]
+    lessons = [encoder.encode(chat, text) for chat, text in zip(chats, said, strict=True)]
+    model = taught(tokenizer, [(lesson.prompt, lesson.completion) for lesson in lessons if lesson])
+    found = [answer for (answer,) in generate(model, encoder, chats, max_new_tokens=80)]
+    assert [(answer.text, answer.tokens) for answer in found] == [
+        (text, lesson.completion) for text, lesson in zip(said, lessons, strict=True) if lesson
+    ]
+    assert all(answer.finished for answer in found)
+    save_policy(model, encoder.released, tmp_path / "policy", merge=False, ending=encoder.ending(chat=True))
+    saved, own = (kind.from_pretrained(tmp_path / "policy") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    for chat, answer in zip(chats, found, strict=True):
+        asked = own.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
+        whole = saved.generate(**asked, max_new_tokens=80, do_sample=False, tokenizer=own)
+        assert tuple(whole[0, asked["input_ids"].shape[1] :].tolist()) == answer.tokens
 
 
 @pytest.mark.parametrize("shape", [name for name, one in SHAPES.items() if one.tools])
@@ -171,8 +208,6 @@ def test_a_template_without_a_reading_is_refused_by_name() -> None:
 
 
 def test_a_token_that_would_span_prompt_and_answer_leaves_the_prompt_alone() -> None:
-    from tests.small_tokenizers import made
-
     template = SHAPES["thinking begun by the generation prompt"].template
     tokenizer = made(["</s>", "<|end|>", "<|pad|>"], template, eos="</s>", merges=[("Ċ", "Ċ")])
     tokens = Encoder(tokenizer).encode(ASKED, "yes")
@@ -197,7 +232,7 @@ def test_a_template_and_its_arguments_are_the_tokenizers_own() -> None:
     )
 
 
-def test_a_chat_template_is_given_by_name_by_file_or_as_text(tmp_path) -> None:  # noqa: ANN001
+def test_a_chat_template_is_given_by_name_by_file_or_as_text(tmp_path: Path) -> None:
     base = with_text("")
     base.chat_template = None
     file = tmp_path / "own.jinja"
