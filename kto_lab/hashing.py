@@ -6,11 +6,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+_PLAIN = frozenset((str, bool, type(None)))
+
 
 def content_hash(*parts: Any) -> str:
     """Sixteen hex digits that depend on the content alone (SHA-256 of canonical JSON)."""
-    text = json.dumps(_in_order(parts), ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(parts)).hexdigest()[:16]
+
+
+def _canonical(parts: tuple[Any, ...]) -> bytes:
+    """JSON without spaces, keys sorted. For texts and truths orjson writes the same, ten times as fast."""
+    if _PLAIN.issuperset(map(type, parts)):
+        try:
+            return orjson.dumps(parts)
+        except TypeError:  # half a character
+            pass
+    return json.dumps(_in_order(parts), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _in_order(value: Any) -> Any:

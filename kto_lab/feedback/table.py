@@ -33,10 +33,12 @@ table. Nothing downstream depends on where a thumb came from.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.on_disk import table_on_disk
 from kto_lab.feedback.whole import MORE, as_text, is_more_than_text, whole
 from kto_lab.hashing import content_hash
 
@@ -125,10 +127,56 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
     Raises:
         LabError: a row is malformed, a prompt is in both splits or has different checks, or there is no row.
     """
-    from datasets import Dataset
-
     require_share(held_out, "feedback.held_out")
-    records = []
+    columns = _Columns()
+    records = columns.of(_records(rows, source=source, held_out=held_out), source)
+    return table_on_disk(records, columns.widest, columns.settled)
+
+
+@dataclass
+class _Columns:
+    """Which columns a table has, which its last record settles."""
+
+    chat: bool = False
+    optional: set[str] = field(default_factory=set)
+    message_keys: set[str] = field(default_factory=set)
+
+    def of(self, records: Iterable[dict[str, Any]], source: str) -> Iterator[dict[str, Any]]:
+        """The records, looked at as they pass.
+
+        Raises:
+            LabError: there is none, or prompts are of two kinds.
+        """
+        number = 0
+        for number, record in enumerate(records, start=1):
+            prompt = record["prompt"]
+            if number == 1:
+                self.chat = isinstance(prompt, list)
+            if isinstance(prompt, list) is not self.chat:
+                raise LabError(
+                    f"{source}: some prompts are chat messages and some are plain text. Make them all one kind."
+                )
+            if self.chat:
+                self.message_keys.update(key for message in prompt for key in message)
+            for name in OPTIONAL:
+                if record[name] is not None and name not in self.optional:
+                    self.optional.add(name)
+            yield record
+        if not number:
+            raise LabError(f"{source}: there is no example in it.")
+
+    def widest(self) -> "Features":
+        """Every column that there may be."""
+        return features(self.chat, OPTIONAL, MORE)
+
+    def settled(self) -> "Features":
+        """Those that there are."""
+        return features(self.chat, self.optional, self.message_keys)
+
+
+def _records(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: float) -> Iterator[dict[str, Any]]:
+    """The records of rows, each with an identity of its own."""
+    seen: set[str] = set()
     repeats: Counter[str] = Counter()
     splits: dict[str, str] = {}
     checks: dict[str, str] = {}
@@ -141,19 +189,12 @@ def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: flo
                 "be trained on: give all rows of a prompt the same split."
             )
         require_same_checks(checks, record["prompt_id"], record["checks"], where)
-        repeats[record["example_id"]] += 1
-        if (nth := repeats[record["example_id"]]) > 1:
-            record["example_id"] = content_hash(record["example_id"], nth)
-        records.append(record)
-    if not records:
-        raise LabError(f"{source}: there is no example in it.")
-    chat = {isinstance(record["prompt"], list) for record in records}
-    if len(chat) > 1:
-        raise LabError(f"{source}: some prompts are chat messages and some are plain text. Make them all one kind.")
-    optional = [name for name in OPTIONAL if any(record[name] is not None for record in records)]
-    keys = {key for record in records if isinstance(record["prompt"], list) for one in record["prompt"] for key in one}
-    schema = features(chat.pop(), optional, keys)
-    return Dataset.from_list([{name: record[name] for name in schema} for record in records], features=schema)
+        identity = record["example_id"]
+        if identity in seen:
+            repeats[identity] += 1
+            record["example_id"] = content_hash(identity, repeats[identity] + 1)
+        seen.add(identity)
+        yield record
 
 
 def _known(message: Mapping[str, Any]) -> dict[str, Any]:

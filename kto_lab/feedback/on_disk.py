@@ -1,0 +1,85 @@
+"""Records as a table that lies on the disk and is read through memory, so that memory does not grow with the table."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from kto_lab.errors import LabError
+
+# Imported where it is needed: it takes seconds.
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+BATCH = 4096
+
+
+def table_on_disk(
+    records: Iterable[Mapping[str, Any]], widest: Callable[[], "Features"], settled: Callable[[], "Features"]
+) -> "Dataset":
+    """The records as a data set on the disk, in a file without a name that goes with the process.
+
+    Args:
+        records: with a value for each column of `widest`. There is at least one.
+        widest: the columns that there may be; asked for after the first record.
+        settled: those that there are, which may lack columns and keys of messages; asked for after the last record.
+
+    Raises:
+        LabError: the disk refuses.
+    """
+    from datasets import Dataset, DatasetInfo
+
+    try:
+        rows = iter(records)
+        batch = list(islice(rows, BATCH))
+        written = _File(widest().arrow_schema)
+        while batch:
+            written.write(_columns(batch, written.schema))
+            batch = list(islice(rows, BATCH))
+        features = settled()
+        schema = features.arrow_schema
+        table = written.read().select(schema.names)
+        if table.schema.types != schema.types:
+            # Messages have fewer keys.
+            narrow = _File(schema)
+            for part in table.to_batches():
+                narrow.write(pa.Table.from_batches([part]).cast(schema).to_batches()[0])
+            table = narrow.read()
+        return Dataset(table.replace_schema_metadata(schema.metadata), info=DatasetInfo(features=features))
+    except OSError as error:
+        raise LabError(
+            f"The table cannot be written to {tempfile.gettempdir()}: {error.strerror or error}. Free some space "
+            "there, or set TMPDIR."
+        ) from error
+
+
+def _columns(records: list[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [pa.array([record[field.name] for record in records], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+class _File:
+    """Batches in a file that is deleted at once: it lasts as long as something reads it."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema.remove_metadata()
+        handle, name = tempfile.mkstemp(prefix="kto-lab-table-", suffix=".arrow")
+        os.close(handle)
+        self._path = Path(name)
+        self._stream = pa.OSFile(name, "wb")
+        self._writer = pa.ipc.new_stream(self._stream, self.schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._writer.write_batch(batch)
+
+    def read(self) -> pa.Table:
+        self._writer.close()
+        self._stream.close()
+        try:
+            return pa.ipc.open_stream(pa.memory_map(str(self._path))).read_all()
+        finally:
+            self._path.unlink()
