@@ -224,6 +224,16 @@ class Encoder:
         assert not self.control
         return Encoder(self._given, self.lengths, control=control, template_date=self._date, ends=self._ends)
 
+    def fitting(self, table: Any, controls: Sequence[str] | None = None) -> Encoded:
+        """Which rows of a table of examples can be trained on.
+
+        Where none is to be dropped, nothing is tokenised and all are kept: one that does not fit is an error once it is
+        used. See `encode_table` for the arguments.
+        """
+        if "drop" in (self.lengths.overlong_prompt, self.lengths.refused_by_template):
+            return self.encode_table(table, controls)
+        return Encoded(tokens=[], kept=list(range(len(table))))
+
     def encode_table(self, table: Any, controls: Sequence[str] | None = None) -> Encoded:
         """Tokens of every row of a table of examples, in order; see `Encoded`.
 

@@ -48,7 +48,7 @@ def save_and_compare(
         LabError: it is more than rounding explains; or the policy cannot be written or read.
     """
     adapter, number_format = source.adapter, source.hardware.number_format
-    asked = list((judge.held_out.tokens or data.tokens)[:EXAMPLES])
+    asked = (judge.held_out.tokens or list(data.tokens.values()))[:EXAMPLES]
 
     def scored(model: Policy) -> Tensor:
         with judge.autocast():

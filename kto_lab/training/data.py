@@ -27,8 +27,8 @@ class TrainingData:
     """Everything that training reads, on the CPU.
 
     Attributes:
-        tokens: one entry per training example.
-        example_ids: likewise, for messages.
+        tokens: of each example that a step sees; the others are not tokenised.
+        example_ids: of each training example, for messages.
         desirable: the thumbs that the loss sees.
         plan: which example when.
         reference: (examples,) log pi_ref(y|x), nats; filled by `fill_reference`.
@@ -37,7 +37,7 @@ class TrainingData:
             the loss reads them, else empty.
         dropped: examples left out because their prompt is too long.
         refused: examples left out because the chat template refuses them.
-        cut: examples whose completion was cut to fit.
+        cut: examples that a step sees whose completion was cut to fit; `ended` and so on count these, too.
         swapped: pairs that the corruption exchanged; None where it leaves pairs alone.
         given: what is left of the pairs that the data was given.
         pair_noise: how the pairs of the plan stand to the clean thumbs; None for a loss of single thumbs, and where
@@ -49,7 +49,7 @@ class TrainingData:
         special_prompts: examples whose prompt has the text of a special token, which is read as that token.
     """
 
-    tokens: list[Tokens]
+    tokens: dict[int, Tokens]
     example_ids: list[str]
     desirable: list[bool]
     plan: Plan
@@ -139,27 +139,29 @@ def prepare(
     """
     controls, table = objective.controls, corrupted.table
     asked = [controls.desirable if up else controls.undesirable for up in table["desirable"][:]] if controls else None
-    encoded = encoder.encode_table(table, asked)
-    kept = table.select(encoded.kept) if len(encoded.kept) < len(table) else table
+    fitting = encoder.fitting(table, asked)
+    kept = table.select(fitting.kept) if len(fitting.kept) < len(table) else table
     desirable = kept["desirable"][:]
     try:
         plan, swaps = plan_steps(kept, corrupted.swap_pairs, objective, optimization, seed=seed)
     except LabError as error:
-        if not (left_out := _left_out(encoded, len(table), encoder.lengths)):
+        if not (left_out := _left_out(fitting, len(table), encoder.lengths)):
             raise
         raise LabError(f"{error} {left_out}") from error
+    seen = plan.examples()
+    encoded = encoder.encode_table(kept.select(seen), [asked[fitting.kept[one]] for one in seen] if asked else None)
     known = objective.needs.feed is Feed.PAIRS and corrupted.noise_is_known
     noise = pair_noise(np.array(plan.units), kept["desirable_clean"][:]) if known else None
     return TrainingData(
-        tokens=encoded.tokens,
+        tokens=dict(zip(seen, encoded.tokens, strict=True)),
         example_ids=kept["example_id"][:],
         desirable=desirable,
         plan=plan,
         reference=torch.zeros(len(desirable)),
         reference_mismatched=torch.zeros(plan.steps.shape),
         reference_tokens={},
-        dropped=encoded.dropped,
-        refused=encoded.refused,
+        dropped=fitting.dropped,
+        refused=fitting.refused,
         cut=encoded.cut,
         swapped=swaps,
         given=given_pairs(kept),
@@ -237,8 +239,7 @@ def class_weights(objective: Objective, data: TrainingData) -> Weights:
 
 def trained_sequences(data: TrainingData) -> list[Tokens]:
     """Every distinct sequence that the run trains on, in a stable order."""
-    used = sorted({example for unit in np.unique(data.plan.steps) for example in data.plan.units[unit]})
-    return list(dict.fromkeys(data.tokens[example] for example in used))
+    return list(dict.fromkeys(data.tokens.values()))
 
 
 def reference_sequences(data: TrainingData) -> list[Tokens]:
@@ -261,7 +262,8 @@ def fill_reference(
         token_logps: of the completion tokens of every sequence of `trained_sequences`, where the loss reads them.
     """
     data.reference_tokens = token_logps or {}
-    data.reference[:] = torch.tensor([logps.get(tokens, 0.0) for tokens in data.tokens])
+    for example, tokens in data.tokens.items():
+        data.reference[example] = logps.get(tokens, 0.0)
     if data.plan.mismatched is not None:
         for step in range(len(data.plan.steps)):
             data.reference_mismatched[step] = torch.tensor([logps[pair] for pair in data.mismatched_tokens(step)])

@@ -33,6 +33,10 @@ class Plan:
     mismatched: np.ndarray | None
     same_prompt: int
 
+    def examples(self) -> list[int]:
+        """The examples that a step sees, in order."""
+        return sorted({example for unit in np.unique(self.steps) for example in self.units[unit]})
+
 
 def make_plan(
     units: Sequence[Unit],

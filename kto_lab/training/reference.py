@@ -194,9 +194,10 @@ class ReferencePass(pl.Callback):
 
 def _where(data: TrainingData, sequence: Tokens) -> str:
     """Name a sequence by its example, or by the two examples of a mismatched pair."""
-    if sequence in data.tokens:
-        return f"example {data.example_ids[data.tokens.index(sequence)]}"
-    prompt = next(i for i, tokens in enumerate(data.tokens) if tokens.prompt == sequence.prompt)
-    completion = next(i for i, tokens in enumerate(data.tokens) if tokens.completion == sequence.completion)
     ids = data.example_ids
+    for example, tokens in data.tokens.items():
+        if tokens == sequence:
+            return f"example {ids[example]}"
+    prompt = next(i for i, tokens in data.tokens.items() if tokens.prompt == sequence.prompt)
+    completion = next(i for i, tokens in data.tokens.items() if tokens.completion == sequence.completion)
     return f"the prompt of example {ids[prompt]} with the completion of example {ids[completion]}"

@@ -1,6 +1,7 @@
 """Units, tokens and steps made from the table of examples."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -66,8 +67,10 @@ def test_swaps_of_pairs_are_refused_for_single_thumbs(encoder: Encoder) -> None:
 def test_controls_end_the_prompt_by_the_thumb(encoder: Encoder) -> None:
     plain, asked = prepared(encoder), prepared(encoder, "csft")
     assert asked.tokens != plain.tokens
-    for before, after, good in zip(plain.tokens, asked.tokens, asked.desirable, strict=True):
-        control = "<|good|>" if good else "<|bad|>"
+    assert asked.tokens.keys() == plain.tokens.keys()
+    for example, after in asked.tokens.items():
+        before = plain.tokens[example]
+        control = "<|good|>" if asked.desirable[example] else "<|bad|>"
         assert after.completion == before.completion
         assert encoder.tokenizer.decode(after.prompt) == encoder.tokenizer.decode(before.prompt) + control
 
@@ -97,12 +100,29 @@ def test_dropped_examples_leave_tokens_and_labels_in_step(encoder: Encoder) -> N
     rows = [{key: row[key] for key in ("prompt", "completion", "desirable")} for row in rows]
     short = Encoder(encoder.tokenizer, Lengths(max_length=24, min_completion=8, overlong_prompt="drop"))
     data = prepare(unchanged(build_table(reversed(rows), source="test", held_out=0)), short, *settings(), seed=0)
-    assert data.dropped == 2 and len(data.tokens) == len(data.desirable) == 18
-    texts = [encoder.tokenizer.decode(tokens.completion, skip_special_tokens=True) for tokens in data.tokens]
-    assert [good for text, good in zip(texts, data.desirable, strict=True) if "no" in text] == [False] * 6
+    assert data.dropped == 2 and len(data.desirable) == 18 and list(data.tokens) == data.plan.examples()
+    for example, tokens in data.tokens.items():
+        text = encoder.tokenizer.decode(tokens.completion, skip_special_tokens=True)
+        assert data.desirable[example] is ("no" not in text)
     assert data.cut == 0
     cut = Encoder(encoder.tokenizer, Lengths(max_length=12, min_completion=2))
-    assert prepare(unchanged(table()), cut, *settings(), seed=0).cut == 10
+    found = prepare(unchanged(table()), cut, *settings(), seed=0)
+    assert found.cut == sum(len(tokens) == 12 for tokens in found.tokens.values()) > 0
+
+
+def test_only_what_a_step_sees_is_read(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    encode = Encoder.encode
+
+    def counted(self: Encoder, *words: Any, **more: Any) -> Any:
+        read.append(words)
+        return encode(self, *words, **more)
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    few, all_ = prepared(encoder, max_steps=1), prepared(encoder)
+    assert len(read) == len(few.tokens) + len(all_.tokens)
+    assert set(few.tokens) == {example for unit in few.plan.steps[0] for example in few.plan.units[unit]}
+    assert few.tokens == {example: all_.tokens[example] for example in few.tokens}
 
 
 def test_a_limit_that_drops_all_says_so_and_by_which_key(encoder: Encoder) -> None:

@@ -203,7 +203,7 @@ def test_metrics_are_means_of_the_step_by_class(model: LlamaForCausalLM, encoder
     fill_reference(data, reference_of(data))
     spy, _ = one_step(model, data, loss, share=False)
     with torch.no_grad():
-        rewards = [BETA * (plain_logp(model, t).item() - reference_of(data)[t]) for t in data.tokens]
+        rewards = [BETA * (plain_logp(model, t).item() - reference_of(data)[t]) for t in data.tokens.values()]
     up = [reward for reward, good in zip(rewards, data.desirable, strict=True) if good]
     down = [reward for reward, good in zip(rewards, data.desirable, strict=True) if not good]
     assert spy.metrics["reward_desirable"] == pytest.approx(sum(up) / 4, rel=1e-4)
@@ -212,7 +212,7 @@ def test_metrics_are_means_of_the_step_by_class(model: LlamaForCausalLM, encoder
     gains = [reward - BETA * spy.metrics["z0"] for reward in rewards]
     felt = [1 / (1 + math.exp(-gain)) for gain in gains]
     assert spy.metrics["saturated"] == sum(f * (1 - f) < 0.0125 for f in felt) / 8
-    assert spy.metrics["tokens"] == sum(map(len, data.tokens)) and spy.metrics["examples"] == 8
+    assert spy.metrics["tokens"] == sum(map(len, data.tokens.values())) and spy.metrics["examples"] == 8
     norm = math.sqrt(sum(gradient.square().sum().item() for gradient in spy.gradients.values()))
     assert spy.metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
 

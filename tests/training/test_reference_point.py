@@ -83,7 +83,7 @@ def test_matched_is_the_mean_of_the_steps_own_logratios(model: LlamaForCausalLM,
     data = prepared(encoder, objective, optimization)
     assert data.plan.mismatched is None
     with torch.no_grad():
-        r = completion_logps(model, [[tokens] for tokens in data.tokens], pad_id=2) - data.reference
+        r = completion_logps(model, [[tokens] for tokens in data.tokens.values()], pad_id=2) - data.reference
     point = module_of(model, encoder, objective, optimization).reference_point(
         make_step(data, objective, optimization, 0, share_prompts=False)
     )

@@ -126,7 +126,7 @@ def filled(data: TrainingData) -> TrainingData:
     sequences = reference_sequences(data)
     tokens = {each: -7 + torch.randn(len(each.completion), generator=draw) for each in sequences}
     sums = {sequence: values.sum().item() for sequence, values in tokens.items()}
-    trained = {sequence: tokens[sequence] for sequence in data.tokens}
+    trained = {sequence: tokens[sequence] for sequence in data.tokens.values()}
     fill_reference(data, sums, trained)
     return data
 
