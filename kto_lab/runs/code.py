@@ -24,7 +24,7 @@ UNREAD = {".md", ".pyc"}
 # Every module has these.
 OF_ANY_MODULE = {"__doc__", "__file__", "__name__", "__package__", "__path__", "__spec__"}
 # These look modules up by names that the settings hold, which are followed as such, or look at their files alone.
-LOOK_UP = {"kto_lab.evaluation.measuring", "kto_lab.runs.modules"}
+LOOK_UP = {"kto_lab.evaluation.measuring", "kto_lab.runs.modules", "kto_lab.values"}
 # In place of a name of a module.
 ALL = ("*",)
 
@@ -263,8 +263,9 @@ def _shipped(place: Place, texts: Iterable[str]) -> Iterator[tuple[Path, str]]:
     in_package = (folder / "__init__.py").is_file()
     for text in texts:
         named = folder / text
-        # A module that is in no package may lie anywhere, and beside it anything.
-        files = sorted(named.rglob("*")) if in_package and named.is_dir() else [named]
+        # A module that is in no package may lie anywhere, and beside it anything. A package is code, which is imported.
+        ships = in_package and named.is_dir() and not (named / "__init__.py").is_file()
+        files = sorted(named.rglob("*")) if ships else [named]
         for file in files:
             if file.is_file() and file.suffix not in UNREAD:
                 yield file, file.relative_to(folder).as_posix()

@@ -43,7 +43,10 @@ def test_every_way_to_import_is_followed(lab: Lab) -> None:
 
 def test_files_that_a_package_names_in_its_code_count(lab: Lab) -> None:
     lab.write("pack/__init__.py", "")
-    lab.write("pack/mine.py", "FOLDER = 'data'\nFILE = 'rates.json'\n")
+    lab.write("pack/mine.py", "FOLDER = 'data'\nFILE = 'rates.json'\nKEYS = ['inner']\n")
+    # A package is code: what it holds counts where it is imported.
+    lab.write("pack/inner/__init__.py", "")
+    lab.write("pack/inner/other.py", "x = 1\n")
     lab.write("pack/rates.json", "1")
     lab.write("pack/data/table.csv", "a,b")
     lab.write("pack/data/README.md", "About it.")
