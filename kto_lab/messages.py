@@ -18,20 +18,29 @@ def explain(error: BaseException) -> str | None:
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
 
-    cause: BaseException | None = error
-    while cause is not None:
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
         if isinstance(cause, LabError):
             return str(cause)
-        cause = cause.__cause__
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in REFUSED:
+            return _refused(cause)
     if isinstance(error, InstantiationException):
         return _unfit(error)
     if isinstance(error, HydraException):
         return _not_composed(error)
     if isinstance(error, OmegaConfBaseException):
         return f"The configuration does not fit: {error}"
-    if isinstance(error, OSError) and error.errno in REFUSED:
-        return f"Could not write {error.filename}: {error.strerror}. Free some space or choose another folder."
     return None
+
+
+def _refused(error: OSError) -> str:
+    """What a file system refused."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"Could not open {error.filename}: {error.strerror}. Change its permissions, or name another."
+    return f"Could not write {error.filename}: {error.strerror}. Free some space or choose another folder."
 
 
 def _not_composed(error: BaseException) -> str:

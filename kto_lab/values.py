@@ -60,7 +60,8 @@ def check_fields(made: Any, node: str) -> None:
     Raises:
         LabError: as in `check`.
     """
-    kinds = {name: kind for name, kind in parameters(type(made)).kinds.items() if is_data(kind)}
+    made_by: Any = type(made)
+    kinds = {name: kind for name, kind in parameters(made_by).kinds.items() if is_data(kind)}
     check({f"{node}.{name}": getattr(made, name) for name in kinds}, {f"{node}.{name}": kinds[name] for name in kinds})
 
 
@@ -213,11 +214,13 @@ def _plain(kind: Any) -> Any:
     if origin in (Union, UnionType):
         return Union[tuple(map(_plain, arguments))]  # noqa: UP007 (a tuple of kinds)
     if kind in _LISTS or origin in _LISTS:
-        return list[_plain(arguments[0]) if arguments else Any]
+        one: Any = _plain(arguments[0]) if arguments else Any
+        return list[one]
+    several: Any = tuple(one if one is ... else _plain(one) for one in arguments)
     if kind is tuple or origin is tuple:
-        return tuple[tuple(one if one is ... else _plain(one) for one in arguments)] if arguments else list[Any]
+        return tuple[several] if arguments else list[Any]
     if kind in _MAPPINGS or origin in _MAPPINGS:
-        return dict[tuple(map(_plain, arguments))] if arguments else dict[Any, Any]
+        return dict[several] if arguments else dict[Any, Any]
     return kind if is_typeddict(kind) else Node
 
 

@@ -1,6 +1,7 @@
 """The command line: what a person sees who mistypes, or whose data, disk or network is at fault."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -179,6 +180,26 @@ def test_a_full_disk_is_said(failing: Failing, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(files, "_flush", full)
     said = failing()
     assert "Could not write" in said and "No space left on device" in said and "Free some space" in said
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_file_that_may_not_be_read_is_said(
+    failing: Failing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str
+) -> None:
+    file = tmp_path / f"locked.{suffix}"
+    file.write_text("{}")
+    opened = io.open
+
+    # As for anyone but root, whom permissions do not stop.
+    def refusing(path: Any, *more: Any, **others: Any) -> Any:
+        if str(path) == str(file):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *more, **others)
+
+    monkeypatch.setattr("builtins.open", refusing)
+    monkeypatch.setattr(io, "open", refusing)
+    said = failing(f"feedback.path={file}")
+    assert f"locked.{suffix}" in said and ("Permission denied" in said or "cannot be read" in said)
 
 
 def test_a_run_folder_that_cannot_be_is_said(failing: Failing, tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from kto_lab import console
+from kto_lab import console, keys
 from kto_lab.configuration import check_keys, config_dir
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path, write_text
-from kto_lab.keys import REPORT
 from kto_lab.reports.answers import SideBySide, side_by_side
 from kto_lab.reports.figure_parts import Style, styles
 from kto_lab.reports.figures import plot
@@ -42,7 +41,7 @@ from kto_lab.sweeps.contrasts import read_contrasts
 from kto_lab.sweeps.manifest import STUDY, read_study
 from kto_lab.sweeps.study import shown_at
 
-KEYS = REPORT
+KEYS = keys.REPORT
 REPORT = "report.html"
 # Suffix to what writes it; HTML goes into the page, too.
 TABLE_FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "tex": latex, "csv": comma_separated}

@@ -47,6 +47,16 @@ def test_a_count_that_means_nothing_is_an_error(override: str) -> None:
         load("quick", f"evaluation.{override}")
 
 
+@pytest.mark.parametrize("tasks", ["auto", "[kto_lab_neutral]"])
+def test_worked_examples_are_refused_for_tasks_that_have_none(tasks: str) -> None:
+    words = [f"evaluation.lm_eval={tasks}", "evaluation.lm_eval_fewshot=2"]
+    with pytest.raises(
+        (LabError, InstantiationException), match=r"evaluation\.lm_eval_fewshot is 2, and .*kto_lab_neu"
+    ):
+        load("quick", *words)
+    assert load("quick", "evaluation.lm_eval=[hellaswag]", words[1]).lm_eval_fewshot == 2
+
+
 def test_a_task_file_that_is_not_there_is_an_error() -> None:
     with pytest.raises((LabError, InstantiationException), match=r"names the file nowhere/own\.yaml"):
         load("quick", "evaluation.lm_eval=[nowhere/own.yaml]")

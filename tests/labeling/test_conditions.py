@@ -103,6 +103,7 @@ def test_a_pattern_that_takes_exponential_time_is_stopped() -> None:
         ("{keywords: a, words: {min: 1}}", "2 keys. Put several under all"),
         ("[a]", r"this is \['a'\]"),
         ("{regex: '('}", "no regular expression: missing"),
+        (f"{{regex: '{'(' * 3000}a{')' * 3000}'}}", "nested too deeply. Split it into several"),
         ("{regex: yes}", "Put numbers and yes or no in quotes"),
         ("{words: 3}", "give min, max or both"),
         ("{words: {min: 3, most: 4}}", "give min, max or both"),
