@@ -138,6 +138,7 @@ WRONG = [
     ("report folder=nowhere", "publish=2", "a text that is not empty or null"),
     (REVIEW, "decisions=3", "a text or a list of texts"),
     (COLLECT, "output=", "a text that is not empty"),
+    ("feedback export feedback=arithmetic", "output=", "a text that is not empty"),
     # Nodes.
     (TINY, "loss.value=abc", "a node with a _target_"),
     (TINY, "optimization=3", "optimization"),
