@@ -11,10 +11,13 @@ from omegaconf import OmegaConf
 from kto_lab.cli import config_dir
 from kto_lab.errors import LabError
 from kto_lab.messages import explain
+from kto_lab.sealed import write_json
 from kto_lab.sweeps.composing import Composer, opened
 from kto_lab.sweeps.finished import FinishedRuns
+from kto_lab.sweeps.manifest import STUDY
 from kto_lab.sweeps.study import Cell, cells_of
-from kto_lab.sweeps.sweep import study_of
+from kto_lab.sweeps.sweep import named, study_of
+from tests.damage import DAMAGES
 from tests.small_runs import thumbs, write_jsonl
 from tests.sweeps.ground import OWN, Ground
 
@@ -85,6 +88,33 @@ def test_damage_to_what_is_kept_costs_time_alone(ground: Ground, text: str) -> N
     before, _ = planned(ground)
     (ground.folder / "plan.json").write_text(text)
     assert planned(ground) == (before, 2)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_plan_is_set_aside_and_made_again(
+    ground: Ground, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, _ = planned(ground)
+    DAMAGES[damage](ground.folder / "plan.json")
+    assert planned(ground) == (before, 2)
+    assert capsys.readouterr().out.count("plan.json is damaged") == 1
+    ground.plan()
+    assert planned(ground) == (before, 0)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_study_is_set_aside_and_its_contrasts_count_as_named_now(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contrast = {"name": "kto over dpo", "metric": "pass_rate"}
+    study = {"name": "small", "question": "Which one is better? " * 10}
+    content = {"study": study, "cells": [], "contrasts_named": [{"contrast": contrast, "finished": 7}]}
+    write_json(tmp_path / STUDY, content)
+    assert named([contrast], [], tmp_path) == [{"contrast": contrast, "finished": 7}]
+    DAMAGES[damage](tmp_path / STUDY)
+    assert named([contrast], [], tmp_path) == [{"contrast": contrast, "finished": 0}]
+    assert capsys.readouterr().out.count("study.json is damaged") == 1
+    assert (tmp_path / f"{STUDY}.damaged").exists()
 
 
 @pytest.mark.parametrize("study", sorted(file.stem for file in (config_dir() / "study").glob("*.yaml")))
