@@ -1,4 +1,3 @@
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ import pandas as pd
 import pytest
 
 from kto_lab.errors import LabError
-from kto_lab.files import write_json
 from kto_lab.reports import load
 from kto_lab.reports.report import report
 from kto_lab.reports.selection import Search, matching, search, select
@@ -17,6 +15,7 @@ from kto_lab.reports.tables import BASE, build, build_search, text
 from kto_lab.runs.prompt_scores import PromptScores
 from kto_lab.runs.record import RECORD, read_record
 from kto_lab.runs.scores import KEPT, TEST, VALIDATION, half_of
+from kto_lab.sealed import read_json, write_json
 from kto_lab.sweeps.manifest import STUDY
 from tests.reports.study_folders import draw, fail, grid, prompt_scores, write_run, write_study
 
@@ -63,7 +62,7 @@ def test_where_keeps_the_cells_that_are_named(tmp_path: Path) -> None:
 
 def test_runs_of_other_code_that_were_accepted_are_named_in_captions_and_on_the_page(tmp_path: Path) -> None:
     home = study(tmp_path)
-    content = json.loads((home / STUDY).read_text())
+    content = read_json(home / STUDY, "")
     content["cells"][0]["accepted_code"] = ["my_losses", "kto_lab.training.fit"]
     write_json(home / STUDY, content)
     frame, sentence = load(home), "1 run was made by another version of the code, in kto_lab.training.fit, my_losses"
