@@ -22,14 +22,14 @@ from kto_lab.messages import explain
 from kto_lab.quoting import quoted
 from kto_lab.stopping import Stopped, stoppable
 from kto_lab.sweeps.request import read
-from kto_lab.usage import closest, list_groups_of, list_options_at_once
+from kto_lab.usage import closest, help_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # With one of these, Hydra answers and nothing is run.
-HELP = {"--help", "-h", "--hydra-help"}
-ASKING = HELP | {"--cfg", "-c", "--info", "-i"}
+HELP = {"--help", "-h"}
+ASKING = {"--hydra-help", "--cfg", "-c", "--info", "-i"}
 MULTIRUN = {"--multirun", "-m"}
 # What a shell reports of a program that a broken pipe has ended.
 BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -132,14 +132,12 @@ def run(name: str, overrides: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with_messages(lambda: refuse_repeated(overrides))
     overrides = as_hydra_reads(overrides)
+    if HELP.intersection(overrides):
+        print(help_of(name, command, overrides))
+        return
     if name == "sweep" and not ASKING.intersection(overrides):
         with_messages(lambda: _sweep(overrides, task), to_go_on=GO_ON_SWEEPING)
         return
-    if HELP.intersection(overrides):
-        list_options_at_once()
-        if "--hydra-help" not in overrides:
-            list_groups_of(command.config, without=command.without)
-            overrides = [*overrides, f"hydra.help.header={quoted(_header(name))}"]
     sys.argv = [whole[0], *overrides]
     with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
 
@@ -173,14 +171,6 @@ def _say_what_is_run(name: str, cfg: "DictConfig") -> None:
     where = [f"{word} {place}" for word, place in places.items() if place is not None]
     about = "; ".join(filter(None, [" ".join(choices), *where]))
     console.say(f"kto-lab {name}" + (f": {about}" if about else ""))
-
-
-def _header(name: str) -> str:
-    """What a command's --help begins with."""
-    command = COMMANDS[name]
-    width = max(map(len, command.flags), default=0)
-    flags = [f"    {flag:<{width}}  {about}" for flag, about in command.flags.items()]
-    return "\n".join([f"kto-lab {name}: {command.about}", "", *([*flags, ""] if flags else [])])
 
 
 def _sweep(words: list[str], task: Callable[..., object]) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from kto_lab.commands import COMMANDS, Command
 from kto_lab.configuration import config_dir
 from kto_lab.errors import LabError
-from kto_lab.usage import complete_groups_of
+from kto_lab.usage import complete_groups_of, config_dirs
 
 FLAGS = ("-sc", "--shell-completion")
 # Hydra's flags that are of use with every command.
@@ -62,18 +62,13 @@ def _complete(arguments: Sequence[str]) -> None:
         return
     os.environ["COMP_LINE"] = " ".join([PROGRAM, *(word for word in words if not word.startswith("-")), last])
     complete_groups_of(command.config, without=command.without)
-    _hydra(command, [*arguments, *_config_dir(words)])
+    _hydra(command, [*arguments, *(part for folder in config_dirs(words) for part in ("--config-dir", folder))])
 
 
 def _next_words(done: Sequence[str]) -> set[str]:
     """The words that a command's name can go on with."""
     names = [name.split() for name in COMMANDS]
     return {name[len(done)] for name in names if name[: len(done)] == list(done) and len(name) > len(done)}
-
-
-def _config_dir(words: Sequence[str]) -> Sequence[str]:
-    """The flag of a line that adds options of one's own."""
-    return next((words[at : at + 2] for at, word in enumerate(words) if word in ("--config-dir", "-cd")), ())
 
 
 def _print(candidates: Sequence[str], last: str, arguments: Sequence[str]) -> None:

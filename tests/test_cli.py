@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from kto_lab import cli, files
 from kto_lab.models import load
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.sweeps.request import FLAGS
+from kto_lab.usage import ABOUT
 from tests.small_runs import composed, options, overrides, thumbs, write_jsonl
 
 Failing = Callable[..., str]
@@ -234,7 +236,7 @@ def test_help_and_configuration_work_from_any_folder(tmp_path: Path) -> None:
     listed = kto_lab("--help", cwd=tmp_path)
     assert listed.returncode == 0 and all(f"kto-lab {name}" in listed.stdout for name in cli.COMMANDS)
     helped = kto_lab("train", "--help", cwd=tmp_path)
-    assert helped.returncode == 0 and "cdpo, csft, dpo" in helped.stdout
+    assert helped.returncode == 0 and "what is minimised" in helped.stdout
     printed = kto_lab("train", "--cfg", "job", cwd=tmp_path)
     assert printed.returncode == 0 and "batch_size: 16" in printed.stdout
     assert not list(tmp_path.iterdir()), "looking changes nothing"
@@ -310,30 +312,27 @@ def test_help_and_mistakes_come_before_what_takes_seconds_to_import(words: list[
     assert ("error: " in done.stderr) == (not {"--help", "--cfg"}.intersection(words))
 
 
-def lines_of(text: str, heading: str) -> dict[str, str]:
-    """What a help lists under a heading: name to the rest of its line."""
-    part = text.partition(heading)[2].partition("\n\n\n")[0]
-    return {name: rest for name, sep, rest in (line.partition(": ") for line in part.splitlines()) if sep}
-
-
-def helped(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The help of a command, made in this process."""
-    monkeypatch.setattr(sys, "argv", ["kto-lab", *name.split(), "--help"])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 0
+def helped(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a help says, made in this process."""
+    monkeypatch.setattr(sys, "argv", ["kto-lab", *words, "--help"])
+    cli.main()
     return capsys.readouterr().out
+
+
+def listed_in(said: str) -> dict[str, str]:
+    """What a help lists: name to the rest of its line."""
+    lines = [line.split() for line in said.splitlines() if re.match(r"    [^\s-]", line)]
+    return {name: " ".join(rest) for name, *rest in lines}
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_a_command_s_help_lists_the_groups_that_it_takes(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = helped(name, monkeypatch, capsys)
+    said = helped(name.split(), monkeypatch, capsys)
     assert said.startswith(f"kto-lab {name}: {cli.COMMANDS[name].about}\n\n")
-    groups = lines_of(said, "Configuration groups ==")
-    assert groups and ("study" in groups) == (name in ("sweep", "report"))
+    groups = listed_in(said)
+    assert ("study" in groups) == (name in ("sweep", "report"))
     # What is listed can be chosen, and nothing else can. What a nested group stands in is chosen first.
     outer = {
         "loss": "kto",
@@ -342,10 +341,12 @@ def test_a_command_s_help_lists_the_groups_that_it_takes(
         "evaluation": "quick",
         "reference": "model",
     }
-    for key, listed in groups.items():
+    for key, about in groups.items():
+        assert len(about.split()) > 3, f"nothing says what {key} decides"
         within = key.partition("@")[2].partition(".")[0]
         chosen = [f"{within}={outer[within]}"] if within else []
-        assert composed([*chosen, f"{key}={listed.split(', ')[-1]}"], name=cli.COMMANDS[name].config)
+        last = options(key.partition("@")[0])[-1]
+        assert composed([*chosen, f"{key}={last}"], name=cli.COMMANDS[name].config)
     for folder in cli.config_dir().iterdir():
         if folder.is_dir() and folder.name not in {*groups, "hydra", *cli.COMMANDS[name].without}:
             with pytest.raises(ConfigCompositionException):
@@ -355,17 +356,59 @@ def test_a_command_s_help_lists_the_groups_that_it_takes(
 def test_nested_groups_are_listed_by_the_word_that_chooses_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = lines_of(helped("train", monkeypatch, capsys), "Configuration groups ==")
-    assert listed["value@loss.value"] == "concave, identity, logistic, power"
-    assert {"reference_point@loss.reference_point", "weighting@loss.weighting"} < set(listed)
+    listed = listed_in(helped(["train"], monkeypatch, capsys))
+    assert listed["loss"] == "kto what is minimised"
+    # What the default loss has.
+    assert listed["reference_point@loss.reference_point"].startswith(f"{composed_choice('loss.reference_point')} ")
+    assert {"value@loss.value", "weighting@loss.weighting"} < set(listed)
     assert [key for key in listed if key.startswith("corruption@")] == [
         f"corruption@corruption.{place}" for place in ("first", "second", "third")
     ]
     assert not {"export", "prompts", "answers", "labeler", "study", "value"} & set(listed)
-    assert "model@labeler.model" in lines_of(helped("feedback label", monkeypatch, capsys), "Configuration groups ==")
-    said = helped("sweep", monkeypatch, capsys)
+    assert "model@labeler.model" in listed_in(helped(["feedback", "label"], monkeypatch, capsys))
+    said = helped(["sweep"], monkeypatch, capsys)
     for flag, about in FLAGS.items():
         assert f"{flag:<{max(map(len, FLAGS))}}  {about}" in said
+
+
+def composed_choice(node: str) -> str:
+    """The option of a nested group that the default configuration has."""
+    from hydra import compose, initialize_config_dir
+
+    group = node.rpartition(".")[2]
+    with initialize_config_dir(str(cli.config_dir()), version_base="1.3"):
+        return str(compose("train", return_hydra_config=True).hydra.runtime.choices[f"{group}@{node}"])
+
+
+def test_the_help_of_a_group_lists_its_options_with_their_comments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for group in ("loss", "value@loss.value", "trainer"):
+        said = helped(["train", group], monkeypatch, capsys)
+        listed = listed_in(said)
+        assert list(listed) == options(group.partition("@")[0]) and all(listed.values())
+    assert listed["cpu"].startswith("One process on the CPU")
+    assert listed["auto"].startswith("One process: on a GPU")
+    assert "the default" in said.partition("    auto")[2].partition("    cpu")[0]
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "mine.yaml").write_text("# @package _global_\n# My loss.\n# And more.\nbeta: 1\n")
+    said = helped(["train", "--config-dir", str(tmp_path), "loss"], monkeypatch, capsys)
+    assert listed_in(said)["mine"] == "My loss"
+
+
+def test_the_help_of_a_group_that_a_command_has_not_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for word, said in (("los", "Did you mean 'loss'?"), ("study", "kto-lab train has no group 'study'.")):
+        monkeypatch.setattr(sys, "argv", ["kto-lab", "train", "--help", word])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 1 and said in capsys.readouterr().err
+
+
+def test_every_group_has_a_line_of_its_own() -> None:
+    groups = {path.name for path in cli.config_dir().iterdir() if path.is_dir()} - {"hydra"}
+    assert set(ABOUT) == groups
 
 
 @pytest.mark.parametrize(
