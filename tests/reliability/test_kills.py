@@ -26,8 +26,8 @@ from tests.sweeps.small_study import Sweep, same
 PROGRAM = Path(__file__).with_name("killed.py")
 SIX = ("optimization.max_steps=6", "optimization.checkpoint_every=2", "evaluation=none")
 LORA = ("adapter=lora", "adapter.dropout=0.1", "adapter.rank=4")
-RUNS, KILLS = 4, 4
-KILLS_OF_SWEEP = 12
+RUNS, KILLS = 2, 3
+KILLS_OF_SWEEP = 6
 
 
 class Killer:
@@ -57,11 +57,17 @@ class Killer:
         return int(changes)
 
 
-@pytest.fixture
-def killer() -> Iterator[Killer]:
+@pytest.fixture(scope="module")
+def importer() -> Iterator[Killer]:
     own = Killer()
     yield own
     own.process.communicate(timeout=60)
+
+
+@pytest.fixture
+def killer(importer: Killer) -> Killer:
+    importer.kills = 0
+    return importer
 
 
 def listing(folder: Path) -> list[str]:
