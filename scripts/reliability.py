@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -89,7 +90,8 @@ def measure(part: str) -> bool:
     tests = ROOT / "tests" / "reliability" / f"test_{part}.py"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", str(tests), "-m", "slow or not slow", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", str(tests), "-m", "slow or not slow"]
+        command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]
         done = subprocess.run(command, cwd=ROOT)
         if not report.exists():
             raise SystemExit(f"{tests} could not be run.")
@@ -125,7 +127,7 @@ def page() -> str:
     """docs/reliability.md, from what is kept."""
     parts = [PREAMBLE]
     for part, (heading, about) in PARTS.items():
-        parts.append(f"## {heading}\n\n{about}\n")
+        parts.append(f"## {heading}\n\n{textwrap.fill(about, 120)}\n")
         parts.append(_section(part) + "\n")
     return "\n".join(parts)
 
