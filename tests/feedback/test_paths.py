@@ -33,8 +33,8 @@ def read(file: Path, columns: Mapping[str, str | None] | None = None, **changes:
     return from_file(**settings("feedback", columns or {}, {"path": str(file), **changes}))
 
 
-def written(file: Path, value: Any) -> Path:
-    file.write_text(json.dumps(value))
+def written(file: Path, value: Any, indent: int | None = None) -> Path:
+    file.write_text(json.dumps(value, indent=indent))
     return file
 
 
@@ -135,6 +135,7 @@ def test_a_path_that_leads_nowhere_names_the_columns_that_there_are(tmp_path: Pa
 THUMBS = [{"prompt": f"p{number}", "completion": "c", "label": number % 2 == 0} for number in range(4)]
 
 
+@pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize(
     ("value", "more"),
     [
@@ -144,8 +145,8 @@ THUMBS = [{"prompt": f"p{number}", "completion": "c", "label": number % 2 == 0} 
         ({"data": THUMBS[:2], "new": THUMBS}, {"rows_at": "$.new"}),
     ],
 )
-def test_the_rows_of_an_envelope(tmp_path: Path, value: Any, more: dict[str, Any]) -> None:
-    table = read(written(tmp_path / "page.json", value), **more)
+def test_the_rows_of_an_envelope(tmp_path: Path, value: Any, more: dict[str, Any], indent: int | None) -> None:
+    table = read(written(tmp_path / "page.json", value, indent), **more)
     assert sorted(table["prompt"]) == ["p0", "p1", "p2", "p3"] and sum(table["desirable"]) == 2
 
 
@@ -215,3 +216,15 @@ def test_an_export_of_a_tool_may_be_a_page_of_its_api_and_its_keys_paths(tmp_pat
         row for row in ChatLogExport(**{**given, "path": str(file), "columns": columns}).read() if isinstance(row, Row)
     ]
     assert rows == [Row((Thumb("page.json:1, data[0]", ASKED, "Hi.", True),))]
+
+
+@pytest.mark.parametrize("group", ["feedback", "export"])
+def test_a_key_of_messages_that_is_null_in_every_row_loses_nothing(tmp_path: Path, group: str) -> None:
+    message = {"content": "x", "name": None, "tool_calls": None, "reasoning_content": None}
+    chat = [{**message, "role": "user"}, {**message, "role": "assistant"}]
+    pq.write_table(pa.Table.from_pylist([{"chat": chat, "label": up} for up in (True, False)]), tmp_path / "t.parquet")
+    given = settings(group, {"prompt": None, "completion": "chat"}, {"path": str(tmp_path / "t.parquet")})
+    if group == "feedback":
+        assert len(from_file(**given)) == 2
+    else:
+        assert [len(row.thumbs) for row in FileExport(**given).read() if isinstance(row, Row)] == [1, 1]

@@ -21,6 +21,13 @@ RIGHT: list[tuple[str, dict[str, Any], int, int, int]] = [
     ("envelope.json", {}, 6, 0, 6),
     ("envelope.json", {"rows_at": "data"}, 6, 0, 6),
     ("words.jsonl", {}, 6, 6, 6),
+    ("lines.jsonl.gz", {}, 6, 6, 6),
+    ("semicolons.csv", {}, 6, 6, 6),
+    ("tabs.tsv", {}, 6, 6, 6),
+    ("utf16.csv", {}, 6, 6, 6),
+    ("windows.csv", {"encoding": "cp1252"}, 1, 1, 1),
+    ("shards", {}, 6, 6, 6),
+    ("shards/*.jsonl", {}, 6, 6, 6),
     ("sharegpt.jsonl", {"format": "sharegpt"}, 6, 6, 6),
     ("sharegpt.jsonl", {"columns.label": "kto_tag", "format": "sharegpt"}, 6, 6, 6),
     ("openai_preference.jsonl", {"format": "openai"}, 6, 6, 6),
@@ -64,7 +71,7 @@ def test_a_real_shape_is_read_with_two_keys_at_most(
 
 def test_every_shape_is_here() -> None:
     asked = {"times_ambiguous.jsonl", "times_unreadable.jsonl"}
-    assert {name for name, *_ in RIGHT} | asked == {file.name for file in SHAPES.iterdir()}
+    assert {name for name, *_ in RIGHT if "*" not in name} | asked == {file.name for file in SHAPES.iterdir()}
     assert len({name for name, *_ in RIGHT}) >= 14
 
 
@@ -95,6 +102,11 @@ def test_an_arenas_lists_are_turns_and_a_missing_one_is_counted(capsys: pytest.C
     assert "1 answers are missing" in capsys.readouterr().out
 
 
+def test_letters_of_a_code_page_are_whole() -> None:
+    table = read("windows.csv", {"encoding": "cp1252"})
+    assert set(table["prompt"]) == {"Nenne einen Fluß."} and set(table["completion"]) == {"Die Donau – schön.", "Öl."}
+
+
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
@@ -111,6 +123,7 @@ def test_an_arenas_lists_are_turns_and_a_missing_one_is_counted(capsys: pytest.C
         ("turn_lists.jsonl", {}, r"This looks like votes of an arena: feedback\.format=arena"),
         ("ranked_pairs.jsonl", {}, r"This looks like TRL: feedback\.format=trl"),
         ("system_column.jsonl", {}, r"The column 'system' .*feedback\.columns\.system=system"),
+        ("windows.csv", {}, r"feedback\.encoding"),
         ("times_ambiguous.jsonl", TIMED, r"feedback\.day_first"),
         ("times_unreadable.jsonl", TIMED, r"times_unreadable\.jsonl:1: the timestamp is 'yesterday'"),
     ],
