@@ -65,6 +65,7 @@ def from_file(
         chat=fitted.chat or chat,
         min_certainty=min_certainty,
         bad_rows=bad_rows,
+        formats=format is None,
     )
     # The table's identity holds the source's name, so it must not hold the folder.
     return table_of(fitted.raws, how, source=str(files), name=files.name, held_out=held_out)

@@ -65,7 +65,13 @@ def from_hub(
         drawn = sorted(np.random.default_rng(seed).permutation(len(loaded))[:limit].tolist())
     raws = functools.partial(_raws, loaded, drawn, source)
     fitted = fit(format, settings, raws, rows_at=None, fields=FIELDS, node="feedback", source=source)
-    how = layout(**fitted.settings, chat=fitted.chat or chat, min_certainty=min_certainty, bad_rows=bad_rows)
+    how = layout(
+        **fitted.settings,
+        chat=fitted.chat or chat,
+        min_certainty=min_certainty,
+        bad_rows=bad_rows,
+        formats=format is None,
+    )
     return table_of(fitted.raws, how, source=source, name=name, held_out=held_out)
 
 

@@ -54,6 +54,7 @@ class Layout:
         min_certainty: rows whose `certainty` is lower are left out.
         cut_at: the tool that wrote the rows cuts texts at so many characters; None: it does not.
         bad_rows: stop at a malformed row, or drop it and count it.
+        formats: the reader has a key `format`, which is offered where the rows look like those of a tool.
     """
 
     columns: dict[str, str]
@@ -66,6 +67,7 @@ class Layout:
     min_certainty: float | None
     cut_at: int | None
     bad_rows: Literal["error", "drop"]
+    formats: bool
 
     @property
     def paired(self) -> bool:
@@ -74,8 +76,7 @@ class Layout:
 
     def open(self, raws: Callable[[], Iterable[Raw]]) -> Callable[[], Iterator[Raw]]:
         """Raw rows with a column for each path that is mapped; see `paths.opened`."""
-        telling = [self.columns[field] for field in (*ASKED, *THUMB, *PAIR) if field in self.columns]
-        return opened(raws, list(dict.fromkeys([*telling, *self.columns.values()])), self.rows_at, node=self.node)
+        return opened(raws, list(self.columns.values()), self.rows_at, node=self.node)
 
     @property
     def message_keys(self) -> tuple[str, ...]:
@@ -105,6 +106,7 @@ def layout(
     min_certainty: float | None = None,
     cut_at: int | None = None,
     bad_rows: Literal["error", "drop"] = "error",
+    formats: bool = False,
     fields: tuple[str, ...] = FIELDS,
     node: str = "feedback",
 ) -> Layout:
@@ -128,6 +130,7 @@ def layout(
         min_certainty: see `Layout`.
         cut_at: see `Layout`.
         bad_rows: see `Layout`.
+        formats: see `Layout`.
         fields: the fields that this reader can map.
         node: the node of the configuration, for messages.
 
@@ -173,6 +176,7 @@ def layout(
         min_certainty=min_certainty,
         cut_at=cut_at,
         bad_rows=bad_rows,
+        formats=formats,
     )
 
 

@@ -8,7 +8,7 @@ Readers of mapped columns do not know of paths: a row is opened along the paths 
 them leads to is a column of its own, and so is what lies beside it, which nothing reads and which is reported as such.
 """
 
-import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -69,21 +69,30 @@ def opened(
 
     Args:
         raws: gives the rows from the beginning each time.
-        columns: what is read of a row, by name or by path; the first ones tell where the rows are in an envelope.
+        columns: what is read of a row, by name or by path.
         rows_at: the path of the list of rows in each raw row; None: looked for, see `envelope`.
         node: the node of the configuration, for messages.
     """
     nested = {path: steps for path in columns if len(steps := steps_of(path)) > 1}
 
     def each() -> Iterator[Raw]:
+        rows = iter(raws())
         at = rows_at
-        looked = at is not None
-        for where, raw in raws():
+        if at is None:
+            for where, raw in rows:
+                if isinstance(raw, Unreadable):
+                    yield where, raw
+                    continue
+                at = envelope(raw, columns)
+                rows = itertools.chain([(where, raw)], rows)
+                break
+        if at is None and not nested:
+            yield from rows
+            return
+        for where, raw in rows:
             if isinstance(raw, Unreadable):
                 yield where, raw
                 continue
-            if not looked:
-                looked, at = True, envelope(raw, columns)
             for place, row in [(where, raw)] if at is None else _elements(where, raw, at, node):
                 yield place, row if not nested or isinstance(row, Unreadable) else open_row(row, nested)
 
@@ -208,7 +217,6 @@ def _written(steps: Steps) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else step if step == ALL else f".{step}" for step in steps)
 
 
-@functools.cache
 def _below(path: str) -> str:
     """A path without the root."""
     return path.removeprefix(ROOT).removeprefix(".")

@@ -13,7 +13,9 @@ import numpy as np
 
 from kto_lab import narration
 from kto_lab.errors import LabError
+from kto_lab.feedback.asked import messages_of
 from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, read_checks
+from kto_lab.feedback.messages import canonical
 from kto_lab.feedback.paths import opened
 from kto_lab.feedback.rows import ContainerName, Paths, Reading, all_readable, existing, read_rows
 from kto_lab.feedback.table import check_prompt, prompt_id, require_same_checks
@@ -215,7 +217,7 @@ def from_file(
     for where, row in all_readable(rows()):
         found.append(_from_row(row, where, files.stem))
         unread.look(row, READ)
-        for messages in (row["prompt"], row.get("worked")):
+        for messages in (messages_of(row["prompt"], asked=True), row.get("worked")):
             unread.look_at_messages(messages)
         require_same_checks(checks, prompt_id(found[-1].prompt), found[-1].checks, where)
     if not found:
@@ -230,7 +232,9 @@ def from_file(
 def _from_row(row: dict[str, Any], where: str, group: str) -> CheckedPrompt:
     if "prompt" not in row:
         raise LabError(f"{where}: there is no 'prompt'. Each row needs one (text or chat messages) and its 'checks'.")
-    prompt, checks = check_prompt(row["prompt"], where), read_checks(row.get("checks"), where)
+    asked = messages_of(row["prompt"], asked=True)
+    asked = [canonical(message) for message in asked] if isinstance(asked, list) else asked
+    prompt, checks = check_prompt(asked, where), read_checks(row.get("checks"), where)
     if not checks:
         raise LabError(
             f"{where}: the prompt has no 'checks', by which `kto-lab feedback collect` gives the thumbs. Add them, "

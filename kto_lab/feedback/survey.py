@@ -126,7 +126,8 @@ class _Look:
         node = self.how.node
         absent = [(name, column) for name, column in self.columns.items() if column not in self.names]
         if self.rows and absent:
-            raise no_column(source, *absent[0], self.names, node=node, offer=looks_like(self.first, node))
+            offer = looks_like(self.first, node) if self.how.formats else ""
+            raise no_column(source, *absent[0], self.names, node=node, offer=offer)
         if self.rows and (empty := [column for column in self.needed if column not in self.holding]):
             name = self.needed[empty[0]]
             raise LabError(

@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from datasets import Dataset, concatenate_datasets
 from omegaconf import OmegaConf
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.exporting import export_feedback
 from kto_lab.feedback.exporting_formats import BESIDE, FORMATS
-from kto_lab.feedback.file import from_file
 from kto_lab.feedback.pairs import make_pairs
 from kto_lab.feedback.table import build_table, of_split
 from kto_lab.importing.exports.argilla import ArgillaExport
 from kto_lab.importing.thumbs import Row
 from kto_lab.keys import EXPORT
+from tests.feedback.reading import read, settings
 
-CONF = Path(__file__).parents[2] / "conf"
 MORE = {name: name for name in BESIDE}
 
 
@@ -66,12 +64,6 @@ def exported(folder: Path, examples: list[dict[str, Any]], format: str, /, **cha
 
 def made(path: str) -> Dataset:
     return build_table(json.loads(Path(path).read_text()), source="made", held_out=0.5)
-
-
-def read(file: Path, columns: Mapping[str, str], **changes: Any) -> Dataset:
-    given = yaml.safe_load((CONF / "feedback/file.yaml").read_text())
-    given.pop("_target_")
-    return from_file(**{**given, "path": str(file), "columns": {**given["columns"], **columns}, **changes})
 
 
 def back(folder: Path, columns: Mapping[str, str], **changes: Any) -> Dataset:
@@ -152,12 +144,11 @@ def test_pairs_are_those_that_a_run_with_this_seed_sees(tmp_path: Path) -> None:
 
 def test_argilla_reads_the_thumbs_as_suggestions(tmp_path: Path) -> None:
     table, folder = exported(tmp_path, thumbs(), "argilla")
-    given = yaml.safe_load((CONF / "export/argilla.yaml").read_text())
-    given.pop("_target_")
     for split in ("train", "test"):
-        settings = json.loads((folder / split / ".argilla/settings.json").read_text())
-        assert [field["name"] for field in settings["fields"]] == ["prompt", "response"]
-        reader = ArgillaExport(**{**given, "path": str(folder / split / "records.json"), "suggestions": True})
+        told = json.loads((folder / split / ".argilla/settings.json").read_text())
+        assert [field["name"] for field in told["fields"]] == ["prompt", "response"]
+        changes = {"path": str(folder / split / "records.json"), "suggestions": True}
+        reader = ArgillaExport(**settings("export/argilla", changes=changes))
         rows = [thumb for row in reader.read() if isinstance(row, Row) for thumb in row.thumbs]
         assert [(one.prompt, one.completion, one.desirable, one.rater) for one in rows] == [
             (row["prompt"], row["completion"], row["desirable"], row["rater"]) for row in of_split(table, split)

@@ -2,15 +2,12 @@
 
 import csv
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.file import from_file
@@ -18,19 +15,9 @@ from kto_lab.feedback.paths import envelope, from_root, open_row, steps_of, valu
 from kto_lab.importing.exports.chat_log import ChatLogExport
 from kto_lab.importing.exports.file import FileExport
 from kto_lab.importing.thumbs import Row, Thumb
+from tests.feedback.reading import read, settings
 
-CONF = Path(__file__).parents[2] / "conf"
 ASKED = [{"role": "user", "content": "Say hi."}]
-
-
-def settings(group: str, columns: Mapping[str, str | None], changes: Mapping[str, Any]) -> dict[str, Any]:
-    given = yaml.safe_load((CONF / group / "file.yaml").read_text())
-    given.pop("_target_")
-    return {**given, "columns": {**given["columns"], **columns}, **changes}
-
-
-def read(file: Path, columns: Mapping[str, str | None] | None = None, **changes: Any) -> Dataset:
-    return from_file(**settings("feedback", columns or {}, {"path": str(file), **changes}))
 
 
 def written(file: Path, value: Any, indent: int | None = None) -> Path:
@@ -110,7 +97,7 @@ def test_nested_columns_are_read_by_both_readers(tmp_path: Path, group: str) -> 
     row = {"input": {"messages": ASKED}, "output": {"text": "Hi."}, "annotations": [{"value": "yes"}, {"value": "no"}]}
     file = written(tmp_path / "t.jsonl", row)
     columns = {"prompt": "input.messages", "completion": "output.text", "label": "annotations[0].value"}
-    given = settings(group, columns, {"path": str(file)})
+    given = settings(f"{group}/file", columns, {"path": str(file)})
     if group == "feedback":
         (got,) = from_file(**given)
         assert (got["prompt"], got["completion"], got["desirable"]) == (ASKED, "Hi.", True)
@@ -208,12 +195,12 @@ def test_messages_in_a_cell(tmp_path: Path, spelled: Any) -> None:
 
 def test_an_export_of_a_tool_may_be_a_page_of_its_api_and_its_keys_paths(tmp_path: Path) -> None:
     log = {"id": 1, "chat": {"turns": [*ASKED, {"role": "assistant", "content": "Hi."}]}, "mark": {"value": "up"}}
-    given = yaml.safe_load((CONF / "export/chat_log.yaml").read_text())
-    given.pop("_target_")
-    columns = {**given["columns"], "messages": "chat.turns", "thumb": "mark.value"}
+    columns = {"messages": "chat.turns", "thumb": "mark.value"}
     file = written(tmp_path / "page.json", {"data": [log], "next": None})
     rows = [
-        row for row in ChatLogExport(**{**given, "path": str(file), "columns": columns}).read() if isinstance(row, Row)
+        row
+        for row in ChatLogExport(**settings("export/chat_log", columns, {"path": str(file)})).read()
+        if isinstance(row, Row)
     ]
     assert rows == [Row((Thumb("page.json:1, data[0]", ASKED, "Hi.", True),))]
 
@@ -223,7 +210,7 @@ def test_a_key_of_messages_that_is_null_in_every_row_loses_nothing(tmp_path: Pat
     message = {"content": "x", "name": None, "tool_calls": None, "reasoning_content": None}
     chat = [{**message, "role": "user"}, {**message, "role": "assistant"}]
     pq.write_table(pa.Table.from_pylist([{"chat": chat, "label": up} for up in (True, False)]), tmp_path / "t.parquet")
-    given = settings(group, {"prompt": None, "completion": "chat"}, {"path": str(tmp_path / "t.parquet")})
+    given = settings(f"{group}/file", {"prompt": None, "completion": "chat"}, {"path": str(tmp_path / "t.parquet")})
     if group == "feedback":
         assert len(from_file(**given)) == 2
     else:

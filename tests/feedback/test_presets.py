@@ -2,24 +2,20 @@
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from datasets import Dataset
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.file import from_file
 from kto_lab.feedback.layout import DEFAULT_COLUMNS
 from kto_lab.feedback.pairs import make_pairs
 from kto_lab.feedback.preset_fit import looks_like
 from kto_lab.feedback.presets import PRESETS
 from kto_lab.importing.exports.file import FileExport
 from kto_lab.importing.thumbs import Row
+from tests.feedback.reading import CONF, jsonl, read, settings
 
-CONF = Path(__file__).parents[2] / "conf"
 ASKED = [{"role": "user", "content": "Name a fruit."}]
 GOOD, BAD = [{"role": "assistant", "content": text} for text in ("Apple.", "A stone.")]
 FIRST, LAST = [*ASKED, GOOD], [*ASKED, BAD]
@@ -133,22 +129,6 @@ CASES: list[tuple[str, str, list[dict[str, Any]], bool]] = [
 IDS = [f"{format} {shape}".strip() for format, shape, *_ in CASES]
 
 
-def settings(group: str, columns: Mapping[str, str | None], changes: Mapping[str, Any]) -> dict[str, Any]:
-    given = yaml.safe_load((CONF / group / "file.yaml").read_text())
-    given.pop("_target_")
-    return {**given, "columns": {**given["columns"], **columns}, **changes}
-
-
-def read(file: Path, columns: Mapping[str, str | None] | None = None, **changes: Any) -> Dataset:
-    return from_file(**settings("feedback", columns or {}, {"path": str(file), **changes}))
-
-
-def jsonl(folder: Path, *rows: Mapping[str, Any]) -> Path:
-    file = folder / "t.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
 @pytest.mark.parametrize(("format", "shape", "rows", "chat"), CASES, ids=IDS)
 def test_every_format_is_read_by_its_name_alone(
     tmp_path: Path, format: str, shape: str, rows: list[dict[str, Any]], chat: bool
@@ -168,7 +148,7 @@ def test_an_import_reads_it_alike(
 ) -> None:
     file = jsonl(tmp_path, *rows)
     table = read(file, format=format)
-    found = FileExport(**settings("export", {}, {"path": str(file), "format": format})).read()
+    found = FileExport(**settings("export/file", {}, {"path": str(file), "format": format})).read()
     thumbs = [thumb for one in found if isinstance(one, Row) for thumb in one.thumbs]
     assert [(one.prompt, one.completion, one.desirable) for one in thumbs] == [
         (row["prompt"], row["completion"], row["desirable"]) for row in table
@@ -180,7 +160,7 @@ def test_every_format_has_a_case_and_stands_in_the_configuration() -> None:
     for file in ("feedback/file.yaml", "feedback/hub.yaml", "export/file.yaml"):
         (line,) = [line for line in (CONF / file).read_text().splitlines() if line.startswith("format:")]
         assert all(f" {name}," in line or f" {name} (" in line for name in PRESETS), file
-    given = settings("feedback", {}, {})["columns"]
+    given = settings("feedback/file", {}, {})["columns"]
     assert {field: column for field, column in given.items() if column is not None} == DEFAULT_COLUMNS
 
 
@@ -290,7 +270,7 @@ def test_a_limit_of_the_tool_is_part_of_its_format(tmp_path: Path) -> None:
     assert got["finished"] is True
     (got,) = read(tmp_path / "t.jsonl", format="spreadsheet", cut_at=40_000)
     assert got["finished"] is True
-    given = settings("export", {}, {"path": "t.jsonl", "format": "spreadsheet"})
+    given = settings("export/file", {}, {"path": "t.jsonl", "format": "spreadsheet"})
     assert (FileExport(**given).cut_at, FileExport(**{**given, "format": None}).cut_at) == (32_767, None)
 
 

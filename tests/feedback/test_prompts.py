@@ -129,3 +129,9 @@ def test_from_file_refuses_no_file_no_prompt_and_two_kinds(tmp_path: Path) -> No
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9"}\n')
     with pytest.raises(LabError, match="no UTF-8"):
         own(str(tmp_path / "latin.jsonl"))
+
+
+def test_prompts_may_be_messages_of_other_tools_and_in_an_envelope(tmp_path: Path) -> None:
+    rows = [{**GOOD, "prompt": {"from": "human", "value": "Hi"}}, {**GOOD, "prompt": json.dumps(GOOD["prompt"])}]
+    found = own(write(tmp_path / "page.json", {"data": rows}))
+    assert [one.prompt for one in found] == [GOOD["prompt"]] * 2

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.file import from_file
 from kto_lab.feedback.pairs import given_pairs, make_pairs
+from tests.feedback.reading import settings
 
 SHAPES = Path(__file__).parent / "fixtures/shapes"
-CONF = Path(__file__).parents[2] / "conf/feedback/file.yaml"
 TIMED = {"columns.rater": "user", "columns.timestamp": "created"}
 
 # The file, the keys that are set, thumbs up, thumbs down, prompts.
@@ -51,8 +50,7 @@ RIGHT: list[tuple[str, dict[str, Any], int, int, int]] = [
 
 
 def read(name: str, keys: dict[str, Any]) -> Dataset:
-    given = yaml.safe_load(CONF.read_text())
-    given.pop("_target_")
+    given = settings("feedback/file")
     for key, value in keys.items():
         node, _, field = key.rpartition(".")
         (given[node] if node else given)[field] = value

@@ -133,3 +133,17 @@ def test_a_conversation_as_text_says_who_speaks() -> None:
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi."}]
     assert Answer(turns, "c", "").prompt_text == "System: Be kind.\nUser: Hi."
     assert Answer(turns[1:], "c", "").prompt_text == "Hi."
+
+
+def test_columns_may_be_paths_and_rows_in_an_envelope(tmp_path: Path) -> None:
+    row = {"input": {"messages": [{"from": "human", "value": "Hi."}]}, "output": {"text": "Ho."}, "mark": {"up": "yes"}}
+    columns = {"prompt": "$.data[*].input.messages", "completion": "$.data[*].output.text", "label": "mark.up"}
+    (found,) = read(jsonl(tmp_path, {"data": [row], "next": None}), columns)
+    assert (found.prompt, found.completion, found.thumb) == ([{"role": "user", "content": "Hi."}], "Ho.", True)
+    assert found.where.endswith("answers.jsonl:1, data[0]")
+
+
+def test_no_format_is_offered_where_there_is_no_such_key(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="no column 'completion'") as refused:
+        read(jsonl(tmp_path, {"prompt": "p", "chosen": "a", "rejected": "b"}))
+    assert "format" not in str(refused.value)

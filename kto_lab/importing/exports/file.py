@@ -71,5 +71,5 @@ class FileExport:
             node="export",
             source=files.name,
         )
-        how = mapped(fitted.rows_at, fitted.chat, **fitted.settings)
+        how = mapped(fitted.rows_at, fitted.chat, formats=self._format is None, **fitted.settings)
         yield from mapped_rows(fitted.raws, how, source=files.name)

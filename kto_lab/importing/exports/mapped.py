@@ -56,13 +56,25 @@ def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) 
     yield from rows_of(rows(), make)
 
 
-def mapped(rows_at: str | None = None, chat: Literal["all"] | None = None, **settings: Unpack[Settings]) -> Layout:
+def mapped(
+    rows_at: str | None = None,
+    chat: Literal["all"] | None = None,
+    *,
+    formats: bool = False,
+    **settings: Unpack[Settings],
+) -> Layout:
     """The layout of an export whose columns are mapped by its settings; see `kto_lab.feedback.layout.layout`.
+
+    Args:
+        rows_at: see there.
+        chat: likewise; None: a text becomes a user message where the row has a system prompt.
+        formats: see `kto_lab.feedback.layout.Layout`.
+        settings: see `kto_lab.feedback.layout.layout`.
 
     Raises:
         LabError: a field is unknown or missing, or two settings contradict each other.
     """
-    return layout(**settings, rows_at=rows_at, chat=chat or "system", fields=FIELDS, node="export")
+    return layout(**settings, rows_at=rows_at, chat=chat or "system", formats=formats, fields=FIELDS, node="export")
 
 
 def _row(where: str, cells: dict[str, Any], how: Layout) -> Row:

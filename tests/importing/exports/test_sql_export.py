@@ -39,6 +39,14 @@ def sql(url: str | None, query: str = SELECT, **changes: Any) -> Any:
     return read("sql", url=url, query=query, columns=COLUMNS, **changes)
 
 
+def test_a_column_may_be_a_path_into_json(database: Path) -> None:
+    columns = {**COLUMNS, "prompt": "question[0].content"}
+    rows = read("sql", url=f"sqlite:///{database}", query=f"{SELECT} LIMIT 1 OFFSET 2", columns=columns)
+    assert [thumb.prompt for thumb in thumbs_of(rows)] == ["Hi"]
+    with pytest.raises(LabError, match=r"no column 'query\[0\]\.content'"):
+        read("sql", url=f"sqlite:///{database}", query=SELECT, columns={**COLUMNS, "prompt": "query[0].content"})
+
+
 def contents(file: Path) -> list[Any]:
     with sqlite3.connect(file) as connection:
         return connection.execute("SELECT * FROM thumbs").fetchall()
