@@ -5,7 +5,7 @@ sum. Both are pure functions: they give the same prompts on every machine. `from
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,14 @@ import numpy as np
 
 from kto_lab import narration
 from kto_lab.errors import LabError
-from kto_lab.feedback.asked import messages_of
+from kto_lab.feedback.asked import kept_of, messages_of
 from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, read_checks
 from kto_lab.feedback.messages import canonical
 from kto_lab.feedback.paths import opened
 from kto_lab.feedback.rows import ContainerName, Paths, Reading, all_readable, existing, read_rows
 from kto_lab.feedback.table import check_prompt, prompt_id, require_same_checks
 from kto_lab.feedback.unread import Unread, ignored
+from kto_lab.feedback.whole import READ as OF_MESSAGES
 from kto_lab.kinds import Seed
 from kto_lab.models.tokens import Prompt
 
@@ -212,10 +213,11 @@ def from_file(
     reading = Reading(container, encoding, delimiter, max_rows, node="prompts")
     checks: dict[str, str] = {}
     found = []
-    unread = Unread("prompts", ignored(ignore, READ, node="prompts"))
+    unread = Unread("prompts", ignored(ignore, READ, node="prompts"), message_keys=OF_MESSAGES)
+    keys = frozenset(OF_MESSAGES) - unread.ignore
     rows = opened(lambda: read_rows(files, reading, otherwise="jsonl"), READ, None, node="prompts")
     for where, row in all_readable(rows()):
-        found.append(_from_row(row, where, files.stem))
+        found.append(_from_row(row, where, files.stem, keys))
         unread.look(row, READ)
         for messages in (messages_of(row["prompt"], asked=True), row.get("worked")):
             unread.look_at_messages(messages)
@@ -229,11 +231,12 @@ def from_file(
     return found
 
 
-def _from_row(row: dict[str, Any], where: str, group: str) -> CheckedPrompt:
+def _from_row(row: dict[str, Any], where: str, group: str, keys: Collection[str]) -> CheckedPrompt:
     if "prompt" not in row:
         raise LabError(f"{where}: there is no 'prompt'. Each row needs one (text or chat messages) and its 'checks'.")
     asked = messages_of(row["prompt"], asked=True)
-    asked = [canonical(message) for message in asked] if isinstance(asked, list) else asked
+    if isinstance(asked, list):
+        asked = kept_of([canonical(message) for message in asked], keys, where)
     prompt, checks = check_prompt(asked, where), read_checks(row.get("checks"), where)
     if not checks:
         raise LabError(

@@ -84,9 +84,10 @@ def test_what_a_line_holds_beside_is_said_and_an_error_where_it_changes_the_prom
     system = write(tmp_path / "mine.jsonl", {**GOOD, "system": "Answer in French."})
     with pytest.raises(LabError, match=r"mine\.jsonl: The column 'system' .*prompts\.ignore=\[system\]"):
         own(system)
-    called = [{"role": "user", "content": "Hi", "tool_calls": [1]}]
-    with pytest.raises(LabError, match=r"Messages hold 'tool_calls'.*prompts\.ignore"):
-        own(write(tmp_path / "called.jsonl", {**GOOD, "prompt": called}))
+    shown = write(tmp_path / "shown.jsonl", {**GOOD, "prompt": [{"role": "user", "content": "Hi", "documents": ["d"]}]})
+    with pytest.raises(LabError, match=r"Messages hold 'documents'.*prompts\.ignore"):
+        own(shown)
+    assert own(shown, ["documents"])[0].prompt == GOOD["prompt"]
     assert own(system, ["system"])[0].prompt == GOOD["prompt"]
 
 
@@ -135,3 +136,11 @@ def test_prompts_may_be_messages_of_other_tools_and_in_an_envelope(tmp_path: Pat
     rows = [{**GOOD, "prompt": {"from": "human", "value": "Hi"}}, {**GOOD, "prompt": json.dumps(GOOD["prompt"])}]
     found = own(write(tmp_path / "page.json", {"data": rows}))
     assert [one.prompt for one in found] == [GOOD["prompt"]] * 2
+
+
+def test_prompts_keep_the_calls_of_earlier_turns_unless_they_are_ignored(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "clock", "arguments": {}}}
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Let me see.", "tool_calls": [call]}]
+    file = write(tmp_path / "called.jsonl", {**GOOD, "prompt": [*turns, {"role": "tool", "content": "noon"}]})
+    (kept,), (left,) = own(file), own(file, ["tool_calls"])
+    assert json.loads(kept.prompt[1]["tool_calls"]) == [call] and "tool_calls" not in left.prompt[1]  # type: ignore[index,typeddict-item]
