@@ -146,6 +146,7 @@ class Encoder:
         self._endings: dict[bool, Ending] = {}
         self._prompts: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._completions: dict[tuple[str, str, bool], _Said] = {}
+        self._mark: tuple[str, list[int]] = ("", [])
 
     @classmethod
     def of(cls, loaded: "Loaded", lengths: Lengths | None = None) -> "Encoder":
@@ -352,10 +353,11 @@ class Encoder:
         """The ids of a text that follows a prompt: those that follow the prompt's, unless a token spans the two."""
         # Nothing before a control token has a part in how the text after it is read.
         begin = max((found.start() for found in self._control.finditer(before)), default=0)
-        known, whole = (
-            list(self.tokenizer(part, add_special_tokens=False)["input_ids"])
-            for part in (before[begin:], before[begin:] + text)
-        )
+        mark = before[begin:]
+        if self._mark[0] != mark:
+            # Most prompts end alike.
+            self._mark = (mark, list(self.tokenizer(mark, add_special_tokens=False)["input_ids"]))
+        known, whole = self._mark[1], list(self.tokenizer(mark + text, add_special_tokens=False)["input_ids"])
         if whole[: len(known)] == known:
             return whole[len(known) :]
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -92,6 +92,8 @@ class Conversations:
         """
         self._tokenizer = tokenizer
         self._control = control
+        # The prompt that was rendered last: its answers come one after another.
+        self._last: tuple[Sequence[Message], str] = ([], "")
 
     @property
     def name(self) -> str:
@@ -104,7 +106,7 @@ class Conversations:
         Raises:
             RefusedByTemplateError: the template does not take it, or does not write the tools that it has.
         """
-        text = self._render(messages, generate=True)
+        text = self._asked(messages)
         tools = spoken(messages)[1] or []
         if unwritten := [name for name in map(_name_of, tools) if name not in text]:
             raise RefusedByTemplateError(
@@ -189,7 +191,12 @@ class Conversations:
         return f"{reasoning}\n{end}\n\n{turn}"
 
     def _plain(self, messages: Sequence[Message]) -> str:
-        return self._render(messages, generate=True).removesuffix(self._control)
+        return self._asked(messages).removesuffix(self._control)
+
+    def _asked(self, messages: Sequence[Message]) -> str:
+        if self._last[0] != messages:
+            self._last = (list(messages), self._render(messages, generate=True))
+        return self._last[1]
 
     def _render(self, messages: Sequence[Message], *, generate: bool) -> str:
         from jinja2 import TemplateError
