@@ -278,6 +278,11 @@ def check_completion(completion: Any, where: str) -> str | dict[str, str]:
         message = _storable_message(whole(completion, where), where)
         if message["content"].strip() or "tool_calls" in message:
             return message if is_more_than_text(message) else message["content"]
+    return check_text(completion, where)
+
+
+def check_text(completion: Any, where: str) -> str:
+    """The completion unchanged; LabError when it is empty, not text, or text that cannot be stored."""
     if not isinstance(completion, str) or not completion.strip():
         raise LabError(f"{where}: the completion is empty or not text. Remove the row or fill it in.")
     return _storable(completion, where)

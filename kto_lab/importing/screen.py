@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import check_completion, check_prompt
+from kto_lab.feedback.table import check_prompt, check_text
 from kto_lab.hashing import content_hash
 from kto_lab.importing.thumbs import LeftOut, Prompt, Reason, Thumb
 
@@ -51,7 +51,7 @@ def screen(thumb: Thumb, max_characters: int, *, as_text: bool = False) -> Scree
         return LeftOut(where, Reason.NOT_STORABLE)
     try:
         # The checks of the table itself, so that nothing is refused when it is written.
-        prompt, completion = check_prompt(prompt, where), check_completion(completion, where)
+        prompt, completion = check_prompt(prompt, where), check_text(completion, where)
     except LabError:
         return LeftOut(where, Reason.NO_CHAT)
     if as_text and not isinstance(prompt, str):

@@ -237,14 +237,12 @@ class Conversations:
         template = self._tokenizer.get_chat_template(tools=tools)
         if not _MASKED.search(template):
             return None
+        marks: dict[str, Any] = dict(self._tokenizer.special_tokens_map)
         with within_limit(self._tokenizer):
-            _, spans = render_jinja_template(
-                conversations=[own],
-                tools=tools,
-                chat_template=template,
-                return_assistant_tokens_mask=True,
-                **self._tokenizer.special_tokens_map,
+            rendered: Any = render_jinja_template(
+                conversations=[own], tools=tools, chat_template=template, return_assistant_tokens_mask=True, **marks
             )
+        _, spans = rendered
         return int(spans[0][-1][0]) if spans[0] else None
 
     def _check_said(self, text: str, answer: Message) -> None:
