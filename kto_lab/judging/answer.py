@@ -1,11 +1,12 @@
 """What a judge gets: an answer to a prompt, and what is known about it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kto_lab.feedback.table import prompt_id
-from kto_lab.models.tokens import Prompt
+from kto_lab.models.tokens import Completion, Prompt
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Answer:
         where: its place in the source, for messages.
         thumb: the thumb that it already has, or None.
         truth: the thumb before any noise, which labels are compared with, or None.
-        more: further columns of its row for `build_table`: `finished`, `checks`, `group`, `split`, ...
+        more: further columns of its row for `build_table`: `message`, `finished`, `checks`, `group`, `split`, ...
     """
 
     prompt: Prompt
@@ -27,6 +28,12 @@ class Answer:
     thumb: bool | None = None
     truth: bool | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def said(self) -> Completion:
+        """The answer as the table of examples takes it: a message where it is more than text."""
+        message = self.more.get("message")
+        return self.completion if message is None else json.loads(message)
 
     @property
     def prompt_id(self) -> str:

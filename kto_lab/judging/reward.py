@@ -162,7 +162,8 @@ def encode(tokenizer: "PreTrainedTokenizerBase", answer: Answer, *, chat: bool) 
         return dict(tokenizer(answer.prompt_text, answer.completion))
     plain = isinstance(answer.prompt, str)
     prompt: Any = [{"role": "user", "content": answer.prompt}] if plain else answer.prompt
-    messages, tools = spoken([*prompt, {"role": "assistant", "content": answer.completion}])
+    said = answer.said
+    messages, tools = spoken([*prompt, {"role": "assistant", "content": said} if isinstance(said, str) else said])
     with within_limit(tokenizer):
         text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
     return dict(tokenizer(text, add_special_tokens=False))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("prompt", "completion", "label", "rater", "score", "timestamp", "group", "split", "finished", "checks")
 # Columns of a table of examples that the labelled one keeps. Rater and score are the labeler's, the others are rebuilt.
-KEPT = ("finished", "group", "checks", "split", "ratings", "pair_id", "timestamp", "origin")
+KEPT = ("message", "finished", "group", "checks", "split", "ratings", "pair_id", "timestamp", "origin")
 # A column that no user has: rows without a thumb are read with it.
 _BLANK = "\0no thumb"
 
@@ -162,7 +162,7 @@ def examples_of(table: "Dataset") -> list[Answer]:
         Answer(
             prompt=row["prompt"],
             completion=row["completion"],
-            where=f"example {row['example_id']}",
+            where=row.get("place") or f"example {row['example_id']}",
             thumb=row["desirable"],
             truth=row["desirable_clean"],
             more={name: row[name] for name in (*KEPT, "rater", "score") if name in row},

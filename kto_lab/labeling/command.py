@@ -142,5 +142,5 @@ def labelled_table(
 
 def _row(answer: Answer, desirable: bool, *, rater: str | None, score: float | None) -> dict[str, Any]:
     known = {name: answer.more.get(name) for name in KEPT if name in answer.more}
-    row = {**known, "prompt": answer.prompt, "completion": answer.completion, "where": answer.where}
+    row = {**known, "prompt": answer.prompt, "completion": answer.said, "where": answer.where}
     return {**row, "desirable": desirable, "desirable_clean": answer.truth, "rater": rater, "score": score}

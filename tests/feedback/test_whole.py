@@ -14,6 +14,8 @@ from kto_lab.feedback.collected import from_collected
 from kto_lab.feedback.pairs import make_pairs
 from kto_lab.feedback.table import build_table, fingerprint, prompt_id
 from kto_lab.feedback.whole import as_text, whole
+from kto_lab.labeling.answers import examples_of
+from kto_lab.labeling.command import labelled_table
 from kto_lab.models.chat_template import with_chat_template
 from kto_lab.models.tokens import Encoder, Lengths
 from tests.chat_shapes import SHAPES, shaped
@@ -188,3 +190,11 @@ def test_a_conversation_that_the_template_refuses_names_its_place_or_is_dropped(
     # An over-long prompt names its place, too.
     with pytest.raises(LabError, match=r"gemma\.jsonl:1: the prompt has"):
         Encoder(with_chat_template(shaped(WRITING), SHAPES[WRITING].template, None), Lengths(12)).encode_table(table)
+
+
+def test_a_labelled_table_keeps_messages_whole() -> None:
+    rows = [{"prompt": [ASKED], "completion": calling(city), "desirable": city == "Oslo"} for city in ("Oslo", "Rome")]
+    table = build_table(rows, source="test", held_out=0)
+    labelled = labelled_table([], [], examples_of(table), name="rules", source="test")
+    for name in ("prompt", "completion", "message"):
+        assert labelled[name][:] == table[name][:]
