@@ -24,6 +24,7 @@ from kto_lab.feedback.asked import kept_of
 from kto_lab.feedback.checkers import read_checks
 from kto_lab.feedback.cut import Longest, cut
 from kto_lab.feedback.layout import TOOLS, Layout, no_column
+from kto_lab.feedback.plain_rows import PlainRows
 from kto_lab.feedback.rows import Raw, Unreadable
 from kto_lab.feedback.scale import Said, number_of
 from kto_lab.feedback.table import check_completion, check_prompt
@@ -59,17 +60,20 @@ def table_rows(raws: Iterable[Raw], how: Layout, *, source: str) -> Iterator[dic
     longest = Longest()
     first = ""
     pairs: Counter[str] = Counter()
+    plain = PlainRows(how, _label)
     for where, raw in raws:
         counts["read"] += 1
         try:
-            rows = rows_of(raw, where, how)
+            rows = plain.rows(raw, where)
+            rows = rows_of(raw, where, how) if rows is None else rows
         except LabError as error:
             if how.bad_rows == "error" or (isinstance(raw, Unreadable) and raw.last):
                 raise
             counts["dropped"] += 1
             first = first or str(error)
             continue
-        counts["left out"] += not rows
+        if not rows:
+            counts["left out"] += 1
         if how.paired and rows and _same_prompt(rows):
             if rows[0]["completion"] == rows[1]["completion"]:
                 counts["one answer"] += 1
@@ -85,9 +89,11 @@ def table_rows(raws: Iterable[Raw], how: Layout, *, source: str) -> Iterator[dic
                 yield row
                 continue
             text, finished = cut(row["completion"], how.cut_at, finished=row["finished"])
-            counts["cut"] += row["finished"] and not finished
             longest.see(text, finished=finished)
-            yield {**row, "completion": text, "finished": finished}
+            if finished is not row["finished"]:
+                counts["cut"] += 1
+                row = {**row, "completion": text, "finished": finished}
+            yield row
     for what in ("left out", "one answer", "missing", "cut"):
         if counts[what]:
             narration.say(f"    {source}: {_COUNTED[what].format(counts[what], read=counts['read'])}")

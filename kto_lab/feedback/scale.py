@@ -145,16 +145,16 @@ class Values:
     counts: dict[str, tuple[Any, int]] = field(default_factory=dict)
     absent: int = 0
 
-    def add(self, value: Any) -> None:
-        """Count a value."""
+    def add(self, value: Any, times: int = 1) -> None:
+        """Count a value that occurs so many times."""
         if value is None or (isinstance(value, str) and not value.strip()):
-            self.absent += 1
+            self.absent += times
             return
         name = _named(value)
         if name not in self.counts and len(self.counts) >= _KEPT:
             name = "others"
-        kept, times = self.counts.get(name, (value, 0))
-        self.counts[name] = (kept, times + 1)
+        kept, before = self.counts.get(name, (value, 0))
+        self.counts[name] = (kept, before + times)
 
     def shown(self) -> str:
         """The values with their counts, numbers by size before words."""

@@ -4,6 +4,7 @@ No single row can tell what a number means, whether an unmapped column matters, 
 is read more than once, and what it leaves open is asked for in an error that shows what was found.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.asked import is_conversation, messages_of, needs_chat, texts_of
 from kto_lab.feedback.layout import ANSWERS, Layout, no_column
 from kto_lab.feedback.mapping import table_rows
+from kto_lab.feedback.plain_rows import begins_with_a_word
 from kto_lab.feedback.preset_fit import looks_like
 from kto_lab.feedback.rows import Raw, all_readable, readable
 from kto_lab.feedback.scale import Values
@@ -22,6 +24,8 @@ from kto_lab.feedback.table import build_table
 from kto_lab.feedback.unread import Unread
 
 _SHOWN = 60
+# Labels that are counted as they are; there are a handful where they are labels.
+_LABELS = 1000
 
 
 def surveyed(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> tuple[Layout, list[str]]:
@@ -96,17 +100,22 @@ class _Look:
         self.answering = [self.columns[name] for name in ANSWERS if name in self.columns]
         self.needed = {self.columns[name]: name for name in ("prompt", *ANSWERS) if name in self.columns}
         self.label = "chosen_wins" if self.how.paired else "label"
+        self.labels = Counter[tuple[type, Any]]()
 
     def at(self, raw: Mapping[str, Any]) -> None:
         """Look at a row."""
         self.rows += 1
         self.first = raw if self.first is None else self.first
-        self.names.update(dict.fromkeys(raw))
+        if not self.names.keys() >= raw.keys():
+            self.names.update(dict.fromkeys(raw))
         if len(self.holding) < len(self.needed):
             self.holding.update(column for column in self.needed if raw.get(column) is not None)
         self.unread.look(raw, self.read)
         if self.label in self.columns:
-            self.values.add(raw.get(self.columns[self.label]))
+            self._look_at_label(raw.get(self.columns[self.label]))
+        if self._is_plain(raw):
+            self.answers += 1
+            return
         prompt = raw.get(self.columns["prompt"]) if "prompt" in self.columns else None
         self.unread.look_at_messages(messages_of(prompt, asked=True))
         self._look_at_lists(raw, prompt)
@@ -121,6 +130,22 @@ class _Look:
         if isinstance(system, str) and system.strip() and isinstance(messages_of(prompt, asked=True), str):
             self.system_beside_text += 1
 
+    def _is_plain(self, raw: Mapping[str, Any]) -> bool:
+        """Whether a row has one text that asks and one that answers, neither of which spells anything else."""
+        return (
+            len(self.answering) == 1
+            and "prompt" in self.columns
+            and "system" not in self.columns
+            and begins_with_a_word(raw.get(self.columns["prompt"]))
+            and begins_with_a_word(raw.get(self.answering[0]))
+        )
+
+    def _look_at_label(self, value: Any) -> None:
+        if type(value) in (bool, str, int, float) and len(self.labels) < _LABELS:
+            self.labels[type(value), value] += 1
+        else:
+            self.values.add(value)
+
     def settled(self, source: str) -> tuple[Layout, list[str]]:
         """The layout, and the remarks."""
         node = self.how.node
@@ -134,6 +159,8 @@ class _Look:
                 f"{source}: the column {empty[0]!r} of the {name} is empty in all {self.rows} rows. Name the one that "
                 f"holds it with {node}.columns.{name}=<column>. There are: {', '.join(map(str, self.names))}."
             )
+        for (_, value), times in self.labels.items():
+            self.values.add(value, times)
         sentence = self.unread.sentence(source)
         if self.how.asking.lists is None and self.lists:
             raise self._asked_for_lists(source)

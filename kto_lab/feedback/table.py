@@ -31,6 +31,7 @@ table. Nothing downstream depends on where a thumb came from.
 |                   |                                    | in a table where that is known                              |
 """
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -197,6 +198,16 @@ def _records(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: float)
         yield record
 
 
+def _of_prompt(prompt: "Prompt", held_out: float) -> tuple[str, str]:
+    """The identity of a prompt, and the split that it decides."""
+    identity = prompt_id(prompt)
+    return identity, split_of(identity, held_out)
+
+
+# The rows of a prompt are often neighbours.
+_of_text = functools.lru_cache(maxsize=1024)(_of_prompt)
+
+
 def _known(message: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in message.items() if value is not None}
 
@@ -206,8 +217,8 @@ def _record(row: Mapping[str, Any], *, where: str, source: str, held_out: float)
     answer = check_completion(row.get("completion"), where)
     desirable = check_label(row.get("desirable"), where)
     clean = desirable if row.get("desirable_clean") is None else check_label(row["desirable_clean"], where)
-    identity = prompt_id(prompt)
-    split = row.get("split") or split_of(identity, held_out)
+    identity, split = _of_text(prompt, held_out) if isinstance(prompt, str) else _of_prompt(prompt, held_out)
+    split = row.get("split") or split
     if split not in ("train", "test"):
         raise LabError(f"{where}: the split is {split!r}; it must be 'train' or 'test'.")
     # The clean label is part of it, so that two raters who disagree keep their identities in any row order, and so is
