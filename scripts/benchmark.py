@@ -7,6 +7,7 @@ python scripts/benchmark.py growth                    # cost against examples, l
 python scripts/benchmark.py noise                     # what bf16 does to log-ratios and to z0
 python scripts/benchmark.py keys "trainer.compile=true"      # what keys of a run cost in a step
 python scripts/benchmark.py generation                # greedy answers, beside transformers'
+python scripts/benchmark.py reading                   # a million thumbs, beside pyarrow and datasets
 python scripts/benchmark.py page                      # the page on what was measured
 python scripts/benchmark.py all                       # all of these: hours; with --model tiny, minutes
 python scripts/benchmark.py rounding --model smollm2-135m --learning-rate 5e-5    # docs/number_formats.md
@@ -38,6 +39,10 @@ def main(words: Sequence[str]) -> None:
     """Run a command."""
     if words[:1] == ["contestant"]:
         contestant(words[1])
+    elif words[:1] == ["reader"]:
+        from benchmarks.reading import contestant as reader
+
+        print(json.dumps(reader(words[1], Path(words[2]))))
     elif words[:1] == ["trl-run"]:
         from benchmarks import trl_run
 
@@ -176,6 +181,14 @@ def rounding(arguments: argparse.Namespace) -> None:
     print(main(settings, arguments.out))
 
 
+def reading(arguments: argparse.Namespace) -> None:
+    """Measure the reading of thumbs."""
+    from benchmarks.reading import Settings, main
+
+    formats = tuple(arguments.formats.split(","))
+    print(main(Settings(arguments.rows, arguments.characters, formats, arguments.rounds), arguments.out))
+
+
 def page(arguments: argparse.Namespace) -> None:
     """Write the page."""
     from benchmarks.page import main
@@ -200,6 +213,7 @@ def everything(arguments: argparse.Namespace) -> None:
         main([*words, *base, *overrides])
     for words in (["noise"], ["generation"]):
         main([*words, *base])
+    main(["reading", "--out", str(arguments.out)])
     page(arguments)
 
 
@@ -286,6 +300,13 @@ def parser() -> argparse.ArgumentParser:
     more.set_defaults(run=growth)
 
     number_format_parsers(commands, base, out)
+    files = commands.add_parser("reading", parents=[out], help="reading thumbs, beside pyarrow and datasets")
+    files.add_argument("--rows", type=int, default=1_000_000)
+    files.add_argument("--characters", type=int, default=900, help="of a completion")
+    files.add_argument("--formats", default="jsonl,csv,parquet")
+    files.add_argument("--rounds", type=int, default=3)
+    files.set_defaults(run=reading)
+
     written = commands.add_parser("page", parents=[out], help="the page on what was measured")
     written.set_defaults(run=page)
     commands.add_parser("all", parents=[shared], help="all of these but rounding").set_defaults(run=everything)

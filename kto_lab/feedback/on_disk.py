@@ -1,6 +1,7 @@
 """Records as a table that lies on the disk and is read through memory, so that memory does not grow with the table."""
 
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kto_lab.errors import LabError
 
 # Imported where it is needed: it takes seconds.
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset, DatasetInfo, Features
 
 BATCH = 4096
 
@@ -31,7 +33,7 @@ def table_on_disk(
     Raises:
         LabError: the disk refuses.
     """
-    from datasets import Dataset, DatasetInfo
+    from datasets import DatasetInfo
 
     try:
         rows = iter(records)
@@ -49,12 +51,45 @@ def table_on_disk(
             for part in table.to_batches():
                 narrow.write(pa.Table.from_batches([part]).cast(schema).to_batches()[0])
             table = narrow.read()
-        return Dataset(table.replace_schema_metadata(schema.metadata), info=DatasetInfo(features=features))
+        return _data_set(table.replace_schema_metadata(schema.metadata), DatasetInfo(features=features))
     except OSError as error:
-        raise LabError(
-            f"The table cannot be written to {tempfile.gettempdir()}: {error.strerror or error}. Free some space "
-            "there, or set TMPDIR."
-        ) from error
+        raise _refused(error) from error
+
+
+def part_on_disk(table: "Dataset", column: str, value: str) -> "Dataset":
+    """The rows of a data set with a value in a column, in its order, on the disk likewise.
+
+    A copy: reading a column through the row indices of `Dataset.select` takes ten times as long.
+
+    Raises:
+        LabError: the disk refuses.
+    """
+    whole = table.with_format("arrow")
+    try:
+        written = _File(table.features.arrow_schema)
+        for start in range(0, len(table), BATCH):
+            batch = whole[start : start + BATCH]
+            kept = batch.filter(pc.equal(batch[column], value)).cast(written.schema).combine_chunks()
+            for one in kept.to_batches():
+                written.write(one)
+        found = written.read()
+    except OSError as error:
+        raise _refused(error) from error
+    return _data_set(found.replace_schema_metadata(table.features.arrow_schema.metadata), table.info.copy())
+
+
+def _data_set(table: pa.Table, info: "DatasetInfo") -> "Dataset":
+    from datasets import Dataset
+
+    # A name of its own: `datasets` would pickle the whole table in memory to hash it.
+    return Dataset(table, info=info, fingerprint=secrets.token_hex(8))
+
+
+def _refused(error: OSError) -> LabError:
+    return LabError(
+        f"The table cannot be written to {tempfile.gettempdir()}: {error.strerror or error}. Free some space there, or "
+        "set TMPDIR."
+    )
 
 
 def _columns(records: list[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
