@@ -15,7 +15,7 @@ import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints, is_typeddict
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -220,7 +220,7 @@ def _plain(kind: Any) -> Any:
     if kind is tuple or origin is tuple:
         return tuple[several] if arguments else list[Any]
     if kind in _MAPPINGS or origin in _MAPPINGS:
-        return dict[several] if arguments else dict[Any, Any]
+        return GenericAlias(dict, several or (Any, Any))
     return kind if is_typeddict(kind) else Node
 
 

@@ -177,7 +177,8 @@ def _unused(policy: "PeftModel") -> list[str]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     called: set[str] = set()
-    layers = [(name.split(".")[-1], part) for name, part in policy.named_modules() if isinstance(part, BaseTunerLayer)]
+    modules = [(name.split(".")[-1], part) for name, part in policy.named_modules()]
+    layers = [one for one in modules if isinstance(one[1], BaseTunerLayer)]
     hooks = [part.register_forward_hook(lambda *_, name=name: called.add(name)) for name, part in layers]
     ids = torch.arange(8, device=policy.device)[None] % policy.config.vocab_size
     try:

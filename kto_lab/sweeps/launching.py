@@ -94,8 +94,8 @@ def _run_here(launcher: Any, jobs: Sequence[Sequence[str]], first: int) -> Mappi
             raise
         console.say(f"    A process was killed, and with it the others: {error}")
         return {}
-    failed = [job for job in ended if job.status is JobStatus.FAILED and job.cfg is not None]
-    return {Path(job.cfg.run_dir): _told(job._return_value) for job in failed}
+    failed = [(job.cfg, job) for job in ended if job.status is JobStatus.FAILED]
+    return {Path(cfg.run_dir): _told(job._return_value) for cfg, job in failed if cfg is not None}
 
 
 def _told(error: BaseException) -> str:

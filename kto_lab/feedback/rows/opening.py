@@ -103,7 +103,7 @@ def opened(file: Path, place: str, reading: Reading) -> Iterator[Opened]:
         begin = raw.read(8)
         raw.seek(0)
         kind = next((kind for start, kind in _PACKED.items() if begin.startswith(start)), None)
-        content: io.BufferedReader = raw
+        content: Any = raw
         if kind is not None:
             name, unpack = kind
             size = file.stat().st_size
