@@ -62,15 +62,16 @@ def fit(
     preset = named(format, node)
     given = {name: column for name, column in settings["columns"].items() if column != DEFAULT_COLUMNS.get(name)}
     by_hand, rows_at = from_root({name: column for name, column in given.items() if column}, rows_at, node=node)
-    telling = [name for shape in preset.shapes for names in shape.columns.values() for name in names.split("|")]
-    rows = opened(raws, [str(steps_of(name)[0]) for name in telling] + list(by_hand.values()), rows_at, node=node)
+    rows = opened(raws, [*_roots(preset), *by_hand.values()], rows_at, node=node)
     first = [raw for _, raw in itertools.islice(readable(rows()), _LOOKED_AT)]
     # Where no row can be read, what is wrong with them is said as they are read.
     shape = _shape(preset, first, by_hand, format=format, node=node, source=source) if first else preset.shapes[0]
     if shape.turn is not None:
         rows = _turned(rows, shape.turn)
         first = [raw for _, raw in itertools.islice(readable(rows()), _LOOKED_AT)]
-    columns: dict[str, str | None] = {name: _existing(names, first) or names for name, names in shape.columns.items()}
+    columns: dict[str, str | None] = {
+        name: _existing(names, first) or names.split("|")[0] for name, names in shape.columns.items()
+    }
     columns |= {name: found for name, names in shape.optional.items() if (found := _existing(names, first))}
     columns |= {**by_hand, **{name: None for name, column in given.items() if column is None and name in columns}}
     columns = {name: column for name, column in columns.items() if name in fields}
@@ -98,6 +99,13 @@ def looks_like(row: Mapping[str, Any] | None, node: str) -> str:
         if any(_unlike(shape, [row], {}) is None for shape in preset.shapes):
             return f" This looks like {preset.tool}: {node}.format={format}."
     return ""
+
+
+def _roots(preset: Preset) -> Iterator[str]:
+    """The columns of a tool's rows, and the beginnings of paths: by these its rows are known in an envelope."""
+    for shape in preset.shapes:
+        for names in (shape.needs or shape.columns).values():
+            yield from (str(steps_of(name)[0]) for name in names.split("|"))
 
 
 def _shape(

@@ -306,3 +306,12 @@ def test_tools_and_calls_are_kept(tmp_path: Path) -> None:
     row = {"input": asked, "preferred_output": [called], "non_preferred_output": [BAD]}
     table = read(jsonl(tmp_path, row), format="openai")
     assert json.loads(table["prompt"][0][0]["tools"]) == tools and len(make_pairs(table, seed=0)) == 1
+
+
+@pytest.mark.parametrize(("format", "shape", "rows", "chat"), CASES, ids=IDS)
+def test_every_format_is_read_in_an_envelope(
+    tmp_path: Path, format: str, shape: str, rows: list[dict[str, Any]], chat: bool
+) -> None:
+    file = tmp_path / "page.json"
+    file.write_text(json.dumps({"data": rows, "next": None}))
+    assert sum(read(file, format=format)["desirable"]) == 1

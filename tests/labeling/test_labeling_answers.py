@@ -146,4 +146,4 @@ def test_columns_may_be_paths_and_rows_in_an_envelope(tmp_path: Path) -> None:
 def test_no_format_is_offered_where_there_is_no_such_key(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no column 'completion'") as refused:
         read(jsonl(tmp_path, {"prompt": "p", "chosen": "a", "rejected": "b"}))
-    assert "format" not in str(refused.value)
+    assert "looks like" not in str(refused.value)
