@@ -82,7 +82,8 @@ def test_conversations_that_a_template_refuses_stop_a_run_or_are_left_out_and_co
     file.write_text("".join(f"{line}\n" for line in lines))
     template = SHAPES["turns that alternate"].template.replace("<|end|>", "<|im_end|>").replace("{{ bos_token }}", "")
     (tmp_path / "alternating.jinja").write_text(template)
-    more = [f"model.chat_template={tmp_path / 'alternating.jinja'}", "optimization.max_steps=2"]
+    # Every example is used: others are not read.
+    more = [f"model.chat_template={tmp_path / 'alternating.jinja'}", "optimization.epochs=1"]
     more += ["evaluation=quick", "evaluation.prompts=4", "evaluation.max_new_tokens=4", "evaluation.lm_eval=[]"]
     with pytest.raises(LabError, match=r"thumbs\.jsonl:3: .*System role not supported.*lengths\.refused_by_template"):
         run(tmp_path, *more)
