@@ -4,6 +4,7 @@ A command that no rule here knows fails, so that none is added without being run
 """
 
 import argparse
+import gzip
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -105,6 +107,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_jsonl(folder / "thumbs.jsonl", rows)
     write_jsonl(folder / "answers.jsonl", [{key: row[key] for key in ("prompt", "completion")} for row in rows])
+    (folder / "shards").mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (folder / "shards" / "part-0.jsonl.gz").write_bytes(gzip.compress(lines))
+    write_jsonl(folder / "may.jsonl", rows)
+    cells = pd.DataFrame([{**row, "prompt": json.dumps(row["prompt"])} for row in rows])
+    cells.to_csv(folder / "june.csv", index=False)
+    cells.assign(completion=cells["completion"] + " ß").to_csv(folder / "excel.csv", index=False, encoding="cp1252")
     columns = {"prompt": "prompt", "completion": "completion", "label": "label"}
     placed = [(f"row {number}", row) for number, row in enumerate(rows)]
     table = build_table(table_rows(placed, layout(columns), source="thumbs"), source="thumbs", held_out=0.25)

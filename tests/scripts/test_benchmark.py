@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from benchmarks import data, floor, gate, generation, page, records, steps
+from benchmarks import data, floor, gate, generation, page, reading, records, steps
 from benchmarks.contestants import ENTRY
 from benchmarks.jobs import CONTESTANTS, FLOOR, OURS, TRL, TRL_PRECOMPUTED, Job
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -197,6 +197,16 @@ def test_contestants_take_the_same_steps(loss: str, tmp_path: Path) -> None:
     assert found[TRL]["positions_per_token"] > found[OURS]["positions_per_token"]
     assert found[OURS]["over"][FLOOR]["n"] == 2
     assert page.main(tmp_path).exists()
+
+
+@pytest.mark.slow
+def test_every_reader_reads_the_same_files(tmp_path: Path) -> None:
+    words = ["reading", "--rows", "40", "--rounds", "1", "--out", str(tmp_path)]
+    subprocess.run([sys.executable, str(ENTRY), *words], check=True, timeout=560)
+    (file,) = tmp_path.glob("*.json")
+    found = json.loads(file.read_text())["reading"]
+    assert [one[""] for one in found] == list(reading.CONTESTANTS) * len(reading.FORMATS)
+    assert all(one["CPU seconds"] > 0 for one in found)
 
 
 @pytest.mark.slow
