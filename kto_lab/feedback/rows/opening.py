@@ -63,7 +63,7 @@ class Opened:
     size: int
     reading: Reading
     raw: BinaryIO
-    content: io.BufferedReader
+    content: "io.BufferedReader[Any]"
     packed: bool
     share: float | None = None
 
@@ -99,11 +99,11 @@ def opened(file: Path, place: str, reading: Reading) -> Iterator[Opened]:
         LabError: it cannot be read or unpacked.
     """
     with disk_errors(file), ExitStack() as stack:
-        raw = stack.enter_context(file.open("rb", buffering=BUFFER))
+        raw = io.BufferedReader(stack.enter_context(file.open("rb", buffering=0)), BUFFER)
         begin = raw.read(8)
         raw.seek(0)
         kind = next((kind for start, kind in _PACKED.items() if begin.startswith(start)), None)
-        content: Any = raw
+        content: io.BufferedReader[Any] = raw
         if kind is not None:
             name, unpack = kind
             size = file.stat().st_size
