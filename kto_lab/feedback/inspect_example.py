@@ -11,7 +11,8 @@ from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.models.ending import control_tokens, read
 from kto_lab.models.load import Loaded
-from kto_lab.models.tokens import Encoder, Lengths, completions_of, places_of
+from kto_lab.models.sequences import completions_of, places_of
+from kto_lab.models.tokens import Encoder, Lengths
 
 # Longer than any prompt: nothing is cut here.
 _NO_LIMIT = 2**31

@@ -20,7 +20,6 @@
   that the chat template refuses.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from kto_lab.errors import LabError
 from kto_lab.kinds import AtLeastOne
 from kto_lab.models.ending import Ending, control_tokens, end_of_text, end_of_turn, read
-from kto_lab.models.sequences import Tokens
+from kto_lab.models.sequences import Encoded, Tokens, completions_of, places_of
 from kto_lab.models.tokenizer import TEMPLATE_DATE, added, controlled, dated, ending_nothing, hashes
 from kto_lab.models.turns import Conversations, Message, RefusedByTemplateError
 from kto_lab.values import check_fields
@@ -72,31 +71,6 @@ class Lengths:
                 f"lengths.max_length is {self.max_length}; it must be larger than lengths.min_completion, "
                 f"{self.min_completion}."
             )
-
-
-@dataclass
-class Encoded:
-    """A tokenised table: one entry per kept example, and what happened to the rest.
-
-    Attributes:
-        tokens: one entry per kept example.
-        kept: their rows.
-        dropped: examples left out because their prompt is too long.
-        refused: examples left out because the chat template refuses them.
-        cut: kept examples whose completion was cut to fit.
-        ended: kept examples whose completion had the text of its end, which is not written twice.
-        special: kept examples whose completion has the text of a special token inside, which is read as text.
-        special_prompts: kept examples whose chat prompt has the text of a special token, which is read as that token.
-    """
-
-    tokens: list[Tokens]
-    kept: list[int]
-    dropped: int = 0
-    refused: int = 0
-    cut: int = 0
-    ended: int = 0
-    special: int = 0
-    special_prompts: int = 0
 
 
 class Encoder:
@@ -413,23 +387,6 @@ class _Said(NamedTuple):
     ids: tuple[int, ...]
     ended: bool
     special: bool
-
-
-def completions_of(table: Any) -> list[Completion]:
-    """The completion of each row of a table of examples: a message where it holds more than text."""
-    texts: list[Completion] = table["completion"][:]
-    if "message" not in table.column_names:
-        return texts
-    whole = zip(texts, table["message"][:], strict=True)
-    return [text if message is None else json.loads(message) for text, message in whole]
-
-
-def places_of(table: Any) -> list[str]:
-    """Where each row of a table of examples was read, for messages; its identity where that is not known."""
-    named = [f"example {identity}" for identity in table["example_id"][:]]
-    if "place" not in table.column_names:
-        return named
-    return [place or name for place, name in zip(table["place"][:], named, strict=True)]
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

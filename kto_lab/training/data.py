@@ -16,8 +16,8 @@ from kto_lab.losses.noise import clean_counts
 from kto_lab.losses.reference_points import Completions
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.ending import Ending
-from kto_lab.models.sequences import Tokens
-from kto_lab.models.tokens import Encoded, Encoder, Lengths
+from kto_lab.models.sequences import Encoded, Tokens
+from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.plan import Plan, Unit, make_plan
 
