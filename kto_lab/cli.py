@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from kto_lab import __version__, completion
 from kto_lab.commands import COMMANDS, under, usage
-from kto_lab.configuration import as_hydra_reads, check_at_once, config_dir, refuse_repeated
+from kto_lab.configuration import as_hydra_reads, check_at_once, config_dir, refuse_no_option, refuse_repeated
 from kto_lab.messages import explain
 from kto_lab.quoting import quoted
 from kto_lab.stopping import Stopped, stoppable
@@ -131,6 +131,7 @@ def run(name: str, overrides: list[str]) -> None:
     # Hydra's own words for an error advise to add the unknown key; with this set, it leaves the words to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with_messages(lambda: refuse_repeated(overrides))
+    with_messages(lambda: refuse_no_option(overrides))
     overrides = as_hydra_reads(overrides)
     if HELP.intersection(overrides):
         print(help_of(name, command, overrides))

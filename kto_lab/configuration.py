@@ -45,6 +45,25 @@ def refuse_repeated(words: Sequence[str], where: str = "the command line") -> No
         first[key] = word
 
 
+def refuse_no_option(words: Sequence[str]) -> None:
+    """Refuse a number, a truth or nothing as the option of a group: Hydra raises a bare ValueError there."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for word in words:
+        group, _, value = word.partition("=")
+        folder = config_dir() / group.partition("@")[0]
+        if not (group and value and folder.is_dir()):
+            continue
+        try:
+            option = OverridesParser.create().parse_override(word).value()
+        except HydraException:
+            continue  # Hydra says what is wrong with it
+        if option is None or isinstance(option, bool | int | float):
+            known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+            raise LabError(f"{word}: {group} is chosen by the name of an option. There are: {known}.")
+
+
 def as_hydra_reads(words: Sequence[str]) -> list[str]:
     """A command line in which a mapping may have any names, and needs no `+`.
 

@@ -36,6 +36,10 @@ WRONG = [
     ("cache", "prune.everything=yes", "true or false"),
     (OPEN, "export.signals.regenerated=no", "true, false or null"),
     (OPEN, "repeats.rows_in_order_of_time=no", "true or false"),
+    # Options of a group.
+    (TINY, "loss=3", "chosen by the name of an option"),
+    (TINY, "schedule=null", "chosen by the name of an option"),
+    ("train feedback=arithmetic", "model=true", "chosen by the name of an option"),
     # Numbers.
     (TINY, "seed=-1", "a whole number of at least 0"),
     (TINY, "seed=abc", "a whole number of at least 0"),
