@@ -60,6 +60,12 @@ COMMANDS = {
         groups=["model", "feedback"],
         places={"run": "run folder", "output": "output"},
     ),
+    "publish": Command(
+        "publish",
+        "kto_lab.publishing.command:publish",
+        "the policy of a finished run with a model card, into a folder or onto the hub",
+        places={"run": "run folder", "to": "to"},
+    ),
     "feedback collect": Command(
         "collect",
         "kto_lab.feedback.command:collect_feedback",

@@ -327,6 +327,11 @@ def _interval(estimate: Interval | None, digits: int, *, signed: bool = False) -
     return f"[{low}, {high}]"
 
 
+def in_one_line(estimate: Interval | None, digits: int, *, signed: bool = False) -> str:
+    """An estimate as text with its interval behind it, such as "0.72 [0.68, 0.77]"; "-" where there is none."""
+    return " ".join(filter(None, [_value(estimate, digits, signed=signed), _interval(estimate, digits, signed=signed)]))
+
+
 def _number(value: float, digits: int, *, signed: bool) -> str:
     if abs(value) >= LARGE:
         return f"{value:.2e}"

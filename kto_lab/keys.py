@@ -66,6 +66,19 @@ EVALUATE: Keys = {
 }
 # A study is read by the sweep, and refers to keys that its cells have.
 REPORT: Keys = {"study": Any, "runs_dir": Text, "folder": Text | None, "publish": Text | None}
+PUBLISH: Keys = {
+    "run": Text,
+    "to": Text,
+    "repo": Text | None,
+    "private": bool,
+    "dry_run": bool,
+    "title": Text | None,
+    "base_model": Text | None,
+    "dataset": Text | None,
+    "license": Text | None,
+    "license_of_base": Text | None,
+    "license_of_data": Text | None,
+}
 COLLECT: Keys = {
     "model": Node,
     "prompts": Node,
@@ -148,6 +161,7 @@ OF_COMMAND: Mapping[str, Keys] = {
     "train": TRAIN,
     "evaluate": EVALUATE,
     "report": REPORT,
+    "publish": PUBLISH,
     "collect": COLLECT,
     "inspect": INSPECT,
     "export_table": EXPORT,

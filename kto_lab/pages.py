@@ -1,4 +1,5 @@
-"""The HTML pages that kto-lab writes: one set of Jinja2 templates, one style sheet, files that stand alone.
+"""The HTML pages and model cards that kto-lab writes: one set of Jinja2 templates, one style sheet, files that stand
+alone.
 
 A page holds its style and its script, and fetches nothing. What templates are given is escaped, whoever wrote it; only
 `Markup` is put in as it is. A content security policy lets no script run but the page's own.
@@ -10,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
 BASE = "base.html"
@@ -40,7 +41,7 @@ def render(template: str, *, script: str = "", inline_styles: bool = False, **co
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("kto_lab", "templates"),
-        autoescape=True,
+        autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -48,7 +49,23 @@ def _environment() -> Environment:
     )
     made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
     made.filters["breakable"] = breakable
+    made.filters["cell"] = cell
     return made
+
+
+def markdown(template: str, **content: Any) -> str:
+    """A Markdown document. What it is given is put in as it is, but for the cells of tables.
+
+    Args:
+        template: a file of `kto_lab/templates`.
+        content: what the template names.
+    """
+    return _environment().get_template(template).render(**content)
+
+
+def cell(value: object) -> str:
+    """A value as the cell of a Markdown table: no bar or line break ends it, and no HTML begins in it."""
+    return " ".join(str(value).split()).replace("|", r"\|").replace("<", "&lt;")
 
 
 def breakable(words: str) -> Markup:
