@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers.utils import cached_file, extract_commit_hash
 from transformers.utils import logging as transformers_logging
 
+from kto_lab import hub_errors
 from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_as_it_is
 from kto_lab.models.adapted import is_adapted
@@ -86,7 +87,7 @@ class Reader:
             LabError: something cannot be loaded, or adapter and base do not fit.
         """
         check_sums(Path(name), RESTORE)
-        with loading(name):
+        with loading(name, self.key):
             saved = find_adapter(name, revision)
         if saved is None:
             if base is not None:
@@ -102,7 +103,8 @@ class Reader:
             model, own["in_bfloat16"] = merged(model)
             # The base of what is trained on it next.
             model.name_or_path = model.config._name_or_path = _where(name)
-        tokenizer = _tokenizer(name, revision, needed=needs_tokenizer and under.tokenizer is None) or under.tokenizer
+        tokenizer = _tokenizer(name, revision, self.key, needed=needs_tokenizer and under.tokenizer is None)
+        tokenizer = tokenizer or under.tokenizer
         both = hashlib.sha256(f"{under.provenance['weights']} {own['weights']}".encode()).hexdigest()
         trained = set(saved.config.modules_to_save or ())
         return Read(
@@ -138,8 +140,8 @@ class Reader:
         where, path = _where(name), Path(name)
         if path.exists() and not (path / "config.json").exists():
             raise LabError(f"{path} is no model folder: it has no config.json.")
-        tokenizer = _tokenizer(name, revision, needed=needs_tokenizer)
-        with loading(name), quiet():
+        tokenizer = _tokenizer(name, revision, self.key, needed=needs_tokenizer)
+        with loading(name, self.key), quiet():
             model, about = self.kind.from_pretrained(
                 where, revision=revision, output_loading_info=True, trust_remote_code=False, **self.options
             )
@@ -148,17 +150,29 @@ class Reader:
         provenance = {"name": path.name if path.exists() else name, "weights": weights_digest(Path(config).parent)}
         if revision is not None:
             provenance["revision"] = revision
-        if (commit := getattr(model.config, "_commit_hash", None)) is not None:
+        # By the folder in the cache: transformers' configurations no longer carry the commit.
+        if not path.exists() and (commit := extract_commit_hash(config, None)) is not None:
             provenance["commit"] = commit
         return Read(model.eval(), tokenizer, provenance, sorted(about["missing_keys"]))
 
 
 @contextmanager
-def loading(name: str) -> Iterator[None]:
-    """Turn what transformers raises where a model cannot be loaded, or brings code to be run, into a LabError."""
+def loading(name: str, key: str = "model") -> Iterator[None]:
+    """Turn what transformers raises where a model cannot be loaded, or brings code to be run, into a LabError.
+
+    Args:
+        name: of the model, or its folder.
+        key: the node of the configuration that names it.
+    """
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except LabError:
+        raise
+    except Exception as error:
+        if not Path(name).exists() and (why := hub_errors.explain(error, name, kind="model", key=key)):
+            raise LabError(why) from error
+        if not isinstance(error, OSError | ValueError | ImportError | RuntimeError | SafetensorError):
+            raise
         if REMOTE_CODE in str(error):
             raise LabError(
                 f"The model {name!r} brings Python code of its own (auto_map in its configuration). kto-lab never runs "
@@ -187,9 +201,9 @@ def weights_digest(folder: Path) -> str:
     return hashlib.sha256("".join(f"{file.name} {sha256_as_it_is(file)}\n" for file in files).encode()).hexdigest()
 
 
-def _tokenizer(name: str, revision: str | None, *, needed: bool) -> PreTrainedTokenizerBase | None:
+def _tokenizer(name: str, revision: str | None, key: str, *, needed: bool) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model; None where there is none and none is needed."""
-    with loading(name), quiet():
+    with loading(name, key), quiet():
         there = any(
             cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
             for file in TOKENIZERS
