@@ -6,8 +6,10 @@ from typing import Literal, Unpack
 
 import numpy as np
 from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from huggingface_hub import HfApi
 
+from kto_lab import hub_errors
 from kto_lab.errors import LabError
 from kto_lab.feedback.layout import FIELDS, Settings, layout
 from kto_lab.feedback.preset_fit import fit
@@ -85,20 +87,29 @@ def _load(
 ) -> Dataset:
     try:
         return load_dataset(name, subset, split=split, revision=revision, data_files=data_files)
-    except ConnectionError as error:
-        raise LabError(
-            f"The dataset {name!r} cannot be fetched: {error}. Check the network and that HF_HUB_OFFLINE is not set. "
-            "On a machine without network, copy the dataset there and give its folder as feedback.name, or use a file "
-            "of it with feedback=file."
-        ) from error
-    except FileNotFoundError as error:
-        raise LabError(
+    except Exception as error:
+        if (why := _explained(error, name)) is None:
+            raise
+        raise LabError(why) from error
+
+
+def _explained(error: Exception, name: str) -> str | None:
+    """What a person can do about an error of `load_dataset`; None where it is a fault of the code."""
+    found: Exception = error
+    if isinstance(error, DatasetNotFoundError):
+        # datasets drops what the hub has told it, so the hub is asked again.
+        try:
+            HfApi().auth_check(name, repo_type="dataset")
+        except Exception as refused:
+            found = refused
+    if why := hub_errors.explain(found, name, kind="dataset", key="feedback"):
+        return why
+    if isinstance(error, FileNotFoundError):
+        return (
             f"The dataset {name!r} was not found: {str(error).rstrip('.')}. Check feedback.name "
-            "(owner/name), feedback.revision and feedback.data_files; for a private or gated dataset run "
-            "`hf auth login` first."
-        ) from error
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+            "(owner/name), feedback.revision and feedback.data_files."
+        )
+    if isinstance(error, DatasetsError | OSError | ValueError | RuntimeError):
         reason = str(error).rstrip(".")
-        raise LabError(
-            f"The dataset {name!r} cannot be read: {reason}. Check feedback.subset and feedback.split."
-        ) from error
+        return f"The dataset {name!r} cannot be read: {reason}. Check feedback.subset and feedback.split."
+    return None
