@@ -41,13 +41,15 @@ def log_study(logger: DictConfig, home: Path) -> None:
     if logger.get("_target_") != WANDB:
         return
     from kto_lab.reports.frame import load
-    from kto_lab.reports.report import report
+    from kto_lab.reports.report import REPORT, report
+    from kto_lab.runs.wandb_log import log_artifact
     from kto_lab.training.loggers import LONGEST_TAG
 
     report(home)
     study, cells = read_study(home), load(home)
     code = content_hash(CODE.closure([RUN]))
     media, states, settings = _media(study, cells), list(cells["status"]), instantiate(logger)
+    run_id = content_hash("study", study.name, code)
     (started,) = replace(
         settings,
         group=settings.group or os.environ.get(VARIABLES["group"]) or study.name,
@@ -56,11 +58,13 @@ def log_study(logger: DictConfig, home: Path) -> None:
         tags=settings.tags or (None if os.environ.get(VARIABLES["tags"]) else [study.name[:LONGEST_TAG]]),
     ).make(
         folder=home,
-        run_id=content_hash("study", study.name, code),
+        run_id=run_id,
         config={"study": study.name, "question": study.question, "code": code},
     )
     with started.experiment as run:
         run.log(media)
+        for path in settings.kept(policy=None, report=home / REPORT):
+            log_artifact(run, path, run_id)
         run.summary.update({f"cells/{state}": states.count(state) for state in STATES})
 
 

@@ -28,6 +28,7 @@ from kto_lab.runs.record import RECORD, Record, read_record
 from kto_lab.runs.saving import POLICY
 from kto_lab.runs.summary import show_examples, show_metrics
 from kto_lab.training.callbacks import METRICS
+from kto_lab.training.local_loggers import TensorBoard, Trackio
 from kto_lab.training.loggers import MetricsFileOnly, Wandb
 
 
@@ -83,7 +84,7 @@ class Display:
         made: the loggers of this run.
     """
 
-    logger: MetricsFileOnly | Wandb
+    logger: MetricsFileOnly | Wandb | TensorBoard | Trackio
     made: list[Logger] = field(default_factory=list)
 
     def environment(self) -> dict[str, Any]:
@@ -114,7 +115,16 @@ class Display:
     def show(self, record: Record, answers: Sequence[dict[str, Any]]) -> None:
         """Hand the results to the loggers, and show what was found."""
         finished = read_record(record.folder)
-        wandb_log.finish(self.made, finished, tables={"sample answers": answers}, curves=record.folder / CURVES)
+        folder = record.folder
+        wandb_log.finish(
+            self.made,
+            finished,
+            tables={"sample answers": answers},
+            curves=folder / CURVES,
+            artifacts=self.logger.kept(policy=folder / POLICY, report=folder / RECORD)
+            if isinstance(self.logger, Wandb)
+            else [],
+        )
         show_metrics(finished["metrics"], finished["declared"])
         show_examples(answers)
         console.stage("Files", "The record is written last: where it is, the run has finished.")

@@ -1,4 +1,4 @@
-"""A finished run's results for Weights & Biases: summary with intervals, tables, curves."""
+"""A finished run's results for its loggers: summary with intervals; for W&B also tables, curves and artifacts."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from kto_lab.evaluation.metrics import label, learn, metric_of
 from kto_lab.runs.columns import column
+from kto_lab.training.local_loggers import TrackioLogger
 
 if TYPE_CHECKING:
     import wandb
@@ -19,24 +20,31 @@ Rows = Sequence[Mapping[str, Any]]
 
 @rank_zero_only
 def finish(
-    loggers: Iterable[Logger], record: Mapping[str, Any], *, tables: Mapping[str, Rows], curves: Path | None
+    loggers: Iterable[Logger],
+    record: Mapping[str, Any],
+    *,
+    tables: Mapping[str, Rows],
+    curves: Path | None,
+    artifacts: Sequence[Path] = (),
 ) -> None:
-    """Hand a finished run to those of its loggers that are W&B's, and close them.
+    """Hand a finished run to its loggers, and close them.
 
     Args:
-        loggers: the run's; others than W&B's are left alone.
+        loggers: the run's; W&B's get all that follows, others the final metrics with their intervals.
         record: the run's record, as `read_record` returns it. Every metric becomes `<metric>`, `<metric>_low` and
             `<metric>_high` in the summary (what is None is left out), and a row of the table `metrics`, which also has
             its label and better side. Names are those of a report's columns.
         tables: further tables by name, such as sample answers; each row maps columns to plain values.
         curves: the picture of the training curves.
+        artifacts: files and folders that W&B keeps, too.
     """
+    learn([record["declared"]])
+    estimates = dict(flat_estimates(record["metrics"]))
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
+            _finish_local(logger, {f"final/{name}": number for name, number in _summary(estimates).items()})
             continue
         run = logger.experiment
-        learn([record["declared"]])
-        estimates = dict(flat_estimates(record["metrics"]))
         # "model" is a node of the configuration, and W&B refuses a second value for a key.
         found = {"environment": record["environment"], "data": record["data"], "provenance": record["model"]}
         run.config.update(found)
@@ -52,7 +60,36 @@ def finish(
 
             media["curves"] = wandb.Image(str(curves))
         run.log(media)
+        for artifact in artifacts:
+            log_artifact(run, artifact, record["run_id"])
         run.finish()
+
+
+def _finish_local(logger: Logger, final: dict[str, float]) -> None:
+    """Give the final metrics to a logger that keeps them on this machine, and close it."""
+    logger.log_metrics(final)
+    logger.finalize("success")
+    if isinstance(logger, TrackioLogger):
+        logger.close()
+
+
+def log_artifact(run: Any, path: Path, run_id: str) -> None:
+    """Hand a file or a folder to W&B as an artifact.
+
+    Args:
+        run: W&B's run.
+        path: a folder, which is a policy, or a file.
+        run_id: whose it is; with what it is, this names the artifact.
+    """
+    import wandb
+
+    kind = "model" if path.is_dir() else "report"
+    artifact = wandb.Artifact(f"{path.stem}-{run_id}", type=kind, metadata={"run_id": run_id})
+    if path.is_dir():
+        artifact.add_dir(str(path))
+    else:
+        artifact.add_file(str(path))
+    run.log_artifact(artifact)
 
 
 def flat_estimates(

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -42,6 +42,8 @@ class Wandb:
         tags: any words, of up to 64 characters; None for WANDB_TAGS, else none.
         name: shown for the run; None for WANDB_NAME, else the run folder's name.
         job_type: tells runs of a group apart; None for WANDB_JOB_TYPE, else "train".
+        artifacts: what W&B keeps of a finished run: "none", the trained "policy", a "report" (a run's
+            record, a study's page), or "all" of these.
         offline: write to the disk only (`wandb sync` uploads it later); None for WANDB_MODE, else true.
     """
 
@@ -51,6 +53,7 @@ class Wandb:
     tags: list[str] | None
     name: str | None
     job_type: str | None
+    artifacts: Literal["none", "policy", "report", "all"]
     offline: bool | None
 
     def __post_init__(self) -> None:
@@ -81,6 +84,11 @@ class Wandb:
                     f"Weights & Biases cannot write into {folder}: {error.strerror or error}. Set {variable} to a "
                     "folder that can be written, or leave out logger=wandb."
                 ) from error
+
+    def kept(self, *, policy: Path | None, report: Path) -> list[Path]:
+        """What becomes an artifact of a finished run, or of a study, which has no policy."""
+        found = {"policy": policy, "report": report}
+        return [path for name, path in found.items() if path and self.artifacts in (name, "all")]
 
     def make(self, *, folder: Path, run_id: str, config: Mapping[str, Any]) -> list[Logger]:
         """Start the W&B run, or go on with it: the same `run_id` is the same W&B run.

@@ -115,7 +115,9 @@ def test_held_out_prompts_do_not_depend_on_the_draw() -> None:
 
 
 def test_no_network_and_no_such_dataset() -> None:
-    with pytest.raises(LabError, match=r"'nobody/nothing' is not in the cache, and HF_HUB_OFFLINE is set.*feedback\.name"):
+    with pytest.raises(
+        LabError, match=r"'nobody/nothing' is not in the cache, and HF_HUB_OFFLINE is set.*feedback\.name"
+    ):
         source("hub", "name=nobody/nothing")
     with pytest.raises(LabError, match=r"was not found.*feedback\.data_files"):
         source("hub", "name=json", "data_files=/absent.jsonl")

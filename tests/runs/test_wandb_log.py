@@ -46,6 +46,7 @@ def log_run(folder: Path, steps: range, *, close: bool = True) -> None:
         tags=["kto", "tiny"],
         name="cell 3",
         job_type="train",
+        artifacts="none",
         offline=True,
     )
     loggers = settings.make(folder=folder, run_id="run42", config={"loss": {"beta": 0.1}})
@@ -146,6 +147,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     cfg = configuration(
         folder,
         "logger=wandb",
+        "logger.artifacts=all",
         "evaluation=quick",
         "evaluation.prompts=4",
         "evaluation.max_new_tokens=4",
@@ -184,6 +186,20 @@ def test_no_secret_and_no_variable_lands_in_a_run_folder(cell: Path, parts: list
     contents = [*files.values(), json.dumps(parts).encode()]
     for word in [*SECRETS, *SECRETS.values()]:
         assert not any(word.encode() in content for content in contents), word
+
+
+def test_policy_and_record_are_artifacts_of_a_run_that_asks_for_them(
+    cell: Path, parts: list[Records], records: list[Records]
+) -> None:
+    run_id = read_record(cell)["run_id"]
+    kept = {one["artifact"]["name"]: one["artifact"] for one in map(dict, parts[1]) if "artifact" in one}
+    assert {name: one["type"] for name, one in kept.items() if run_id in name and "table" not in one["type"]} == {
+        f"policy-{run_id}": "model",
+        f"record-{run_id}": "report",
+    }
+    held = {entry["path"] for entry in kept[f"policy-{run_id}"]["manifest"]["contents"]}
+    assert held == {path.name for path in (cell / "policy").iterdir()}
+    assert not [one for one in records[1] if one.get("artifact", {}).get("type") in ("model", "report")]
 
 
 def test_a_real_run_that_was_stopped_goes_on_as_the_same_run(cell: Path, parts: list[Records]) -> None:
