@@ -57,6 +57,9 @@ ELSEWHERE = {
 OURS = [command for command in COMMANDS if command.startswith("kto-lab ") and not command.startswith(tuple(ELSEWHERE))]
 # Words of commands of ours that cannot be run here, and why. Their configuration is composed and checked all the same.
 COMPOSED = {
+    "to=hub": "needs a hub: tests/test_hub.py",
+    "feedback.name=owner/data": "the same",
+    "logger=trackio": "needs Trackio: tests/training/test_local_loggers.py",
     "feedback=movie_ratings": "fetches the ratings from the registry: tests/test_smollm2.py",
     "trainer=ddp": "two processes: tests/training/test_distributed.py",
     "trainer=fsdp": "two processes: tests/training/test_distributed.py",
@@ -211,7 +214,7 @@ def prepare(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
     # What a command writes is not there before; what it reads is.
     for key in ("output", "publish"):
         Path(given.get(key, "none")).unlink(missing_ok=True)
-    if name == "evaluate" and "run" in given:
+    if name in ("evaluate", "publish") and "run" in given:
         run("train", with_stand_ins("train", [f"run_dir={given['run']}"]), monkeypatch)
     if given.get("model.name", "").startswith("runs/sft"):
         run("train", with_stand_ins("train", ["loss=sft", "adapter=lora", "run_dir=runs/sft"]), monkeypatch)
