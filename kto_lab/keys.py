@@ -105,7 +105,9 @@ EXPORT: Keys = {
 }
 IMPORT: Keys = {
     "export": Node,
-    "output": Text,
+    "path": str | list[str] | None,
+    "output": Text | None,
+    "from": Text | None,
     "held_out": float,
     "group_by": Literal["model", "signal", "rater", "none"],
     "prompt_form": Literal["as_given", "chat", "text"],

@@ -214,6 +214,10 @@ def prepare(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
     # What a command writes is not there before; what it reads is.
     for key in ("output", "publish"):
         Path(given.get(key, "none")).unlink(missing_ok=True)
+    if "from" in given:
+        table = Path(given["from"].replace(".import_report.json", ".parquet"))
+        table.unlink(missing_ok=True)
+        run(name, ["path=feedback-history-export.json", f"output={table}"], monkeypatch)
     if name in ("evaluate", "publish") and "run" in given:
         run("train", with_stand_ins("train", [f"run_dir={given['run']}"]), monkeypatch)
     if given.get("model.name", "").startswith("runs/sft"):

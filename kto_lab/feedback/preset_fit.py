@@ -17,6 +17,21 @@ _LOOKED_AT = 100
 
 
 @dataclass(frozen=True)
+class Found:
+    """A format that rows seem to be in.
+
+    Attributes:
+        format: its name in `PRESETS`.
+        shape: the shape of the rows.
+        columns: the column that holds each field; of rows that are turned, before that.
+    """
+
+    format: str
+    shape: Shape
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Fitted:
     """How the rows of a file are read.
 
@@ -93,12 +108,22 @@ def named(format: str, node: str) -> Preset:
 
 def looks_like(row: Mapping[str, Any] | None, node: str) -> str:
     """A sentence that offers the format which a row seems to be in; nothing where it seems to be in none."""
-    if row is None:
-        return ""
+    found = next(formats_of([row]), None) if row is not None else None
+    return "" if found is None else f" This looks like {PRESETS[found.format].tool}: {node}.format={found.format}."
+
+
+def formats_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
+    """The formats that rows seem to be in, the most particular first.
+
+    Args:
+        rows: the first rows, one at least.
+    """
     for format, preset in PRESETS.items():
-        if any(_unlike(shape, [row], {}) is None for shape in preset.shapes):
-            return f" This looks like {preset.tool}: {node}.format={format}."
-    return ""
+        shape = next((shape for shape in preset.shapes if _unlike(shape, rows, {}) is None), None)
+        if shape is not None:
+            names = {**shape.columns, **shape.optional} if shape.needs is None else shape.needs
+            found = {name: _existing(columns, rows) for name, columns in names.items()}
+            yield Found(format, shape, {name: column for name, column in found.items() if column is not None})
 
 
 def _roots(preset: Preset) -> Iterator[str]:

@@ -107,6 +107,16 @@ class Times:
         self._values = values
         self._node, self._field = node, field
 
+    @property
+    def day_first(self) -> bool | None:
+        """The order of day and month as it was set or, after `settle`, decided; None where it makes no difference."""
+        return self._day_first
+
+    @property
+    def timezone(self) -> str:
+        """The zone of times that name none."""
+        return str(self._zone)
+
     def read(self, value: Any) -> When:
         """A time; see the module for its forms.
 

@@ -8,6 +8,7 @@ import dataclasses
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -17,10 +18,15 @@ from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.feedback.cut import Longest, cut
 from kto_lab.files import atomic_path, scratch_beside, write_json, write_text
+from kto_lab.importing.columns import Origin, origin_of
+from kto_lab.importing.exports.auto import AutoExport
+from kto_lab.importing.guess import Guess, guess
 from kto_lab.importing.page import page
 from kto_lab.importing.personal import Search
+from kto_lab.importing.preview import first_of, refuse_incomplete, show_columns, show_first, show_guess
 from kto_lab.importing.repeats import Fate, Settled, settle
 from kto_lab.importing.report import Line, Near, Reading, Report, fates, report_of
+from kto_lab.importing.request import again, named_words, option_of, request_of, with_path
 from kto_lab.importing.screen import Screened, identity, screen
 from kto_lab.importing.settings import Settings, settings
 from kto_lab.importing.show import show
@@ -36,22 +42,54 @@ ROWS_A_LINE = 100_000
 _BLOCK = 1000
 
 
-def import_feedback(cfg: DictConfig) -> Path:
-    """Read an export, write the table and its report, and say what is in it.
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What an import was told and what it guessed, for its report; see `Report`."""
+
+    origin: Origin
+    guessed: Guess | None
+    request: dict[str, Any]
+
+
+def import_feedback(cfg: DictConfig) -> Path | None:
+    """Read an export, write the table and its report, and say what is in it; without `output`, show what it would do.
 
     Raises:
         LabError: the table or its report exists, or nothing can be imported.
     """
+    if cfg["from"] is not None:
+        cfg = again(cfg, named_words())
+    cfg = with_path(cfg)
     check_keys(cfg, KEYS)
-    target = Path(cfg.output)
-    pages = report_files(target)
-    for file in (target, *pages):
+    target = None if cfg.output is None else Path(cfg.output)
+    for file in () if target is None else (target, *report_files(target)):
         if file.exists():
             raise LabError(f"{file} exists. Choose another output, or remove it to import again.")
     how = settings(cfg)
+    export, found = instantiate(cfg.export), None
+    if isinstance(export, AutoExport):
+        found = guess(export)
+        show_guess(found)
+        if found.missing is not None:
+            raise LabError(f"The guess is not complete. {found.missing}")
+        cfg.export = found.configured()
+        export = instantiate(cfg.export)
+    option = option_of(cfg.export)
+    origin = origin_of(option, cfg.export, export)
+    if found is not None or target is None:
+        show_columns(origin)
+        first = first_of(export)
+        show_first(first)
+        if found is not None:
+            refuse_incomplete(first, cfg.export)
+    if target is None:
+        console.say("\nNothing is written yet: the same command with output=thumbs.parquet imports it so.")
+        return None
     source = str(cfg.export.get("path") or cfg.export.get("_target_", "export"))
-    report = import_thumbs(instantiate(cfg.export), target, how, source=Path(source).name)
+    asked = Asked(origin, found, request_of(cfg, option))
+    report = import_thumbs(export, target, how, source=Path(source).name, asked=asked)
     show(report)
+    pages = report_files(target)
     console.stage("Files", "The table, and what became of every row.")
     console.show_files({"table": target, "report": pages[0], "numbers": pages[1]})
     console.say(f"    train on it with feedback=collected feedback.path={target}")
@@ -63,7 +101,7 @@ def report_files(target: Path) -> tuple[Path, Path]:
     return target.with_suffix(".import_report.html"), target.with_suffix(".import_report.json")
 
 
-def import_thumbs(export: Export, target: Path, how: Settings, *, source: str) -> Report:
+def import_thumbs(export: Export, target: Path, how: Settings, *, source: str, asked: Asked | None = None) -> Report:
     """Make the table of an export, and its report beside it.
 
     Args:
@@ -71,6 +109,7 @@ def import_thumbs(export: Export, target: Path, how: Settings, *, source: str) -
         target: the Parquet file to write.
         how: the settings.
         source: what was read, for the report.
+        asked: what the import was told, for the report; None: rows alone.
 
     Raises:
         LabError: the export cannot be read, nothing in it can be imported, or the disk refuses.
@@ -79,7 +118,7 @@ def import_thumbs(export: Export, target: Path, how: Settings, *, source: str) -
         with scratch_beside(target) as folder:
             stage = Stage(folder / "thumbs.sqlite")
             try:
-                return _import(export, stage, target, how, source=source, folder=folder)
+                return _import(export, stage, target, how, source=source, folder=folder, asked=asked)
             finally:
                 stage.close()
     except (sqlite3.Error, OSError) as error:
@@ -89,7 +128,9 @@ def import_thumbs(export: Export, target: Path, how: Settings, *, source: str) -
         ) from error
 
 
-def _import(export: Export, stage: Stage, target: Path, how: Settings, *, source: str, folder: Path) -> Report:
+def _import(
+    export: Export, stage: Stage, target: Path, how: Settings, *, source: str, folder: Path, asked: Asked | None
+) -> Report:
     console.stage("Reading", "Every row gives thumbs, or a reason why it does not.")
     search = None
     if how.personal_data != "ignore":
@@ -118,6 +159,8 @@ def _import(export: Export, stage: Stage, target: Path, how: Settings, *, source
         settings=how.as_dict(),
         made_chat=stage.thumbs - stage.chats if chat else 0,
     )
+    if asked is not None:
+        report = dataclasses.replace(report, **vars(asked))
     with atomic_path(target) as partial, console.progress("written", stage.examples) as advance:
         write_table(
             stage,
@@ -141,7 +184,8 @@ def _read(export: Export, stage: Stage, search: Search | None, how: Settings) ->
     longest = Longest()
     for row in export.read():
         if isinstance(row, Note):
-            reading.notes.append(row.text)
+            reading.notes += [row.text] if row.text else []
+            reading.settled.update(row.settled)
             continue
         row = dataclasses.replace(row, thumbs=tuple(_cut(thumb, export.cut_at, reading) for thumb in row.thumbs))
         for thumb in row.thumbs:

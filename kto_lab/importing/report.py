@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kto_lab.importing.columns import Origin
+from kto_lab.importing.guess import Guess
 from kto_lab.importing.personal import MEANING, Kind, Search, find, pseudonym, redacted
 from kto_lab.importing.repeats import Fate
 from kto_lab.importing.screen import printable
@@ -61,6 +63,7 @@ class Reading:
         places: the first places of each reason.
         notes: remarks on the source as a whole: how labels were read, what was not read.
         cut: answers that the tool cut.
+        settled: see `Report`.
     """
 
     most_places: int
@@ -73,6 +76,7 @@ class Reading:
     places: dict[Reason, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cut: int = 0
+    settled: dict[str, Any] = field(default_factory=dict)
 
     def row(self, given: int, left_out: Sequence[LeftOut], refused: int) -> None:
         """Count one row.
@@ -144,6 +148,10 @@ class Report:
         personal: kinds of personal data, where it was looked for: meaning, finds, thumbs with them and places.
         balances: see `tallies.balances`.
         ratios: see `tallies.ratios`.
+        settled: what a first look at all rows decided: thresholds, words of labels, the order of day and month.
+        origin: the tool, its version, and what became of each column; None where only rows were given.
+        guessed: what was guessed, and the columns that told it so; None where the tool was named.
+        request: the settings with which the import runs again; None where only rows were given.
     """
 
     source: str
@@ -166,6 +174,10 @@ class Report:
     personal: list[dict[str, Any]] | None
     balances: dict[str, list[Balance]]
     ratios: list[Ratio]
+    settled: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+    guessed: Guess | None = None
+    request: dict[str, Any] | None = None
 
     @property
     def deployment(self) -> str | None:
@@ -227,6 +239,7 @@ def report_of(
         personal=None if search is None else [_personal(search, kind) for kind in Kind],
         balances=shown,
         ratios=ratios(stage, settings["recent_days"]),
+        settled=reading.settled,
     )
 
 

@@ -5,10 +5,10 @@ Every reader yields one `Row` per source row, in order, and never raises because
 password, a column of unknown meaning) is a `LabError`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 Prompt: TypeAlias = str | list[dict[str, str]]
 
@@ -92,9 +92,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence on the source as a whole, for the terminal and the report."""
+    """A sentence on the source as a whole, for the terminal and the report.
+
+    Attributes:
+        text: the sentence; empty where there is nothing to say.
+        settled: what a first look at all rows decided, by the keys of the reader (thresholds, the order of dates).
+    """
 
     text: str
+    settled: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Export(Protocol):

@@ -4,8 +4,8 @@ import functools
 from collections.abc import Iterator
 from typing import Unpack
 
-from kto_lab.feedback.layout import Settings
-from kto_lab.feedback.preset_fit import fit, named
+from kto_lab.feedback.layout import Layout, Settings
+from kto_lab.feedback.preset_fit import Fitted, fit, named
 from kto_lab.feedback.rows import ContainerName, Paths, Reading, existing, read_rows
 from kto_lab.importing.exports.mapped import FIELDS, mapped, mapped_rows
 from kto_lab.importing.thumbs import Note, Row
@@ -15,6 +15,9 @@ class FileExport:
     """A file of thumbs or pairs.
 
     Attributes:
+        path: the file, or files.
+        reading: how they are read.
+        rows_at: the path of the list of rows in a file that is an object; None: found.
         cut_at: the tool cuts texts at so many characters; None: it does not.
     """
 
@@ -46,9 +49,9 @@ class FileExport:
         Raises:
             LabError: the format is not known.
         """
-        self._path, self._format = path, format
-        self._reading = Reading(container, encoding, delimiter, max_rows, node="export")
-        self._rows_at, self._settings = rows_at, settings
+        self.path, self._format = path, format
+        self.reading = Reading(container, encoding, delimiter, max_rows, node="export")
+        self.rows_at, self._settings = rows_at, settings
         self.cut_at = settings["cut_at"]
         if format is not None and self.cut_at is None:
             self.cut_at = named(format, "export").cut_at
@@ -60,16 +63,25 @@ class FileExport:
             LabError: the file cannot be read or is not in the format, two settings contradict each other, or see
                 `kto_lab.feedback.survey.surveyed`.
         """
-        files = existing(self._path, "export.path")
-        raws = functools.partial(read_rows, files, self._reading, short=True)
+        source = existing(self.path, "export.path").name
+        fitted, how = self.opened()
+        yield from mapped_rows(fitted.raws, how, source=source)
+
+    def opened(self) -> tuple[Fitted, Layout]:
+        """The rows as the format has them, and how they are read.
+
+        Raises:
+            LabError: see `read`.
+        """
+        files = existing(self.path, "export.path")
+        raws = functools.partial(read_rows, files, self.reading, short=True)
         fitted = fit(
             self._format,
             self._settings,
             raws,
-            rows_at=self._rows_at,
+            rows_at=self.rows_at,
             fields=FIELDS,
             node="export",
             source=files.name,
         )
-        how = mapped(fitted.rows_at, fitted.chat, formats=self._format is None, **fitted.settings)
-        yield from mapped_rows(fitted.raws, how, source=files.name)
+        return fitted, mapped(fitted.rows_at, fitted.chat, formats=self._format is None, **fitted.settings)

@@ -8,7 +8,7 @@ from kto_lab.feedback.rows import Raw, readable
 from kto_lab.feedback.scale import Labels, Scale, Values, scale_of
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.reading import rows_of
-from kto_lab.importing.exports.values import NoThumbError, Seen, notes_of, unread_of
+from kto_lab.importing.exports.values import NoThumbError, Seen, notes_of, notes_on, unread_of
 from kto_lab.importing.thumbs import Note, Row
 
 
@@ -53,7 +53,7 @@ class LabeledExport:
                 continue
         scale = scale.decided(found, source)
         told = scale.told(found)
-        return scale, [Note(f"{source}: label: {told}.")] if told else []
+        return scale, notes_on([f"{source}: label: {told}."] if told else [], scale)
 
     def labeled(
         self,

@@ -22,6 +22,7 @@ from kto_lab.importing.exports.values import (
     completion_of,
     identity_of,
     message_of,
+    notes_on,
     shown,
     verdict,
 )
@@ -44,7 +45,7 @@ def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) 
     """
     rows = how.open(raws)
     settled, said = surveyed(rows, how, source=source)
-    yield from map(Note, said)
+    yield from notes_on(said, settled.scale, settled.times if "timestamp" in settled.columns else None)
     seen = Seen()
 
     def make(where: str, raw: dict[str, Any]) -> Row:

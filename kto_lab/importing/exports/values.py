@@ -3,13 +3,14 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.messages import role_of, text_of
 from kto_lab.feedback.scale import Said, Scale
+from kto_lab.feedback.times import Times
 from kto_lab.feedback.unread import MESSAGE_KEYS, Unread, ignored, without_unread
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Thumb
 
@@ -88,6 +89,15 @@ def notes_of(unread: Unread, source: str) -> list[Note]:
     """What was not read, as a note; LabError where it is part of what was asked or answered."""
     sentence = unread.sentence(source)
     return [] if sentence is None else [Note(sentence)]
+
+
+def notes_on(said: Sequence[str], scale: Scale, times: Times | None = None) -> list[Note]:
+    """What a first look at all rows says; the first note has what it decided about labels and times."""
+    settled: dict[str, Any] = {"up_from": scale.up_from, "down_to": scale.down_to, "labels": dict(scale.labels)}
+    if times is not None:
+        settled |= {"day_first": times.day_first, "timezone": times.timezone}
+    first, *others = said or [""]
+    return [Note(first, settled), *map(Note, others)]
 
 
 def message_of(value: Any, which: str, unread: Unread | None = None) -> dict[str, str]:
