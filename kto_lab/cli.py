@@ -130,6 +130,8 @@ def run(name: str, overrides: list[str]) -> None:
 
     # Hydra's own words for an error advise to add the unknown key; with this set, it leaves the words to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if command.bare is not None and overrides and not overrides[0].startswith("-") and "=" not in overrides[0]:
+        overrides = [f"{command.bare}={quoted(overrides[0])}", *overrides[1:]]
     with_messages(lambda: refuse_repeated(overrides))
     with_messages(lambda: refuse_no_option(overrides))
     overrides = as_hydra_reads(overrides)

@@ -19,6 +19,7 @@ class Command:
         without: groups of the configuration that are another command's.
         flags: words of its own beside Hydra's, and what each does.
         groups: those whose choices its first line names.
+        bare: the key that a first word without a key stands for.
         places: keys that say where it reads or writes, and what each is called in its first line.
     """
 
@@ -28,6 +29,7 @@ class Command:
     without: Sequence[str] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
     groups: Sequence[str] = ()
+    bare: str | None = None
     places: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -114,6 +116,13 @@ COMMANDS = {
         "put a reviewer's decisions into the thumbs",
         groups=["feedback"],
         places=OUTPUT,
+    ),
+    "init": Command(
+        "init",
+        "kto_lab.project:init",
+        "a project of one's own that runs at once: kto-lab init FOLDER",
+        bare="folder",
+        places={"folder": "folder"},
     ),
     "check": Command(
         "check",

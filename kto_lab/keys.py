@@ -157,6 +157,7 @@ REVIEW: Keys = {
     "output": Text,
 }
 CACHE: Keys = {"reference_store": Node, "prune": Node}
+INIT: Keys = {"folder": Text}
 CHECK: Keys = {"runs_dir": Text, "output": Text | None, "room": Node, "limits": Node}
 # By the name of the file in conf/.
 OF_COMMAND: Mapping[str, Keys] = {
@@ -173,4 +174,5 @@ OF_COMMAND: Mapping[str, Keys] = {
     "review": REVIEW,
     "cache": CACHE,
     "check": CHECK,
+    "init": INIT,
 }

@@ -76,7 +76,13 @@ CHOSEN = {
     "kto-lab feedback label output=labels.parquet ...": "answers.path=answers.jsonl labeler.path=rules.yaml",
     "kto-lab feedback review decisions=decisions.json ...": "feedback.path=thumbs.parquet output=reviewed.parquet",
 }
-NAMES = {"<name>": "loss_aversion", "NAME": "loss_aversion", "PATH": "chat_model", "PATH_OR_HUB_NAME": "chat_model"}
+NAMES = {
+    "EXPORT": "feedback-history-export.json",
+    "<name>": "loss_aversion",
+    "NAME": "loss_aversion",
+    "PATH": "chat_model",
+    "PATH_OR_HUB_NAME": "chat_model",
+}
 # What makes a run small; keys that a command sets itself are left to it.
 SMALL = {
     "trainer": "cpu",
@@ -153,7 +159,7 @@ def words_of(command: str) -> tuple[str, list[str]]:
     """The name of our command, and the words that follow it as a reader would write them."""
     command = f"{command.removesuffix(' ...')} {CHOSEN[command]}" if command in CHOSEN else command
     words = [
-        re.sub(r"<name>|\b(?:NAME|PATH_OR_HUB_NAME|PATH)\b", lambda found: NAMES[found[0]], word)
+        re.sub(r"<name>|\b(?:EXPORT|NAME|PATH_OR_HUB_NAME|PATH)\b", lambda found: NAMES[found[0]], word)
         for word in shlex.split(command)
     ]
     name = next(name for name in cli.COMMANDS if words[1 : len(name.split()) + 1] == name.split())
