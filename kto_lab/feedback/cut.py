@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 _ELLIPSES = ("…", "...")
 # How many answers must share the longest length to be suspicious, and the length below which that can be chance.
 _SHARED, _SHORTEST = 3, 100
@@ -37,6 +40,11 @@ class Longest:
         if len(completion) > self.length:
             self.length, self.texts = len(completion), set()
         self.texts.add(hash(completion))
+
+    def see_all(self, completions: pa.Array) -> None:
+        """Take finished answers into account."""
+        for answer in completions.filter(pc.greater_equal(pc.utf8_length(completions), self.length)).to_pylist():
+            self.see(answer, finished=True)
 
     def suspicion(self, node: str) -> str | None:
         """A warning where several different answers have the longest length; None otherwise."""

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from kto_lab.feedback.layout import FIELDS, Settings, layout
 from kto_lab.feedback.preset_fit import fit
-from kto_lab.feedback.rows import ContainerName, Paths, Reading, existing, read_rows
+from kto_lab.feedback.rows import ContainerName, Paths, Reading, existing, in_blocks, read_blocks, read_rows
 from kto_lab.feedback.survey import table_of
 
 
@@ -68,4 +68,11 @@ def from_file(
         formats=format is None,
     )
     # The table's identity holds the source's name, so it must not hold the folder.
-    return table_of(fitted.raws, how, source=str(files), name=files.name, held_out=held_out)
+    blocks = functools.partial(read_blocks, files, reading)
+    return table_of(
+        blocks if format is None else lambda: in_blocks(fitted.raws()),
+        how,
+        source=str(files),
+        name=files.name,
+        held_out=held_out,
+    )

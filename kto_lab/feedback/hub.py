@@ -13,7 +13,7 @@ from kto_lab import hub_errors
 from kto_lab.errors import LabError
 from kto_lab.feedback.layout import FIELDS, Settings, layout
 from kto_lab.feedback.preset_fit import fit
-from kto_lab.feedback.rows import Raw
+from kto_lab.feedback.rows import Raw, in_blocks
 from kto_lab.feedback.survey import table_of
 from kto_lab.kinds import Seed
 
@@ -74,7 +74,7 @@ def from_hub(
         bad_rows=bad_rows,
         formats=format is None,
     )
-    return table_of(fitted.raws, how, source=source, name=name, held_out=held_out)
+    return table_of(lambda: in_blocks(fitted.raws()), how, source=source, name=name, held_out=held_out)
 
 
 def _raws(loaded: Dataset, drawn: Sequence[int], source: str) -> Iterator[Raw]:

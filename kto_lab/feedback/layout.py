@@ -6,8 +6,8 @@ from typing import Literal, TypedDict
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import LISTS, Asking
-from kto_lab.feedback.paths import from_root, opened
-from kto_lab.feedback.rows import Raw
+from kto_lab.feedback.paths import from_root, opened, opened_blocks
+from kto_lab.feedback.rows import Block, Raw
 from kto_lab.feedback.scale import Labels, Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import MESSAGE_KEYS, ignored
@@ -77,6 +77,10 @@ class Layout:
     def open(self, raws: Callable[[], Iterable[Raw]]) -> Callable[[], Iterator[Raw]]:
         """Raw rows with a column for each path that is mapped; see `paths.opened`."""
         return opened(raws, list(self.columns.values()), self.rows_at, node=self.node)
+
+    def open_blocks(self, blocks: Callable[[], Iterable[Block]]) -> Callable[[], Iterable[Block]]:
+        """The same, in blocks; see `paths.opened_blocks`."""
+        return opened_blocks(blocks, list(self.columns.values()), self.rows_at, node=self.node)
 
     @property
     def message_keys(self) -> tuple[str, ...]:

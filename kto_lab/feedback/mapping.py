@@ -24,8 +24,9 @@ from kto_lab.feedback.asked import kept_of
 from kto_lab.feedback.checkers import read_checks
 from kto_lab.feedback.cut import Longest, cut
 from kto_lab.feedback.layout import TOOLS, Layout, no_column
+from kto_lab.feedback.plain_blocks import PlainBlocks, Readers, Thumbs
 from kto_lab.feedback.plain_rows import PlainRows
-from kto_lab.feedback.rows import Raw, Unreadable
+from kto_lab.feedback.rows import Block, Unreadable
 from kto_lab.feedback.scale import Said, number_of
 from kto_lab.feedback.table import check_completion, check_prompt
 from kto_lab.feedback.unread import holds
@@ -43,25 +44,56 @@ _COUNTED = {
 logger = logging.getLogger(__name__)
 
 
-def table_rows(raws: Iterable[Raw], how: Layout, *, source: str) -> Iterator[dict[str, Any]]:
+def table_rows(blocks: Iterable[Block], how: Layout, *, source: str) -> Iterator[dict[str, Any] | Thumbs]:
     """Rows for `build_table` from raw rows with their places.
 
     Rows that are left out (a neutral label, too little certainty), dropped or cut are counted and reported at the end.
 
     Args:
-        raws: the rows.
+        blocks: the rows.
         how: the layout, as `survey.surveyed` gives it.
         source: where they come from, for messages.
 
     Raises:
         LabError: a row is malformed (unless `bad_rows` is "drop").
     """
-    counts: Counter[str] = Counter()
-    longest = Longest()
-    first = ""
-    pairs: Counter[str] = Counter()
-    plain = PlainRows(how, _label)
-    for where, raw in raws:
+    told = _Told(how)
+    plain, plain_blocks = PlainRows(how, _label), PlainBlocks(how, Readers(_label, _score, _timestamp, _text))
+    for block in blocks:
+        thumbs = plain_blocks.thumbs(block)
+        if thumbs is not None:
+            told.see(thumbs, len(block))
+            yield thumbs
+            continue
+        for where, raw in block.raws():
+            yield from told.rows(where, raw, plain)
+    told.say(source)
+
+
+class _Told:
+    """What becomes of rows, counted."""
+
+    def __init__(self, how: Layout) -> None:
+        """Take the layout, as `survey.surveyed` gives it."""
+        self._how = how
+        self._counts: Counter[str] = Counter()
+        self._longest = Longest()
+        self._first = ""
+        self._pairs: Counter[str] = Counter()
+
+    def see(self, thumbs: Thumbs, read: int) -> None:
+        """Count a block of so many rows, of which those are left that are not neutral."""
+        self._counts["read"] += read
+        self._counts["left out"] += read - len(thumbs)
+        self._longest.see_all(thumbs.completions)
+
+    def rows(self, where: str, raw: Mapping[str, Any] | Unreadable, plain: PlainRows) -> Iterator[dict[str, Any]]:
+        """The rows of the table that a raw row gives.
+
+        Raises:
+            LabError: the row is malformed (unless `bad_rows` is "drop").
+        """
+        how, counts = self._how, self._counts
         counts["read"] += 1
         try:
             rows = plain.rows(raw, where)
@@ -70,17 +102,17 @@ def table_rows(raws: Iterable[Raw], how: Layout, *, source: str) -> Iterator[dic
             if how.bad_rows == "error" or (isinstance(raw, Unreadable) and raw.last):
                 raise
             counts["dropped"] += 1
-            first = first or str(error)
-            continue
+            self._first = self._first or str(error)
+            return
         if not rows:
             counts["left out"] += 1
         if how.paired and rows and _same_prompt(rows):
             if rows[0]["completion"] == rows[1]["completion"]:
                 counts["one answer"] += 1
-                continue
+                return
             name = _pair_name(rows)
-            pairs[name] += 1
-            rows = [{**row, "pair_id": content_hash(name, pairs[name])} for row in rows]
+            self._pairs[name] += 1
+            rows = [{**row, "pair_id": content_hash(name, self._pairs[name])} for row in rows]
         for row in rows:
             if row["completion"] is None:
                 counts["missing"] += 1
@@ -89,20 +121,25 @@ def table_rows(raws: Iterable[Raw], how: Layout, *, source: str) -> Iterator[dic
                 yield row
                 continue
             text, finished = cut(row["completion"], how.cut_at, finished=row["finished"])
-            longest.see(text, finished=finished)
+            self._longest.see(text, finished=finished)
             if finished is not row["finished"]:
                 counts["cut"] += 1
                 row = {**row, "completion": text, "finished": finished}
             yield row
-    for what in ("left out", "one answer", "missing", "cut"):
-        if counts[what]:
-            narration.say(f"    {source}: {_COUNTED[what].format(counts[what], read=counts['read'])}")
-    if told := longest.suspicion(how.node):
-        narration.say(f"    {source}: {told}")
-    if counts["dropped"]:
-        logger.warning(
-            "%s: dropped %d of %d rows as malformed. The first: %s", source, counts["dropped"], counts["read"], first
-        )
+
+    def say(self, source: str) -> None:
+        """Report what was left out, dropped or cut."""
+        counts = self._counts
+        for what in ("left out", "one answer", "missing", "cut"):
+            if counts[what]:
+                narration.say(f"    {source}: {_COUNTED[what].format(counts[what], read=counts['read'])}")
+        if told := self._longest.suspicion(self._how.node):
+            narration.say(f"    {source}: {told}")
+        if counts["dropped"]:
+            logger.warning(
+                "%s: dropped %d of %d rows as malformed. The first: %s",
+                *(source, counts["dropped"], counts["read"], self._first),
+            )
 
 
 def rows_of(raw: Mapping[str, Any] | Unreadable, where: str, how: Layout) -> list[dict[str, Any]]:
@@ -196,7 +233,7 @@ def _answer(
         "prompt": check_prompt(prompt, where),
         "completion": None if missing else check_completion(completion, where),
         "desirable": desirable,
-        "score": None if score is None else _number(score, where, "score"),
+        "score": _score(score, where),
         "finished": _finished(cells.get("finished"), where),
     }
 
@@ -235,6 +272,10 @@ def _number(value: Any, where: str, what: str) -> float:
     if not math.isfinite(number):
         raise LabError(f"{where}: the {what} is {value!r}, which is not a number. Repair or remove the row.")
     return number
+
+
+def _score(value: Any, where: str) -> float | None:
+    return None if value is None else _number(value, where, "score")
 
 
 def _finished(value: Any, where: str) -> bool:

@@ -1,12 +1,13 @@
 """Records as a table that lies on the disk and is read through memory, so that memory does not grow with the table."""
 
+import itertools
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,14 +20,46 @@ if TYPE_CHECKING:
 
 BATCH = 4096
 
+Record: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Records:
+    """Several records by column.
+
+    Attributes:
+        count: how many.
+        columns: a list or an Arrow array where they differ; else the value that they share, None for absent ones.
+    """
+
+    count: int
+    columns: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        """A column."""
+        return self.columns[name]
+
+    def batch(self, schema: pa.Schema) -> pa.RecordBatch:
+        """The same in Arrow."""
+        return pa.RecordBatch.from_arrays([self._array(field) for field in schema], schema=schema)
+
+    def _array(self, field: pa.Field) -> pa.Array:
+        column = self.columns[field.name]
+        if isinstance(column, pa.Array):
+            return column.cast(field.type)
+        if isinstance(column, list):
+            return pa.array(column, field.type)
+        return pa.repeat(pa.scalar(column, field.type), self.count)
+
 
 def table_on_disk(
-    records: Iterable[Mapping[str, Any]], widest: Callable[[], "Features"], settled: Callable[[], "Features"]
+    records: Iterable[Record | Records], widest: Callable[[], "Features"], settled: Callable[[], "Features"]
 ) -> "Dataset":
     """The records as a data set on the disk, in a file without a name that goes with the process.
 
     Args:
-        records: with a value for each column of `widest`. There is at least one.
+        records: with a value for each column of `widest`; a dict is one record, `Records` are several. There is at
+            least one.
         widest: the columns that there may be; asked for after the first record.
         settled: those that there are, which may lack columns and keys of messages; asked for after the last record.
 
@@ -37,11 +70,10 @@ def table_on_disk(
 
     try:
         rows = iter(records)
-        batch = list(islice(rows, BATCH))
+        first = next(rows)
         written = _File(widest().arrow_schema)
-        while batch:
-            written.write(_columns(batch, written.schema))
-            batch = list(islice(rows, BATCH))
+        for batch in _batches(itertools.chain([first], rows), written.schema):
+            written.write(batch)
         features = settled()
         schema = features.arrow_schema
         table = written.read().select(schema.names)
@@ -92,7 +124,21 @@ def _refused(error: OSError) -> LabError:
     )
 
 
-def _columns(records: list[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+def _batches(records: Iterable[Record | Records], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    single: list[Record] = []
+    for record in records:
+        if isinstance(record, dict):
+            single.append(record)
+        if single and (len(single) == BATCH or not isinstance(record, dict)):
+            yield _columns(single, schema)
+            single = []
+        if isinstance(record, Records):
+            yield record.batch(schema)
+    if single:
+        yield _columns(single, schema)
+
+
+def _columns(records: list[Record], schema: pa.Schema) -> pa.RecordBatch:
     arrays = [pa.array([record[field.name] for record in records], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

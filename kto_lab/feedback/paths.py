@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.messages import decoded
-from kto_lab.feedback.rows import Raw, Unreadable
+from kto_lab.feedback.rows import Block, Raw, Unreadable, in_blocks, raws_of, readable
 
 # A key, the number of an element, or ALL.
 Step: TypeAlias = str | int
@@ -97,6 +97,18 @@ def opened(
                 yield place, row if not nested or isinstance(row, Unreadable) else open_row(row, nested)
 
     return each
+
+
+def opened_blocks(
+    blocks: Callable[[], Iterable[Block]], columns: Sequence[str], rows_at: str | None, *, node: str
+) -> Callable[[], Iterable[Block]]:
+    """As `opened`, in blocks: those of the source as they are, where no row has to be opened."""
+    if rows_at is None and all(len(steps_of(path)) == 1 for path in columns):
+        first = next((raw for _, raw in readable(raws_of(blocks()))), None)
+        if first is None or envelope(first, columns) is None:
+            return blocks
+    rows = opened(lambda: raws_of(blocks()), columns, rows_at, node=node)
+    return lambda: in_blocks(rows())
 
 
 def open_row(row: Mapping[str, Any], nested: Mapping[str, Steps]) -> dict[str, Any]:

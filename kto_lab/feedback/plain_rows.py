@@ -11,7 +11,7 @@ from kto_lab.feedback.layout import Layout
 from kto_lab.feedback.rows import Unreadable
 
 # The first character of a text that may spell messages or a list.
-_SPELLED = ("[", "{")
+SPELLED = ("[", "{")
 # Labels that are remembered: products have a handful.
 _REMEMBERED = 1000
 
@@ -80,4 +80,4 @@ class PlainRows:
 
 def begins_with_a_word(value: Any) -> bool:
     """Whether a cell is text that begins with a word."""
-    return type(value) is str and value != "" and value[0] not in _SPELLED and not value[0].isspace()
+    return type(value) is str and value != "" and value[0] not in SPELLED and not value[0].isspace()

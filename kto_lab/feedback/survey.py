@@ -16,9 +16,10 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.asked import is_conversation, messages_of, needs_chat, texts_of
 from kto_lab.feedback.layout import ANSWERS, Layout, no_column
 from kto_lab.feedback.mapping import table_rows
+from kto_lab.feedback.plain_blocks import are_words
 from kto_lab.feedback.plain_rows import begins_with_a_word
 from kto_lab.feedback.preset_fit import looks_like
-from kto_lab.feedback.rows import Raw, all_readable, readable
+from kto_lab.feedback.rows import Block, Unreadable, all_readable_of, raws_of, readable
 from kto_lab.feedback.scale import Values
 from kto_lab.feedback.table import build_table
 from kto_lab.feedback.unread import Unread
@@ -26,13 +27,14 @@ from kto_lab.feedback.unread import Unread
 _SHOWN = 60
 # Labels that are counted as they are; there are a handful where they are labels.
 _LABELS = 1000
+_COUNTED = frozenset({bool, str, int, float})
 
 
-def surveyed(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> tuple[Layout, list[str]]:
+def surveyed(blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str) -> tuple[Layout, list[str]]:
     """The layout with which these rows can be read, and remarks on them for the user.
 
     Args:
-        raws: gives the rows from the beginning each time. Unreadable rows are skipped.
+        blocks: gives the rows from the beginning each time. Unreadable rows are skipped.
         how: the layout as it was set.
         source: where the rows come from, for messages.
 
@@ -42,24 +44,24 @@ def surveyed(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> 
             prompts, system prompts beside text prompts, or numeric dates whose day and month cannot be told apart.
     """
     look = _Look(how, Unread(how.node, how.ignore, frozenset(how.fields), how.message_keys))
-    for _, raw in readable(raws()):
-        look.at(raw)
+    for block in blocks():
+        look.over(block)
     settled, said = look.settled(source)
     column = how.columns.get("timestamp")
     if column is not None:
-        times = how.times.of(lambda: (raw.get(column) for _, raw in readable(raws())))
+        times = how.times.of(lambda: (raw.get(column) for _, raw in readable(raws_of(blocks()))))
         # Now, so that the error is not taken for the fault of a single row.
         times.settle()
         settled = replace(settled, times=times)
     return settled, said
 
 
-def table_of(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str, name: str, held_out: float) -> Dataset:
+def table_of(blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str, name: str, held_out: float) -> Dataset:
     """The table of examples of a source; remarks on its rows go to the terminal.
 
     Args:
-        raws: gives its rows from the beginning each time: for the first look, for the times where they are mapped, and
-            for the table.
+        blocks: gives its rows from the beginning each time: for the first look, for the times where they are mapped,
+            and for the table.
         how: the layout as it was set.
         source: where the rows come from, for messages.
         name: the source's name in the table.
@@ -68,8 +70,8 @@ def table_of(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str, nam
     Raises:
         LabError: see `surveyed`; or a row is malformed.
     """
-    rows = how.open(raws)
-    given = rows if how.bad_rows == "drop" else lambda: all_readable(rows())
+    opened = how.open_blocks(blocks)
+    given = opened if how.bad_rows == "drop" else lambda: all_readable_of(opened())
     settled, said = surveyed(given, how, source=source)
     for sentence in said:
         narration.say(f"    {sentence}")
@@ -101,6 +103,37 @@ class _Look:
         self.needed = {self.columns[name]: name for name in ("prompt", *ANSWERS) if name in self.columns}
         self.label = "chosen_wins" if self.how.paired else "label"
         self.labels = Counter[tuple[type, Any]]()
+        named = self.columns.keys()
+        self.may_be_plain = len(self.answering) == 1 and {"prompt", "label"} <= named and "system" not in named
+
+    def over(self, block: Block) -> None:
+        """Look at the rows of a block, by its columns where they are plain."""
+        labels = block.column(self.columns[self.label]) if self._is_plain(block) else None
+        if labels is None:
+            for _, raw in readable(block.raws()):
+                self.at(raw)
+            return
+        if self.first is None:
+            self.first = next(raw for _, raw in block.raws() if not isinstance(raw, Unreadable))
+        self.rows += len(block)
+        self.names.update(dict.fromkeys(block.names()))
+        self.holding.update(self.needed)
+        for raw in block.unmapped(self.read):
+            self.unread.look(raw, self.read)
+        counted = _counted(labels)
+        if counted is not None and len(self.labels) + len(counted) < _LABELS:
+            self.labels.update(counted)
+        else:
+            for label in labels:
+                self._look_at_label(label)
+        self.answers += len(block)
+
+    def _is_plain(self, block: Block) -> bool:
+        """Whether each row has one text that asks and one that answers, none of which spells anything else."""
+        return self.may_be_plain and all(are_words(block, column) for column in self.needed)
+
+    def _is_plain_row(self, raw: Mapping[str, Any]) -> bool:
+        return self.may_be_plain and all(begins_with_a_word(raw.get(column)) for column in self.needed)
 
     def at(self, raw: Mapping[str, Any]) -> None:
         """Look at a row."""
@@ -113,7 +146,7 @@ class _Look:
         self.unread.look(raw, self.read)
         if self.label in self.columns:
             self._look_at_label(raw.get(self.columns[self.label]))
-        if self._is_plain(raw):
+        if self._is_plain_row(raw):
             self.answers += 1
             return
         prompt = raw.get(self.columns["prompt"]) if "prompt" in self.columns else None
@@ -130,18 +163,8 @@ class _Look:
         if isinstance(system, str) and system.strip() and isinstance(messages_of(prompt, asked=True), str):
             self.system_beside_text += 1
 
-    def _is_plain(self, raw: Mapping[str, Any]) -> bool:
-        """Whether a row has one text that asks and one that answers, neither of which spells anything else."""
-        return (
-            len(self.answering) == 1
-            and "prompt" in self.columns
-            and "system" not in self.columns
-            and begins_with_a_word(raw.get(self.columns["prompt"]))
-            and begins_with_a_word(raw.get(self.answering[0]))
-        )
-
     def _look_at_label(self, value: Any) -> None:
-        if type(value) in (bool, str, int, float) and len(self.labels) < _LABELS:
+        if type(value) in _COUNTED and len(self.labels) < _LABELS:
             self.labels[type(value), value] += 1
         else:
             self.values.add(value)
@@ -205,3 +228,9 @@ class _Look:
             f"{node}.columns.prompt. Thumbs of a comment box or a search page need what the person saw and what was "
             f"asked; where all answers answer the same prompt, give it as {node}.constant_prompt='...'."
         )
+
+
+def _counted(labels: list[Any]) -> Counter[tuple[type, Any]] | None:
+    """Labels that are words, truths or numbers, counted; None where there are others."""
+    kinds = list(map(type, labels))
+    return Counter(zip(kinds, labels, strict=True)) if _COUNTED.issuperset(kinds) else None

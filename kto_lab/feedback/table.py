@@ -39,9 +39,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.on_disk import part_on_disk, table_on_disk
+from kto_lab.feedback.on_disk import Record, Records, part_on_disk, table_on_disk
+from kto_lab.feedback.plain_blocks import Thumbs
 from kto_lab.feedback.whole import MORE, as_text, is_more_than_text, whole
-from kto_lab.hashing import content_hash
+from kto_lab.hashing import content_hash, hashes_of_plain
 
 # Imported where they are needed: they take seconds, and commands that need neither import this module.
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 ROLES = ("system", "user", "assistant", "tool")
 # The columns that a table has only where one of its rows has a value.
 OPTIONAL = ("message", "ratings", "pair_id", "place")
+# Rows that are hashed at once.
+_HASHED = 16384
 
 
 def features(chat: bool, optional: Collection[str] = (), message_keys: Collection[str] = ()) -> "Features":
@@ -114,14 +117,14 @@ def split_of(identity: str, held_out: float) -> str:
     return "test" if int(content_hash("split", identity)[:8], 16) / 16**8 < held_out else "train"
 
 
-def build_table(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: float) -> "Dataset":
+def build_table(rows: Iterable[Mapping[str, Any] | Thumbs], *, source: str, held_out: float) -> "Dataset":
     """Check rows and make the table of examples.
 
     Args:
         rows: mappings with `prompt`, `completion`, `desirable`, and any of the optional columns: `desirable_clean`
             (default: `desirable`), `finished` (default True), `group` (default: `source`), `checks`, `rater`, `score`,
             `ratings`, `pair_id`, `timestamp`, `origin` (default "given"), `split` (default: by hash). `where` names the
-            row's place (such as "thumbs.jsonl:12") in errors.
+            row's place (such as "thumbs.jsonl:12") in errors. Or many such rows by column.
         source: the name of the source, for errors.
         held_out: share of prompts held out, in [0, 1).
 
@@ -142,7 +145,7 @@ class _Columns:
     optional: set[str] = field(default_factory=set)
     message_keys: set[str] = field(default_factory=set)
 
-    def of(self, records: Iterable[dict[str, Any]], source: str) -> Iterator[dict[str, Any]]:
+    def of(self, records: Iterable[Record | Records], source: str) -> Iterator[Record | Records]:
         """The records, looked at as they pass.
 
         Raises:
@@ -150,15 +153,15 @@ class _Columns:
         """
         number = 0
         for number, record in enumerate(records, start=1):
-            prompt = record["prompt"]
+            chat = isinstance(record, dict) and isinstance(record["prompt"], list)
             if number == 1:
-                self.chat = isinstance(prompt, list)
-            if isinstance(prompt, list) is not self.chat:
+                self.chat = chat
+            if chat is not self.chat:
                 raise LabError(
                     f"{source}: some prompts are chat messages and some are plain text. Make them all one kind."
                 )
-            if self.chat:
-                self.message_keys.update(key for message in prompt for key in message)
+            if chat:
+                self.message_keys.update(key for message in record["prompt"] for key in message)
             for name in OPTIONAL:
                 if record[name] is not None and name not in self.optional:
                     self.optional.add(name)
@@ -175,27 +178,100 @@ class _Columns:
         return features(self.chat, self.optional, self.message_keys)
 
 
-def _records(rows: Iterable[Mapping[str, Any]], *, source: str, held_out: float) -> Iterator[dict[str, Any]]:
+def _records(rows: Iterable[Mapping[str, Any] | Thumbs], *, source: str, held_out: float) -> Iterator[Record | Records]:
     """The records of rows, each with an identity of its own."""
-    seen: set[str] = set()
-    repeats: Counter[str] = Counter()
-    splits: dict[str, str] = {}
-    checks: dict[str, str] = {}
-    for number, row in enumerate(rows, start=1):
+    known = _Known()
+    number = 0
+    for row in rows:
+        if isinstance(row, Thumbs):
+            number += len(row)
+            if len(row):
+                yield _records_of(row, known, source=source, held_out=held_out)
+            continue
+        number += 1
         where = row.get("where", f"{source}, row {number}")
         record = _record(row, where=where, source=source, held_out=held_out)
-        if splits.setdefault(record["prompt_id"], record["split"]) != record["split"]:
+        known.settle(record["prompt_id"], record["split"], record["checks"], where)
+        record["example_id"] = known.own(record["example_id"])
+        yield record
+
+
+@dataclass
+class _Known:
+    """What the rows so far have been."""
+
+    examples: set[str] = field(default_factory=set)
+    repeats: Counter[str] = field(default_factory=Counter)
+    splits: dict[str, str] = field(default_factory=dict)
+    checks: dict[str, str] = field(default_factory=dict)
+
+    def own(self, identity: str) -> str:
+        """The identity of an example, or another one where an earlier example has it."""
+        if identity in self.examples:
+            self.repeats[identity] += 1
+            return content_hash(identity, self.repeats[identity] + 1)
+        self.examples.add(identity)
+        return identity
+
+    def own_of_all(self, identities: list[str]) -> list[str]:
+        """`own` of each."""
+        new = set(identities)
+        if len(new) < len(identities) or not self.examples.isdisjoint(new):
+            return list(map(self.own, identities))
+        self.examples |= new
+        return identities
+
+    def settle(self, prompt: str, split: str, checks: str, where: str) -> None:
+        """LabError where a prompt has another split or other checks than before."""
+        if self.splits.setdefault(prompt, split) != split:
             raise LabError(
                 f"{where}: this prompt is in 'train' in one row and in 'test' in another. A held-out prompt must not "
                 "be trained on: give all rows of a prompt the same split."
             )
-        require_same_checks(checks, record["prompt_id"], record["checks"], where)
-        identity = record["example_id"]
-        if identity in seen:
-            repeats[identity] += 1
-            record["example_id"] = content_hash(identity, repeats[identity] + 1)
-        seen.add(identity)
-        yield record
+        require_same_checks(self.checks, prompt, checks, where)
+
+
+def _records_of(thumbs: Thumbs, known: _Known, *, source: str, held_out: float) -> Records:
+    """The records of many rows, by column; see `_record`."""
+    prompts = thumbs.prompts.to_pylist()
+    asked = _of_texts(prompts, held_out)
+    before = ""
+    for (identity, split), where in zip(asked, thumbs.places, strict=True):
+        if identity != before:
+            known.settle(identity, split, "", where)
+            before = identity
+    raters = [None] * len(thumbs) if thumbs.raters is None else thumbs.raters
+    told = zip(prompts, thumbs.completions.to_pylist(), raters, thumbs.desirable, strict=True)
+    columns = {
+        "example_id": known.own_of_all(hashes_of_plain(told)),
+        "prompt": thumbs.prompts,
+        "prompt_id": [identity for identity, _ in asked],
+        "completion": thumbs.completions,
+        "message": None,
+        "finished": True,
+        "desirable": thumbs.desirable,
+        "desirable_clean": thumbs.desirable,
+        "split": [split for _, split in asked],
+        "group": source if thumbs.groups is None else [group or source for group in thumbs.groups],
+        "checks": "",
+        "rater": thumbs.raters,
+        "score": thumbs.scores,
+        "ratings": None,
+        "pair_id": None,
+        "timestamp": thumbs.timestamps,
+        "origin": "given",
+        "place": thumbs.places,
+    }
+    return Records(len(thumbs), columns)
+
+
+def _of_texts(prompts: list[str], held_out: float) -> list[tuple[str, str]]:
+    """The identity of each prompt, and the split that it decides."""
+    different = list(dict.fromkeys(prompts))
+    identities = hashes_of_plain(("prompt", prompt) for prompt in different)
+    splits = [split_of(identity, held_out) for identity in identities]
+    found = dict(zip(different, zip(identities, splits, strict=True), strict=True))
+    return [found[prompt] for prompt in prompts]
 
 
 def _of_prompt(prompt: "Prompt", held_out: float) -> tuple[str, str]:
@@ -352,25 +428,39 @@ def pair_ids_of(table: "Dataset") -> list[str | None]:
 
 def fingerprint(table: "Dataset") -> str:
     """A hash of everything in the table that corruption, training or evaluation can use, independent of row order."""
-    seen = ["example_id", "finished", "desirable", "desirable_clean", "split", "group", "checks", "score"]
+    names = ["example_id", "finished", "desirable", "desirable_clean", "split", "group", "checks", "score"]
+    given = [name for name in ("ratings", "pair_id") if name in table.column_names]
+    seen = table.select_columns([*names, *given])
     # A table without pairs keeps the hash that it had before tables could have any.
-    pairs = [pair_ids_of(table)] if any(pair_ids_of(table)) else []
-    rows = zip(*(table[name][:] for name in seen), ratings_of(table), *pairs, strict=True)
+    paired = "pair_id" in given and any(pair_ids_of(table))
+    found = []
+    for start in range(0, len(seen), _HASHED):
+        columns = seen[start : start + _HASHED]
+        ratings = columns.get("ratings", [None] * len(columns["score"]))
+        pairs = [columns["pair_id"]] if paired else []
+        rows = zip(*(columns[name] for name in names), ratings, *pairs, strict=True)
+        plain = not any(score is not None for score in (*columns["score"], *ratings))
+        found += hashes_of_plain(rows) if plain else [content_hash(*row) for row in rows]
     # Rows are sorted by their hashes: missing scores have no order.
-    return content_hash(sorted(content_hash(*row) for row in rows))
+    return content_hash(sorted(found))
 
 
 def class_counts(table: "Dataset") -> dict[str, dict[str, int]]:
     """Per split: examples, prompts, desirable, undesirable, and labels that differ from the clean ones."""
+    import pyarrow.compute as pc
+
+    columns = ["split", "prompt_id", "desirable", "desirable_clean"]
+    rows = table.select_columns(columns).with_format("arrow")[:]
     counts: dict[str, dict[str, int]] = {}
-    frame = table.select_columns(["split", "prompt_id", "desirable", "desirable_clean"]).to_pandas()
-    for split, part in frame.groupby("split"):
-        counts[str(split)] = {
+    for split in sorted(pc.unique(rows["split"]).to_pylist()):
+        part = rows.filter(pc.equal(rows["split"], split))
+        desirable = pc.sum(part["desirable"]).as_py()
+        counts[split] = {
             "examples": len(part),
-            "prompts": int(part["prompt_id"].nunique()),
-            "desirable": int(part["desirable"].sum()),
-            "undesirable": int((~part["desirable"]).sum()),
-            "flipped": int((part["desirable"] != part["desirable_clean"]).sum()),
+            "prompts": pc.count_distinct(part["prompt_id"]).as_py(),
+            "desirable": desirable,
+            "undesirable": len(part) - desirable,
+            "flipped": pc.sum(pc.not_equal(part["desirable"], part["desirable_clean"])).as_py(),
         }
     return counts
 

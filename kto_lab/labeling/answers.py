@@ -9,7 +9,17 @@ from kto_lab import console
 from kto_lab.errors import LabError
 from kto_lab.feedback.layout import Layout, layout
 from kto_lab.feedback.mapping import rows_of
-from kto_lab.feedback.rows import ContainerName, Paths, Raw, Reading, Unreadable, all_readable, existing, read_rows
+from kto_lab.feedback.rows import (
+    ContainerName,
+    Paths,
+    Raw,
+    Reading,
+    Unreadable,
+    all_readable,
+    existing,
+    in_blocks,
+    read_rows,
+)
 from kto_lab.feedback.scale import Labels
 from kto_lab.feedback.survey import surveyed
 from kto_lab.feedback.table import prompt_id, require_same_checks, require_share, split_of
@@ -109,7 +119,7 @@ class File:
             found = opened()
             return found if self.bad_rows == "drop" else all_readable(found)
 
-        settled, said = surveyed(raws, whole, source=str(files))
+        settled, said = surveyed(lambda: in_blocks(raws()), whole, source=str(files))
         for sentence in said:
             console.say(f"    {sentence}")
         answer = replace(answer, times=settled.times)

@@ -351,7 +351,6 @@ def test_a_column_that_is_null_throughout_is_named(tmp_path: Path, bad_rows: str
 
 def test_how_far_the_reading_is_shows_once_it_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PATIENCE", 0.0)
-    monkeypatch.setattr(reading, "_EVERY", 1)
     monkeypatch.setattr(reading, "_MEGABYTE", 1)
     shown: list[tuple[str, int]] = []
 

@@ -1,8 +1,8 @@
 """The one reader of files of rows, in bounded memory: JSON, JSON lines, CSV, Parquet and Arrow, also compressed.
 
 Each row has its place. A row that cannot be read is an `Unreadable`, and the rows after it are still read. `existing`
-finds the files that a setting names, `read_rows` reads them. A container is a function from an open file to rows;
-`CONTAINERS` names them, with the endings of their files.
+finds the files that a setting names, `read_rows` reads them. A container is a function from an open file to blocks,
+which have rows one by one or as columns; `CONTAINERS` names them, with the endings of their files.
 """
 
 import time
@@ -15,6 +15,7 @@ from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.rows import files as _files
 from kto_lab.feedback.rows.arrow_rows import read_arrow, read_parquet
+from kto_lab.feedback.rows.blocks import Block, Rows, all_readable_of, in_blocks, raws_of
 from kto_lab.feedback.rows.csv_rows import read_csv
 from kto_lab.feedback.rows.files import PIPED, Files, is_pattern, matching, standard_input, uncompressed
 from kto_lab.feedback.rows.json_rows import read_json
@@ -24,6 +25,7 @@ from kto_lab.feedback.rows.settings import ContainerName, Paths, Reading
 
 __all__ = [
     "CONTAINERS",
+    "Block",
     "Container",
     "ContainerName",
     "Files",
@@ -32,17 +34,21 @@ __all__ = [
     "Reading",
     "Unreadable",
     "all_readable",
+    "all_readable_of",
     "existing",
+    "in_blocks",
     "is_pattern",
     "matching",
+    "raws_of",
+    "read_blocks",
     "read_rows",
     "readable",
     "standard_input",
     "whole_text",
 ]
 
-# Seconds after which one sees how far the reading is, and rows between two looks at the clock.
-PATIENCE, _EVERY = 2.0, 2048
+# Seconds after which one sees how far the reading is.
+PATIENCE = 2.0
 _MEGABYTE = 2**20
 
 
@@ -52,11 +58,11 @@ class Container:
 
     Attributes:
         suffixes: the endings of such files, in small letters.
-        read: the rows of an open file.
+        read: the rows of an open file, in blocks.
     """
 
     suffixes: tuple[str, ...]
-    read: Callable[[Opened], Iterator[Raw]]
+    read: Callable[[Opened], Iterator[Block]]
 
 
 CONTAINERS = {
@@ -89,7 +95,17 @@ def read_rows(
 ) -> Iterator[Raw]:
     """The rows of files with their places: "thumbs.json[12]", "chats.jsonl:7", "votes.parquet, row 3".
 
-    The rows are read as they are asked for. What takes longer than `PATIENCE` shows how far it is.
+    See `read_blocks`.
+    """
+    return raws_of(read_blocks(files, reading, short=short, otherwise=otherwise, quiet=quiet))
+
+
+def read_blocks(
+    files: Files, reading: Reading, *, short: bool = False, otherwise: str | None = None, quiet: bool = False
+) -> Iterator[Block]:
+    """The rows of files in blocks.
+
+    The blocks are read as they are asked for. What takes longer than `PATIENCE` shows how far it is.
 
     Args:
         files: from `existing`.
@@ -133,19 +149,20 @@ def _kind(file: Path, reading: Reading, otherwise: str | None, *, piped: bool) -
     return kind
 
 
-def _all(files: Files, places: list[str], kinds: list[str], reading: Reading, *, quiet: bool) -> Iterator[Raw]:
+def _all(files: Files, places: list[str], kinds: list[str], reading: Reading, *, quiet: bool) -> Iterator[Block]:
     sizes = [file.stat().st_size for file in files.files]
     with _Shown(files.name, sum(sizes), quiet=quiet) as shown:
         for number, (file, place, kind) in enumerate(zip(files.files, places, kinds, strict=True)):
             before, size = sum(sizes[:number]), sizes[number]
             most, rows = reading.most(size), 0
             with opened(file, place, reading) as content:
-                for rows, raw in enumerate(CONTAINERS[kind].read(content), start=1):
-                    if rows > most:
+                for block in CONTAINERS[kind].read(content):
+                    if rows + len(block) > most:
+                        yield Rows(list(block.raws())[: most - rows])
                         raise reading.too_many(file, size, f"more than {most:,}")
-                    if not rows % _EVERY:
-                        shown.at(before + content.read_so_far())
-                    yield raw
+                    rows += len(block)
+                    shown.at(before + content.read_so_far())
+                    yield block
 
 
 class _Shown:

@@ -9,13 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kto_lab.errors import LabError
+from kto_lab.feedback.rows.blocks import ROWS, Block, Columns, Rows, is_text, plain_types
 from kto_lab.feedback.rows.opening import Opened
-from kto_lab.feedback.rows.raw import Raw, Unreadable
-
-_BATCH = 1024
+from kto_lab.feedback.rows.raw import Unreadable
 
 
-def read_parquet(opened: Opened) -> Iterator[Raw]:
+def read_parquet(opened: Opened) -> Iterator[Block]:
     """The rows of a file; "votes.parquet, row 3"."""
 
     @contextmanager
@@ -24,12 +23,12 @@ def read_parquet(opened: Opened) -> Iterator[Raw]:
             rows = reader.metadata.num_rows
             if rows > opened.reading.most(opened.size):
                 raise opened.reading.too_many(opened.file, opened.size, f"{rows:,}")
-            yield _counted(reader.iter_batches(batch_size=_BATCH), rows, opened)
+            yield _counted(reader.iter_batches(batch_size=ROWS), rows, opened)
 
-    yield from _rows(opened, batches, "Parquet")
+    yield from _blocks(opened, batches, "Parquet")
 
 
-def read_arrow(opened: Opened) -> Iterator[Raw]:
+def read_arrow(opened: Opened) -> Iterator[Block]:
     """The rows of a file; "votes.arrow, row 3"."""
 
     @contextmanager
@@ -38,7 +37,7 @@ def read_arrow(opened: Opened) -> Iterator[Raw]:
         with pa.memory_map(str(where)) if isinstance(where, Path) else pa.PythonFile(where) as source:
             yield _batches(source, opened)
 
-    yield from _rows(opened, batches, "Arrow")
+    yield from _blocks(opened, batches, "Arrow")
 
 
 def _counted(batches: Iterable[pa.RecordBatch], rows: int, opened: Opened) -> Iterator[pa.RecordBatch]:
@@ -60,24 +59,45 @@ def _batches(source: pa.NativeFile, opened: Opened) -> Iterator[pa.RecordBatch]:
     size = source.size()
     for batch in found:
         opened.share = source.tell() / size
-        for start in range(0, batch.num_rows, _BATCH):
-            yield batch.slice(start, _BATCH)
+        for start in range(0, batch.num_rows, ROWS):
+            yield batch.slice(start, ROWS)
 
 
-def _rows(opened: Opened, batches: Any, kind: str) -> Iterator[Raw]:
+def _blocks(opened: Opened, batches: Any, kind: str) -> Iterator[Block]:
     number = 0
     try:
         with batches() as found:
             for batch in found:
-                for row in _python(batch):
-                    number += 1
-                    where = f"{opened.place}, row {number}"
-                    yield where, Unreadable("a value that cannot be read") if row is None else row
+                block = _block(batch, f"{opened.place}, row ", number + 1)
+                number += batch.num_rows
+                yield block
     except (pa.ArrowException, OSError) as error:
         if not number:
             raise LabError(f"{opened.file} is no readable {kind} file: {error}. Get the file again.") from error
         detail = f"damaged {kind}; the rest was not read"
-        yield f"{opened.place}, row {number + 1}", Unreadable(detail, "Get the file again.", last=True)
+        yield Rows([(f"{opened.place}, row {number + 1}", Unreadable(detail, "Get the file again.", last=True))])
+
+
+def _block(batch: pa.RecordBatch, place: str, first: int) -> Block:
+    """A batch as a block whose first row has this number."""
+
+    def places() -> list[str]:
+        return [f"{place}{number}" for number in range(first, first + batch.num_rows)]
+
+    if plain_types(batch) and _is_utf8(batch):
+        return Columns(batch, places)
+    rows = [Unreadable("a value that cannot be read") if row is None else row for row in _python(batch)]
+    return Rows(list(zip(places(), rows, strict=True)))
+
+
+def _is_utf8(batch: pa.RecordBatch) -> bool:
+    try:
+        for column in batch.columns:
+            if is_text(column.type):
+                column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _python(batch: pa.RecordBatch) -> list[dict[str, Any] | None]:

@@ -7,26 +7,77 @@ from typing import Any
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.rows import settings
-from kto_lab.feedback.rows.opening import Opened
+from kto_lab.feedback.rows.blocks import Block, in_blocks
+from kto_lab.feedback.rows.csv_columns import CHUNK, as_columns, is_regular, newlines, plain_header, whole_rows
+from kto_lab.feedback.rows.opening import BUFFER, Opened
 from kto_lab.feedback.rows.raw import Raw, Unreadable
 
 DELIMITERS = ",;\t|"
 _SAMPLE, _LOOKED_AT = 2**16, 20
 
 
-def read_csv(opened: Opened) -> Iterator[Raw]:
+def read_csv(opened: Opened) -> Iterator[Block]:
     """The rows of a file; "votes.csv:7" is the line that a row begins in."""
     csv.field_size_limit(settings.LARGEST)
-    place, reading = opened.place, opened.reading
     text = opened.text()
-    delimiter = reading.delimiter or found_delimiter(text.peek(_SAMPLE)[:_SAMPLE])
+    delimiter = opened.reading.delimiter or found_delimiter(text.peek(_SAMPLE)[:_SAMPLE])
+    begin = text.read(CHUNK)
+    if (first := plain_header(begin, delimiter)) is None:
+        yield from in_blocks(_rows(_Joined(begin, text), opened, delimiter))
+        return
+    header = _header(csv.reader([begin[:first].decode()], strict=True, delimiter=delimiter), opened)
+    kept, line = begin[first:], 1
+    for chunk, rest in whole_rows(kept, text):
+        if not chunk or not is_regular(chunk, delimiter):
+            yield from in_blocks(_rows(_Joined(chunk + rest, text), opened, delimiter, header, line))
+            return
+        block = as_columns(chunk, header, delimiter, opened.place, line)
+        if block is None:
+            yield from in_blocks(_rows(io.BytesIO(chunk), opened, delimiter, header, line))
+        else:
+            yield block
+        line += newlines(chunk)
+
+
+class _Joined(io.RawIOBase):
+    """Bytes that have been read already, and the rest of a stream, which it does not close."""
+
+    def __init__(self, begin: bytes, rest: io.BufferedReader) -> None:
+        self._begin, self._rest = memoryview(begin), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._begin:
+            return self._rest.readinto(buffer)
+        count = min(len(buffer), len(self._begin))
+        buffer[:count] = self._begin[:count]
+        self._begin = self._begin[count:]
+        return count
+
+
+def _rows(
+    text: io.BytesIO | _Joined, opened: Opened, delimiter: str, header: list[str] | None = None, before: int = 0
+) -> Iterator[Raw]:
+    """The rows of a text, one by one, as Python's own parser has them.
+
+    Args:
+        text: it begins with the header, where that is None.
+        opened: the file.
+        delimiter: what separates its cells.
+        header: the names of its columns.
+        before: how many of its lines come before the text.
+    """
+    place, reading = opened.place, opened.reading
     # Bytes that are no UTF-8 become half characters, so that they spoil the row that they are in and no other.
-    lines = io.TextIOWrapper(text, encoding="utf-8", errors="surrogateescape", newline="")
+    buffer = io.BufferedReader(text, BUFFER) if isinstance(text, _Joined) else text
+    lines = io.TextIOWrapper(buffer, encoding="utf-8", errors="surrogateescape", newline="")
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
-    header = _header(reader, opened)
+    header = _header(reader, opened) if header is None else header
     width = len(header)
     while True:
-        number = reader.line_num + 1
+        number = before + reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:

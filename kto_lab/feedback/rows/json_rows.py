@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from kto_lab.feedback.rows import settings
+from kto_lab.feedback.rows.blocks import Rows, in_blocks
 from kto_lab.feedback.rows.opening import Opened
 from kto_lab.feedback.rows.raw import Raw, Unreadable
 from kto_lab.feedback.rows.settings import Reading
@@ -28,8 +29,12 @@ _SCALAR = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[^,\s"]++', re.DOTALL)
 _NO_OBJECT = Unreadable("no JSON object", 'Write a row as {"prompt": ...}.')
 
 
-def read_json(opened: Opened) -> Iterator[Raw]:
+def read_json(opened: Opened) -> Iterator[Rows]:
     """The rows of a file: "thumbs.jsonl:7" is a line, "thumbs.json[12]" an element of a list (or an object)."""
+    return in_blocks(_rows(opened))
+
+
+def _rows(opened: Opened) -> Iterator[Raw]:
     text = opened.text()
     begin = text.peek(_BEGIN)[:_BEGIN].lstrip()
     if begin.startswith(b"["):

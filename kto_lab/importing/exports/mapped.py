@@ -12,7 +12,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.asked import messages_of, texts_of
 from kto_lab.feedback.layout import ANSWERS, ASKED, PAIR, THUMB, Layout, Settings, layout
 from kto_lab.feedback.mapping import answers_of
-from kto_lab.feedback.rows import Raw
+from kto_lab.feedback.rows import Raw, in_blocks
 from kto_lab.feedback.scale import number_of
 from kto_lab.feedback.survey import surveyed
 from kto_lab.importing.exports.reading import rows_of
@@ -44,7 +44,7 @@ def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) 
         LabError: see `kto_lab.feedback.survey.surveyed`.
     """
     rows = how.open(raws)
-    settled, said = surveyed(rows, how, source=source)
+    settled, said = surveyed(lambda: in_blocks(rows()), how, source=source)
     yield from notes_on(said, settled.scale, settled.times if "timestamp" in settled.columns else None)
     seen = Seen()
 
