@@ -77,6 +77,34 @@ def test_the_page_of_metrics_is_what_is_declared() -> None:
     assert all(f"| `{name}` | {metric.about} |" in kept for name, metric in DECLARED.items())
 
 
+def test_the_page_of_keys_is_what_conf_says() -> None:
+    keys = script("write_key_docs")
+    kept = keys.TARGET.read_text(encoding="utf-8")
+    assert kept == keys.page(), "docs/keys.md is not what conf/ and the types say: run `make docs`."
+    for row in (
+        "| `optimization.batch_size` | `16` | a whole number of at least 1 | examples (pairs, for dpo) per",
+        "| `repeats.one_rater` | `last` | 'last', 'majority', 'all' or 'drop' | by one rater, who changed their mind |",
+        "| `loss.value.alpha` | `0.88` | a number |",
+        "| `hydra.launcher.timeout_min` | `240` | ",
+    ):
+        assert row in kept, row
+
+
+def test_a_key_of_the_index_has_what_its_option_builds_on(tmp_path: Path) -> None:
+    keys = script("write_key_docs")
+    (tmp_path / "base.yaml").write_text(
+        "# A base.\nfirst: 1   # the first\n           # and more of it\nnode:   # a node\n  inner: a | b # c\n"
+    )
+    (tmp_path / "mine.yaml").write_text("# Mine.\ndefaults:\n  - base\n  - _self_\nfirst: 2\n")
+    base = [(key.name, key.default, key.comment) for key in keys.keys_of(tmp_path / "base.yaml", "group", {})]
+    assert ("group.node", None, "a node") in base and ("group.node.inner", "a | b", "c") in base
+    (mine,) = keys.keys_of(tmp_path / "mine.yaml", "group", {"first": int})
+    assert (mine.default, mine.kind) == ("2", "a whole number") and mine.comment == "the first and more of it"
+    (tmp_path / "bare.yaml").write_text("# Bare.\nfirst: 1\n")
+    with pytest.raises(LabError, match="first needs a comment"):
+        keys.keys_of(tmp_path / "bare.yaml", "group", {})
+
+
 def test_the_page_has_every_option_and_every_key(writer: ModuleType) -> None:
     page = writer.page()
     for folder in ("loss", "value", "reference_point", "weighting"):
