@@ -10,7 +10,7 @@ from kto_lab.feedback.paths import from_root, opened, opened_blocks
 from kto_lab.feedback.rows import Block, Raw
 from kto_lab.feedback.scale import Labels, Scale, scale_of
 from kto_lab.feedback.times import Times, zone_of
-from kto_lab.feedback.unread import MESSAGE_KEYS, ignored
+from kto_lab.feedback.unread import ignored
 from kto_lab.feedback.whole import READ
 
 THUMB = ("completion", "label", "score")
@@ -84,9 +84,8 @@ class Layout:
 
     @property
     def message_keys(self) -> tuple[str, ...]:
-        """The keys of chat messages that are read; without a field for tools, role and content alone."""
-        known = READ if TOOLS in self.fields else MESSAGE_KEYS
-        return tuple(key for key in known if key not in self.ignore)
+        """The keys of chat messages that are read."""
+        return tuple(key for key in READ if key not in self.ignore)
 
     @property
     def node(self) -> str:

@@ -30,7 +30,7 @@ from kto_lab.feedback.rows import Block, Unreadable
 from kto_lab.feedback.scale import Said, number_of
 from kto_lab.feedback.table import check_completion, check_prompt
 from kto_lab.feedback.unread import holds
-from kto_lab.feedback.whole import tools_of
+from kto_lab.feedback.whole import with_tools
 from kto_lab.hashing import content_hash
 
 _FINISHED = {"true": True, "false": False, "t": True, "f": False, "yes": True, "no": False}
@@ -245,7 +245,7 @@ def _with_tools(prompt: Any, tools: Any, where: str, node: str) -> Any:
             f"{where}: the prompt is text, and {node}.columns.tools needs chat messages. Set {node}.as_chat=true to "
             "turn prompts into chat messages."
         )
-    return [{**prompt[0], TOOLS: tools_of(tools, where)}, *prompt[1:]]
+    return with_tools(prompt, tools, where)
 
 
 def _label(value: Any, where: str, how: Layout) -> tuple[bool | None, float | None]:

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 from kto_lab.errors import LabError
 from kto_lab.feedback.on_disk import Record, Records, part_on_disk, table_on_disk
 from kto_lab.feedback.plain_blocks import Thumbs
-from kto_lab.feedback.whole import MORE, as_text, is_more_than_text, whole
+from kto_lab.feedback.whole import MORE, as_text, is_message, is_more_than_text, whole
 from kto_lab.hashing import content_hash, hashes_of_plain
 
 # Imported where they are needed: they take seconds, and commands that need neither import this module.
@@ -402,10 +402,7 @@ def check_prompt(prompt: Any, where: str) -> "Prompt":
         raise LabError(f"{where}: the prompt is {prompt!r}; it must be text or a list of chat messages.")
     messages = []
     for message in prompt:
-        told = isinstance(message, Mapping) and message.get("role") in ROLES
-        content = message.get("content") if told else None
-        calls = told and message["role"] == "assistant" and (message.get("tool_calls") or message.get("function_call"))
-        if not isinstance(content, str | list) and not (content is None and calls):
+        if not is_message(message, ROLES):
             raise LabError(
                 f"{where}: a chat message is {message!r}; each needs a 'role' ({', '.join(ROLES)}) and a text "
                 "as 'content'."

@@ -9,7 +9,7 @@ A message of the table has `role` and `content`, both text, and where it has the
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kto_lab.errors import LabError
@@ -22,7 +22,13 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 READ = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name", *_REASONING)
 _TEXT = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _THOUGHT = ("thinking", "reasoning")
+_CALL_PART = "tool_use"
 _MEDIA = ("image", "audio", "video", "file", "document")
+_OF_PARTS = (*_TEXT, *_THOUGHT, _CALL_PART)
+
+
+class NotTextError(LabError):
+    """A message holds an image, a sound, or something else that is not text."""
 
 
 def whole(message: Mapping[str, Any], where: str) -> dict[str, str]:
@@ -33,11 +39,14 @@ def whole(message: Mapping[str, Any], where: str) -> dict[str, str]:
         where: its row's place, for errors.
 
     Raises:
-        LabError: it holds something that is no text, such as an image, or something malformed.
+        NotTextError: it holds something that is not text, such as an image.
+        LabError: it is malformed.
     """
     text, thoughts, calls = _parts(message.get("content"), where)
     thoughts += [message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key].strip()]
-    calls += _calls(message, where)
+    # LangChain keeps Anthropic's calls twice: as parts of the content and beside it.
+    beside = _calls(message, where)
+    calls = [call for call in calls if call not in beside] + beside
     found = {"role": message["role"], "content": text}
     if calls:
         found["tool_calls"] = _json(calls)
@@ -61,6 +70,77 @@ def tools_of(value: Any, where: str) -> str:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) and _named(tool) for tool in tools):
         raise LabError(f"{where}: the tools are {value!r:.80}; they must be a list of objects, each with a name.")
     return _json(tools)
+
+
+def with_tools(messages: list[dict[str, Any]], tools: Any, where: str) -> list[dict[str, Any]]:
+    """Messages of a conversation, of which the first keeps the tools that it had.
+
+    Raises:
+        LabError: see `tools_of`.
+    """
+    return [{**messages[0], "tools": tools_of(tools, where)}, *messages[1:]]
+
+
+def is_message(message: Any, roles: Collection[str]) -> bool:
+    """Whether something is a message with one of these roles, and with content or with calls in its place."""
+    if not isinstance(message, Mapping) or message.get("role") not in roles:
+        return False
+    calls = message["role"] == "assistant" and (message.get("tool_calls") or message.get("function_call"))
+    content = message.get("content")
+    return isinstance(content, str | list) or (content is None and bool(calls))
+
+
+def is_parts(content: Any) -> bool:
+    """Whether something is a list of the parts of one message: text, reasoning, calls, images and the like."""
+    return (
+        isinstance(content, list)
+        and bool(content)
+        and all(isinstance(part, Mapping) and "role" not in part and _is_part(part.get("type")) for part in content)
+    )
+
+
+def without_ids(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of the table without the ids of its calls, which say nothing and differ each time."""
+    if not message.get("tool_calls"):
+        return dict(message)
+    calls = [{key: value for key, value in call.items() if key != "id"} for call in json.loads(message["tool_calls"])]
+    return {**message, "tool_calls": _json(calls)}
+
+
+def each_text(message: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A message of the table with each of its texts changed: also those inside the calls and the tools.
+
+    Args:
+        message: of the table.
+        change: from a text to what takes its place. Numbers of calls are given as texts, and stay numbers where they
+            are not changed.
+    """
+
+    def inside(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {change(key): inside(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [inside(inner) for inner in value]
+        if isinstance(value, str):
+            return change(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        text = str(value)
+        changed = change(text)
+        return value if changed == text else changed
+
+    changed = dict(message)
+    for key in ("content", "reasoning_content", "name"):
+        if message.get(key):
+            changed[key] = change(message[key])
+    if message.get("tools"):
+        changed["tools"] = _json(inside(json.loads(message["tools"])))
+    if message.get("tool_calls"):
+        calls = json.loads(message["tool_calls"])
+        for call in calls:
+            call["function"]["arguments"] = inside(call["function"]["arguments"])
+        changed["tool_calls"] = _json(calls)
+    return changed
 
 
 def is_more_than_text(message: Mapping[str, Any]) -> bool:
@@ -94,18 +174,22 @@ def _parts(content: Any, where: str) -> tuple[str, list[str], list[dict[str, Any
             texts.append(part[_TEXT[kind]])
         elif kind in _THOUGHT:
             thoughts.append(str(part.get("thinking") or part.get("reasoning") or part.get("text") or ""))
-        elif kind == "tool_use":
+        elif kind == _CALL_PART:
             calls.append(_call({"id": part.get("id"), "name": part.get("name"), "arguments": part.get("input")}, where))
         else:
             medium = next((name for name in _MEDIA if name in str(kind)), None)
             named = (
                 f"{'an' if medium in ('image', 'audio') else 'a'} {medium}" if medium else "something that is no text"
             )
-            raise LabError(
+            raise NotTextError(
                 f"{where}: a message holds {named} (a part of the type {kind!r}). Only text is trained on: remove the "
                 "row, or leave such rows out with bad_rows=drop."
             )
     return "".join(texts), thoughts, calls
+
+
+def _is_part(kind: Any) -> bool:
+    return isinstance(kind, str) and (kind in _OF_PARTS or any(medium in kind for medium in _MEDIA))
 
 
 def _calls(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:

@@ -189,7 +189,8 @@ def _read(export: Export, stage: Stage, search: Search | None, how: Settings) ->
             continue
         row = dataclasses.replace(row, thumbs=tuple(_cut(thumb, export.cut_at, reading) for thumb in row.thumbs))
         for thumb in row.thumbs:
-            longest.see(thumb.completion, finished=thumb.finished)
+            if isinstance(thumb.completion, str):
+                longest.see(thumb.completion, finished=thumb.finished)
         refused = _stage(row, stage, search, how)
         left_out = [*row.left_out, *refused]
         if not row.thumbs and not left_out:
@@ -206,6 +207,8 @@ def _read(export: Export, stage: Stage, search: Search | None, how: Settings) ->
 
 def _cut(thumb: Thumb, cut_at: int | None, reading: Reading) -> Thumb:
     """The thumb, with its answer marked as unfinished where the tool cut it."""
+    if not isinstance(thumb.completion, str):
+        return thumb
     completion, finished = cut(thumb.completion, cut_at, finished=thumb.finished)
     reading.cut += thumb.finished and not finished
     return dataclasses.replace(thumb, completion=completion, finished=finished)

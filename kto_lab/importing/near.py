@@ -1,8 +1,9 @@
 """Near duplicates among examples: the same prompt and the same answer except for a few characters.
 
 Two examples are near when both their prompts and their completions are: the Jaccard similarity of their sets of
-five-character pieces is at or above a threshold. Candidates come from MinHash signatures and banding (Broder 1997;
-datasketch), which find most of them, and are then checked on the texts themselves, so that none is wrongly reported.
+five-character pieces is at or above a threshold. Answers whose calls of tools differ are never near. Candidates come
+from MinHash signatures and banding (Broder 1997; datasketch), which find most of them, and are then checked on the
+texts themselves, so that none is wrongly reported.
 
 Memory does not grow with the texts, and by about 24 bytes per example: the hashes of each band are in their own file,
 and bands are processed one after another.
@@ -21,6 +22,7 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
+from kto_lab.feedback.whole import as_text, without_ids
 from kto_lab.importing.screen import as_messages
 from kto_lab.importing.stage import Example, Stage
 
@@ -61,6 +63,7 @@ class Near:
 class _Text:
     prompt: Pieces
     completion: Pieces
+    calls: str
     desirable: bool
     answer: bytes
     where: str
@@ -92,6 +95,7 @@ def near_duplicates(stage: Stage, threshold: float, folder: Path, advance: Calla
         one, other = read(first), read(second)
         return (
             one.answer != other.answer
+            and one.calls == other.calls
             and similarity(one.completion, other.completion) >= threshold
             and similarity(one.prompt, other.prompt) >= threshold
         )
@@ -135,8 +139,13 @@ def similarity(first: Pieces, second: Pieces) -> float:
 
 
 def _text(example: Example) -> _Text:
-    prompt = "\n".join(f"{message['role']}: {message['content']}" for message in as_messages(example.prompt))
-    return _Text(pieces(prompt), pieces(example.completion), example.desirable, example.answer, example.where)
+    prompt = "\n".join(f"{message['role']}: {as_text(message)}" for message in as_messages(example.prompt))
+    answer, calls = example.completion, ""
+    if not isinstance(answer, str):
+        # Within a long answer two calls are alike but for a word.
+        calls = without_ids(answer).get("tool_calls", "")
+        answer = as_text(answer)
+    return _Text(pieces(prompt), pieces(answer), calls, example.desirable, example.answer, example.where)
 
 
 def _hash(stage: Stage, width: int, files: list[Path], places: Path, advance: Callable[[int], None]) -> None:

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from kto_lab.importing.thumbs import Prompt
+from kto_lab.feedback.whole import each_text
+from kto_lab.importing.thumbs import Completion, Prompt
 
 
 class Kind(StrEnum):
@@ -163,8 +164,11 @@ class Search:
     thumbs: Counter[Kind] = field(default_factory=Counter)
     places: dict[Kind, list[str]] = field(default_factory=dict)
 
-    def look(self, where: str, prompt: Prompt, completion: str) -> tuple[Prompt, str]:
-        """Count the finds in a prompt and a completion, and return both, redacted where asked."""
+    def look(self, where: str, prompt: Prompt, completion: Completion) -> tuple[Prompt, Completion]:
+        """Count the finds in a prompt and a completion, and return both, redacted where asked.
+
+        Of messages, reasoning, results of tools, arguments of calls and the tools themselves are looked at, too.
+        """
         here: Counter[Kind] = Counter()
 
         def seen(text: str) -> str:
@@ -172,12 +176,8 @@ class Search:
             here.update(one.kind for one in found)
             return redacted(text, found) if self.redact and found else text
 
-        clean: Prompt = (
-            seen(prompt)
-            if isinstance(prompt, str)
-            else [{**message, "content": seen(message["content"])} for message in prompt]
-        )
-        answer = seen(completion)
+        clean: Prompt = seen(prompt) if isinstance(prompt, str) else [each_text(message, seen) for message in prompt]
+        answer = seen(completion) if isinstance(completion, str) else each_text(completion, seen)
         self.finds.update(here)
         for kind in here:
             self.thumbs[kind] += 1

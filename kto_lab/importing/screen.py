@@ -4,11 +4,13 @@ import dataclasses
 import datetime
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import check_prompt, check_text
+from kto_lab.feedback.table import check_completion, check_prompt
+from kto_lab.feedback.whole import is_more_than_text, without_ids
 from kto_lab.hashing import content_hash
-from kto_lab.importing.thumbs import LeftOut, Prompt, Reason, Thumb
+from kto_lab.importing.thumbs import Completion, LeftOut, Prompt, Reason, Thumb
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
@@ -35,15 +37,16 @@ def screen(thumb: Thumb, max_characters: int, *, as_text: bool = False) -> Scree
     Args:
         thumb: from a reader.
         max_characters: the most characters that prompt and completion may have together.
-        as_text: a prompt of one user message becomes its text, and a longer conversation is left out.
+        as_text: a prompt of one user message becomes its text, and a longer conversation, or one with tools, is left
+            out.
     """
     where = printable(thumb.where)
     prompt, completion = thumb.prompt, thumb.completion
-    if not isinstance(completion, str) or not completion.strip():
+    if not completion or (isinstance(completion, str) and not completion.strip()):
         return LeftOut(where, Reason.NO_COMPLETION)
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         return LeftOut(where, Reason.NO_PROMPT)
-    characters = characters_of(prompt) + len(completion)
+    characters = characters_of(prompt) + characters_of(completion)
     # Before anything looks at the text: a cell of gigabytes is not worth a hash.
     if characters > max_characters or _names(thumb) > max_characters:
         return LeftOut(where, Reason.TOO_LARGE, f"{characters} characters")
@@ -51,12 +54,14 @@ def screen(thumb: Thumb, max_characters: int, *, as_text: bool = False) -> Scree
         return LeftOut(where, Reason.NOT_STORABLE)
     try:
         # The checks of the table itself, so that nothing is refused when it is written.
-        prompt, completion = check_prompt(prompt, where), check_text(completion, where)
+        prompt, completion = check_prompt(prompt, where), check_completion(completion, where)
     except LabError:
         return LeftOut(where, Reason.NO_CHAT)
     if as_text and not isinstance(prompt, str):
         if [message["role"] for message in prompt] != ["user"]:
             return LeftOut(where, Reason.NO_SINGLE_TURN, f"{len(prompt)} messages")
+        if is_more_than_text(prompt[0]):
+            return LeftOut(where, Reason.NO_SINGLE_TURN, "a message that is more than text")
         prompt = prompt[0]["content"]
         if not prompt.strip():
             return LeftOut(where, Reason.NO_PROMPT)
@@ -75,19 +80,19 @@ def screen(thumb: Thumb, max_characters: int, *, as_text: bool = False) -> Scree
     return Screened(checked, time, characters)
 
 
-def characters_of(prompt: Prompt) -> int:
-    """The characters of a prompt's texts."""
-    if isinstance(prompt, str):
-        return len(prompt)
-    return sum(len(str(text)) for message in prompt if isinstance(message, dict) for text in message.values())
+def characters_of(said: Prompt | Completion) -> int:
+    """The characters of the texts of a prompt or a completion."""
+    return sum(len(str(text)) for text in _texts(said))
 
 
-def identity(prompt: Prompt, completion: str) -> tuple[bytes, bytes]:
+def identity(prompt: Prompt, completion: Completion) -> tuple[bytes, bytes]:
     """Keys of a prompt and of a completion, 8 bytes each.
 
-    A plain prompt and the same text as a single user message are one prompt.
+    A plain prompt and the same text as a single user message are one prompt. Two answers that differ in their calls
+    differ, but not where only the ids of the calls do.
     """
-    hashes = content_hash(as_messages(prompt)), content_hash(completion)
+    answer = completion if isinstance(completion, str) else without_ids(completion)
+    hashes = content_hash(as_messages(prompt)), content_hash(answer)
     return bytes.fromhex(hashes[0]), bytes.fromhex(hashes[1])
 
 
@@ -116,11 +121,8 @@ def _names(thumb: Thumb) -> int:
 
 
 def _storable(thumb: Thumb) -> bool:
-    texts = [thumb.completion, thumb.signal, thumb.rater, thumb.model, thumb.timestamp]
-    if isinstance(thumb.prompt, str):
-        texts.append(thumb.prompt)
-    else:
-        texts += [text for message in thumb.prompt if isinstance(message, dict) for text in message.values()]
+    names = [thumb.signal, thumb.rater, thumb.model, thumb.timestamp]
+    texts = [*names, *_texts(thumb.prompt), *_texts(thumb.completion)]
     try:
         for text in texts:
             if isinstance(text, str):
@@ -128,3 +130,10 @@ def _storable(thumb: Thumb) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _texts(said: Prompt | Completion) -> list[Any]:
+    if isinstance(said, str):
+        return [said]
+    messages = said if isinstance(said, list) else [said]
+    return [text for message in messages if isinstance(message, dict) for text in message.values()]

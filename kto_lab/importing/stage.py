@@ -12,9 +12,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from kto_lab.feedback.whole import MORE, as_text
 from kto_lab.importing.repeats import Fate, Given, Settled
 from kto_lab.importing.screen import Screened, identity
-from kto_lab.importing.thumbs import Prompt
+from kto_lab.importing.thumbs import Completion, Prompt
 
 # SQLite's page cache, in KiB.
 CACHE = 32 * 1024
@@ -59,7 +60,7 @@ class Example:
     answer: bytes
     where: str
     prompt: Prompt
-    completion: str
+    completion: Completion
     desirable: bool
     rater: str | None
     signal: str
@@ -79,11 +80,13 @@ class Stage:
         thumbs: how many there are.
         chats: how many of them have chat messages as their prompt.
         examples: how many became examples.
+        message_keys: what messages of prompts hold beside role and content.
     """
 
     def __init__(self, file: Path) -> None:
         """Make the file."""
         self.thumbs = self.chats = self.examples = 0
+        self.message_keys: set[str] = set()
         self._positions = 0
         self._waiting: list[tuple[Any, ...]] = []
         self._characters = 0
@@ -106,7 +109,9 @@ class Stage:
             other: the key of the other answer, where it is half of a pair; see `screen.identity`.
         """
         thumb = screened.thumb
-        self.chats += not isinstance(thumb.prompt, str)
+        if not isinstance(thumb.prompt, str):
+            self.chats += 1
+            self.message_keys.update(key for message in thumb.prompt for key in message if key in MORE)
         row = (
             self.thumbs,
             *identity(thumb.prompt, thumb.completion),
@@ -119,11 +124,11 @@ class Stage:
             thumb.timestamp,
             thumb.score,
             thumb.finished,
-            len(thumb.completion),
+            len(thumb.completion if isinstance(thumb.completion, str) else as_text(thumb.completion)),
             screened.characters,
             # Bytes: SQLite's own text ends at a NUL.
             json.dumps(thumb.prompt, ensure_ascii=False).encode(),
-            thumb.completion.encode(),
+            json.dumps(thumb.completion, ensure_ascii=False).encode(),
             other,
             thumb.identity,
             thumb.unread_time,
@@ -193,6 +198,11 @@ class Stage:
             (position,),
         )
 
+    def messages(self) -> bool:
+        """Whether an example's answer is a message that is more than text."""
+        found = self.query(f"SELECT 1 FROM ({_EXAMPLES}) WHERE substr(completion, 1, 1) = CAST('{{' AS BLOB) LIMIT 1")
+        return bool(found)
+
     def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """The rows that a SQL statement gives; for the few numbers of a report."""
         return self._database.execute(statement, values).fetchall()
@@ -232,7 +242,7 @@ def _example(row: tuple[Any, ...]) -> Example:
         answer=prompt_key + completion_key,
         where=where,
         prompt=json.loads(prompt),
-        completion=completion.decode(),
+        completion=json.loads(completion),
         desirable=bool(desirable),
         rater=rater,
         signal=signal,

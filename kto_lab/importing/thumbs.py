@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
 Prompt: TypeAlias = str | list[dict[str, str]]
+# Text, or the assistant's message where it holds more; see `kto_lab.feedback.whole`.
+Completion: TypeAlias = str | dict[str, str]
 
 
 class Reason(StrEnum):
@@ -25,6 +27,7 @@ class Reason(StrEnum):
     UNKNOWN_SCHEMA = "a schema that is not known"
     TOO_LARGE = "a text above import.max_characters"
     DUPLICATE_ID = "an identity that came before"
+    NOT_TEXT = "an image, audio or another thing that is not text"
     NO_CHAT = "messages that are no prompt to answer"
     NO_SINGLE_TURN = "a conversation, where prompt_form=text takes a single user message"
     ONE_ANSWER = "a pair of an answer with itself"
@@ -38,8 +41,8 @@ class Thumb:
 
     Attributes:
         where: the place in the source: "feedback.json[12]", "chats.jsonl:7", "ratings.csv:3".
-        prompt: text, or chat messages {role, content} up to the answer, system message and all.
-        completion: the answer that was judged.
+        prompt: text, or chat messages up to the answer, system message, calls of tools and all.
+        completion: the answer that was judged: text, or the assistant's message where it holds more.
         desirable: thumbs-up.
         signal: where it comes from: "thumb", "rating", "vote", or an implicit signal's name ("regenerated", "copied").
         rater: who gave it, or None.
@@ -54,7 +57,7 @@ class Thumb:
 
     where: str
     prompt: Prompt
-    completion: str
+    completion: Completion
     desirable: bool
     signal: str = "thumb"
     rater: str | None = None

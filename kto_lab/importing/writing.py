@@ -45,7 +45,9 @@ def write_table(
         for name in ("ratings", "pair_id")
         if stage.query(f"SELECT 1 FROM examples WHERE {name} IS NOT NULL LIMIT 1")
     ]
-    table = features(chat, optional).arrow_schema
+    if stage.messages():
+        optional.append("message")
+    table = features(chat, optional, stage.message_keys).arrow_schema
     schema = pa.schema([*table, *(pa.field(name, pa.string()) for name in MORE)], metadata=table.metadata)
     with pq.ParquetWriter(target, schema, write_page_checksum=True) as writer:
         for batch in _batches(stage.read_examples()):
@@ -53,7 +55,7 @@ def write_table(
             built = build_table(rows, source=source, held_out=held_out).data.table
             columns = {name: built[name] for name in built.column_names}
             columns.update({name: pa.array([row[name] for row in rows], pa.string()) for name in MORE})
-            # A batch in which nobody's ratings are known, or no pairs are, has no column for them.
+            # A batch in which nobody's ratings are known, no pairs are, or all answers are text has no column for them.
             nothing = {field.name: pa.nulls(len(rows), field.type) for field in schema if field.name not in columns}
             columns |= nothing
             writer.write_table(pa.table([columns[name] for name in schema.names], schema.names).cast(schema))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kto_lab.feedback.table import prompt_id
+from kto_lab.feedback.whole import as_text
 from kto_lab.models.tokens import Completion, Prompt
 
 
@@ -46,5 +47,5 @@ class Answer:
         if isinstance(self.prompt, str):
             return self.prompt
         if len(self.prompt) == 1:
-            return self.prompt[0]["content"]
-        return "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in self.prompt)
+            return as_text(self.prompt[0])
+        return "\n".join(f"{message['role'].capitalize()}: {as_text(message)}" for message in self.prompt)

@@ -1,5 +1,6 @@
 """Where the answers come from: a file without thumbs (or with some), or the table of examples of `feedback`."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +24,26 @@ from kto_lab.feedback.rows import (
 from kto_lab.feedback.scale import Labels
 from kto_lab.feedback.survey import surveyed
 from kto_lab.feedback.table import prompt_id, require_same_checks, require_share, split_of
+from kto_lab.feedback.whole import as_text
 from kto_lab.hashing import content_hash
 from kto_lab.judging.answer import Answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COLUMNS = ("prompt", "completion", "label", "rater", "score", "timestamp", "group", "split", "finished", "checks")
+COLUMNS = (
+    "prompt",
+    "tools",
+    "completion",
+    "label",
+    "rater",
+    "score",
+    "timestamp",
+    "group",
+    "split",
+    "finished",
+    "checks",
+)
 # Columns of a table of examples that the labelled one keeps. Rater and score are the labeler's, the others are rebuilt.
 KEPT = ("message", "finished", "group", "checks", "split", "ratings", "pair_id", "timestamp", "origin")
 # A column that no user has: rows without a thumb are read with it.
@@ -146,7 +160,11 @@ class File:
         split = row["split"] or split_of(prompt_id(row["prompt"]), self.held_out)
         more = {"finished": row["finished"], "group": row["group"] or name, "checks": row["checks"]}
         more |= {"split": split, "timestamp": row["timestamp"], "rater": row["rater"], "score": row["score"]}
-        return Answer(row["prompt"], row["completion"], where, thumb, thumb, more)
+        completion = row["completion"]
+        if not isinstance(completion, str):
+            more["message"] = json.dumps(completion, ensure_ascii=False)
+            completion = as_text(completion)
+        return Answer(row["prompt"], completion, where, thumb, thumb, more)
 
 
 def _layout(columns: Mapping[str, str], how: File, *, rated: bool) -> Layout:

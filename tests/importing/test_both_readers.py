@@ -13,6 +13,7 @@ import yaml
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.file import from_file
+from kto_lab.feedback.whole import as_text
 from kto_lab.importing.command import import_thumbs
 from kto_lab.importing.exports.file import FileExport
 from kto_lab.importing.thumbs import Note, Row
@@ -36,12 +37,21 @@ def read(
     given = settings(reader, columns or {}, {**changes, "path": str(file)})
     if reader == "feedback":
         table = from_file(**{**given, "as_chat": "system" in (columns or {}), "held_out": 0.0, "bad_rows": "drop"})
-        names = ("prompt", "completion", "desirable", "finished")
-        return sorted(zip(*(table[name][:] for name in names), strict=True), key=str)
+        names = ("completion", "desirable", "finished")
+        return sorted(zip(map(known, table["prompt"][:]), *(table[name][:] for name in names), strict=True), key=str)
     rows = [row for row in FileExport(**given).read() if isinstance(row, Row)]
     return sorted(
-        ((one.prompt, one.completion, one.desirable, one.finished) for row in rows for one in row.thumbs), key=str
+        ((one.prompt, said(one.completion), one.desirable, one.finished) for row in rows for one in row.thumbs), key=str
     )
+
+
+def known(prompt: Any) -> Any:
+    """A prompt without the empty keys that a column has for its other messages."""
+    return prompt if isinstance(prompt, str) else [{k: v for k, v in one.items() if v is not None} for one in prompt]
+
+
+def said(completion: Any) -> str:
+    return completion if isinstance(completion, str) else as_text(completion)
 
 
 def both(file: Path, columns: Mapping[str, str | None] | None = None, **changes: Any) -> list[Any]:
@@ -173,30 +183,25 @@ def calls(city: str, content: str | None = "") -> dict[str, Any]:
     return {"role": "assistant", "content": content, "tool_calls": [{"function": called}]}
 
 
-def refused(reader: str, file: Path, *words: str, columns: Mapping[str, str | None] | None = None) -> None:
-    with pytest.raises(LabError) as error:
-        read(reader, file, columns)
-    assert all(word in str(error.value) for word in words)
-
-
-def test_what_an_import_does_not_keep_of_messages_is_an_error_until_it_is_ignored(tmp_path: Path) -> None:
+def test_messages_are_whole_to_both_readers(tmp_path: Path) -> None:
     asks = {"role": "user", "content": "Weather?"}
     talks = [[asks, calls("Oslo", "One moment.")], [asks, calls("Rome", "One moment.")]]
     file = jsonl(tmp_path, *({"messages": talk, "label": up} for talk, up in zip(talks, (True, False), strict=True)))
     names = {"prompt": None, "completion": "messages"}
-    words = ("Messages hold 'tool_calls' (lists such as", "2 messages", "export.ignore=[tool_calls]")
-    refused("export", file, *words, columns=names)
-    whole = read("feedback", file, names)
-    assert [answer for _, answer, *_ in whole] == [
+    assert [answer for _, answer, *_ in both(file, names)] == [
         f'One moment.\n\nweather({{"city": "{city}"}})' for city in ("Oslo", "Rome")
     ]
     assert both(file, names, ignore=["tool_calls"]) == [([asks], "One moment.", up, True) for up in (False, True)]
     prompt = [asks, calls("Oslo"), {"role": "tool", "content": "Rain.", "tool_call_id": "t", "name": "weather"}]
-    file = jsonl(tmp_path, {**thumb(True), "prompt": prompt}, {**thumb(False), "prompt": [asks]})
-    refused("export", file, "'tool_calls'", "'tool_call_id'", "'name'")
-    assert len(read("feedback", file)) == 2
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    file = jsonl(tmp_path, {**thumb(True), "prompt": prompt, "tools": tools}, {**thumb(False), "prompt": [asks]})
+    asked(file, "KEY.columns.tools=tools")
+    (second, *_), (first, *_) = both(file, {"tools": "tools"})
+    call = '[{"function": {"arguments": {"city": "Oslo"}, "name": "weather"}, "type": "function"}]'
+    assert second[0] == {**asks, "tools": json.dumps(tools, sort_keys=True)} and second[1]["tool_calls"] == call
+    assert second[2] == prompt[2] and first == [asks]
     # A turn that was nothing but a call is none without it, so its row is left out.
-    assert [up for _, _, up, _ in both(file, ignore=["tool_calls", "tool_call_id", "name"])] == [False]
+    assert [up for _, _, up, _ in both(file, ignore=["tool_calls", "tool_call_id", "name", "tools"])] == [False]
 
 
 def test_a_list_of_texts_is_turns_or_alternatives_and_never_one_text(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.values import (
     NoThumbError,
     Seen,
+    answer_of,
     completion_of,
     identity_of,
     notes_of,
@@ -39,7 +40,7 @@ from kto_lab.importing.exports.values import (
     shown,
     unread_of,
 )
-from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
+from kto_lab.importing.thumbs import Completion, LeftOut, Note, Reason, Row, Thumb
 
 TIES = ("leave_out", "both_up", "both_down")
 _BOTH_BAD = ("tie (bothbad)", "both_bad", "bothbad")
@@ -147,7 +148,7 @@ def _winner_of_columns(raw: dict[str, Any]) -> str | None:
     return said[0] if said else None
 
 
-def _side(raw: dict[str, Any], side: str, where: str, unread: Unread) -> tuple[list[dict[str, str]], str | None]:
+def _side(raw: dict[str, Any], side: str, where: str, unread: Unread) -> tuple[list[dict[str, str]], Completion | None]:
     """What one side was asked and what it answered; no answer where it lacks a turn."""
     if f"conversation_{side}" not in raw and f"response_{side}" in raw:
         questions = texts_of(raw.get("prompt")) or [raw.get("prompt")]
@@ -161,5 +162,4 @@ def _side(raw: dict[str, Any], side: str, where: str, unread: Unread) -> tuple[l
         raise NoThumbError(Reason.NO_COMPLETION, f"conversation_{side} is {shown(talk)}")
     if talk[-1].get("role") != "assistant":
         raise NoThumbError(Reason.NO_ANSWER, f"conversation_{side} does not end with the assistant's turn")
-    unread.look_at_messages(talk[-1:])
-    return prompt_of(talk[:-1], unread), completion_of(talk[-1].get("content"))
+    return prompt_of(talk[:-1], unread), answer_of(talk[-1], unread)

@@ -3,7 +3,7 @@
 Read from the Python SDK 2.8.0: `dataset.records(with_responses=True).to_json(path)` (`records/_io/_json.py`) writes a
 list of what `Record.to_dict` gives (`records/_resource.py`):
 
-    {"id", "fields": {FIELD: text or [{"role", "content"}]}, "metadata": {...}, "vectors": {...}, "status",
+    {"id", "fields": {FIELD: text or [{"role", "content", ...}]}, "metadata": {...}, "vectors": {...}, "status",
      "responses": {QUESTION: [{"value", "user_id"}]}, "suggestions": {QUESTION: {"value", "score", "agent"}},
      "_server_id"}
 
@@ -16,21 +16,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.messages import decoded
 from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import Scale
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import LabeledExport
 from kto_lab.importing.exports.reading import records
-from kto_lab.importing.exports.traced import traced_prompt
+from kto_lab.importing.exports.traced import traced_answer, traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,
-    completion_of,
+    answer_of,
     identity_of,
     prompt_of,
     shown,
     verdict,
 )
-from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
+from kto_lab.importing.thumbs import Completion, LeftOut, Note, Reason, Row, Thumb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,18 +118,18 @@ class ArgillaExport(LabeledExport):
             raise NoThumbError(Reason.NO_THUMB, f"no response to the question {shown(self.question)}")
         return given
 
-    def _texts(self, fields: dict[str, Any], unread: Unread) -> tuple[list[dict[str, str]], str]:
+    def _texts(self, fields: dict[str, Any], unread: Unread) -> tuple[list[dict[str, str]], Completion]:
         answer = fields.get(self.completion_field)
-        unread.look(fields, (self.prompt_field or self.completion_field, self.completion_field))
+        unread.look(fields, (self.prompt_field or self.completion_field, self.completion_field, "tools"))
+        tools = decoded(fields.get("tools"))
         if self.prompt_field is not None:
-            completion = completion_of(answer)
-            return traced_prompt(fields.get(self.prompt_field), None, unread), completion
+            completion = traced_answer(answer, None, unread)
+            return traced_prompt(fields.get(self.prompt_field), None, unread, tools=tools), completion
         if not isinstance(answer, list) or not answer or not isinstance(answer[-1], dict):
             raise NoThumbError(Reason.NO_COMPLETION, f"the field is {shown(answer)}, no chat")
         if answer[-1].get("role") != "assistant":
             raise NoThumbError(Reason.NO_ANSWER, "the chat does not end with the assistant's turn")
-        unread.look_at_messages(answer[-1:])
-        return prompt_of(answer[:-1], unread), completion_of(answer[-1].get("content"))
+        return prompt_of(answer[:-1], unread, tools=tools), answer_of(answer[-1], unread)
 
 
 def _value(answer: dict[str, Any]) -> Any:

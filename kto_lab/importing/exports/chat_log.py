@@ -3,7 +3,7 @@
 There is no tool to follow here, so the format is the plainest that such logs have, and every name in it is a setting.
 A conversation is a line (or an element of a JSON list), with messages as in OpenAI's chat completions:
 
-    {"id", "model", "user", "messages": [{"id", "role", "content"}], "events": [EVENT], "thumb"}
+    {"id", "model", "user", "messages": [{"id", "role", "content"}], "tools", "events": [EVENT], "thumb"}
 
 What users did is in `events` or `thumb` of the same line, or in a second file with one event per line:
 
@@ -34,6 +34,7 @@ from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.values import (
     NoThumbError,
     Seen,
+    answer_of,
     completion_of,
     identity_of,
     notes_of,
@@ -45,7 +46,7 @@ from kto_lab.importing.exports.values import (
 )
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
-COLUMNS = ("conversation", "messages", "model", "user", "timestamp", "events", "thumb")
+COLUMNS = ("conversation", "messages", "tools", "model", "user", "timestamp", "events", "thumb")
 EVENT_COLUMNS = ("id", "conversation", "message", "index", "type", "value", "completion", "user", "timestamp")
 
 
@@ -212,13 +213,12 @@ class _Told:
         place = self._place(messages, event)
         judged = self.of_event(event, "completion")
         self.unread.look(conversation, [str(steps_of(column)[0]) for column in self.columns.values()])
-        self.unread.look_at_messages([messages[place]])
         when = self.event_times.read(self.of_event(event, "timestamp"))
         when = when.otherwise(self.times.read(self.of(conversation, "timestamp")))
         return Thumb(
             where=where,
-            prompt=prompt_of(_standing(messages[:place]), self.unread),
-            completion=completion_of(messages[place].get("content") if judged is None else judged),
+            prompt=prompt_of(_standing(messages[:place]), self.unread, tools=self.of(conversation, "tools")),
+            completion=answer_of(messages[place], self.unread) if judged is None else completion_of(judged),
             desirable=desirable,
             signal=signal,
             rater=identity_of(self.of_event(event, "user")) or identity_of(self.of(conversation, "user")),

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kto_lab.feedback.messages import decoded
 from kto_lab.feedback.paths import cell, steps_of
 from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import Scale
@@ -24,10 +25,9 @@ from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import LabeledExport
 from kto_lab.importing.exports.reading import records
-from kto_lab.importing.exports.traced import traced_prompt
+from kto_lab.importing.exports.traced import traced_answer, traced_prompt
 from kto_lab.importing.exports.values import (
     NoThumbError,
-    completion_of,
     identity_of,
     shown,
     verdict,
@@ -85,10 +85,10 @@ class LabelStudioExport(LabeledExport):
             )
         if not annotations:
             raise NoThumbError(Reason.NO_THUMB, "no annotation")
-        keys = (self.prompt_key, self.completion_key, self.model_key or self.prompt_key)
+        keys = (self.prompt_key, self.completion_key, self.model_key or self.prompt_key, "tools")
         unread.look(data, [str(steps_of(key)[0]) for key in keys])
-        prompt = traced_prompt(cell(data, self.prompt_key), None, unread)
-        completion = completion_of(cell(data, self.completion_key))
+        prompt = traced_prompt(cell(data, self.prompt_key), None, unread, tools=decoded(data.get("tools")))
+        completion = traced_answer(cell(data, self.completion_key), None, unread)
         thumbs, left_out = [], []
         for number, annotation in enumerate(annotations):
             place = where if len(annotations) == 1 else f"{where}.annotations[{number}]"

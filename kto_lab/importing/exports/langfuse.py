@@ -22,7 +22,7 @@ from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import LabeledExport
 from kto_lab.importing.exports.lookup import Lookup, lookup
 from kto_lab.importing.exports.reading import records
-from kto_lab.importing.exports.traced import traced_answer, traced_prompt
+from kto_lab.importing.exports.traced import traced
 from kto_lab.importing.exports.values import (
     NoThumbError,
     identity_of,
@@ -79,10 +79,17 @@ class LangfuseExport(LabeledExport):
             def make(where: str, raw: dict[str, Any], scale: Scale, unread: Unread) -> Row:
                 desirable, rating = verdict(scale, self._value(raw))
                 on, when = _subject(raw, found), times.read(raw.get("timestamp"))
+                prompt, completion = traced(
+                    on.get("input"),
+                    on.get("output"),
+                    unread,
+                    input_key=self.input_key,
+                    output_key=self.output_key,
+                )
                 thumb = Thumb(
                     where=where,
-                    prompt=traced_prompt(on.get("input"), self.input_key, unread),
-                    completion=traced_answer(on.get("output"), self.output_key, unread),
+                    prompt=prompt,
+                    completion=completion,
                     desirable=desirable,
                     signal="thumb" if rating is None else "rating",
                     rater=identity_of(raw.get("author_user_id")) or identity_of(on.get("user_id")),

@@ -9,7 +9,8 @@ feedback-data-format and run-data-format) and from `langsmith.schemas` 0.15.0 (`
 
 Runs are what `Client.list_runs` gives, or a bulk export in Parquet, where `inputs`, `outputs` and `extra` are texts:
 
-    {"id", "trace_id", "parent_run_id", "run_type", "inputs", "outputs", "error", "extra": {"metadata"}, "start_time"}
+    {"id", "trace_id", "parent_run_id", "run_type", "inputs", "outputs", "error", "start_time",
+     "extra": {"metadata", "invocation_params"}}
 
 Feedback without a run is on its trace's root run, which has the trace's identity.
 """
@@ -26,7 +27,7 @@ from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import LabeledExport
 from kto_lab.importing.exports.lookup import Lookup, lookup
 from kto_lab.importing.exports.reading import records
-from kto_lab.importing.exports.traced import traced_answer, traced_prompt
+from kto_lab.importing.exports.traced import traced
 from kto_lab.importing.exports.values import (
     NoThumbError,
     identity_of,
@@ -75,14 +76,21 @@ class LangSmithExport(LabeledExport):
                 desirable, rating = verdict(scale, self._value(raw))
                 run = _run(raw, found)
                 when = times.first(raw.get("modified_at"), raw.get("created_at"))
-                source, metadata = (
-                    _mapping(raw.get("feedback_source")),
-                    _mapping(_mapping(run.get("extra")).get("metadata")),
+                source, extra = _mapping(raw.get("feedback_source")), _mapping(run.get("extra"))
+                metadata = _mapping(extra.get("metadata"))
+                prompt, completion = traced(
+                    run.get("inputs"),
+                    run.get("outputs"),
+                    unread,
+                    input_key=self.input_key,
+                    output_key=self.output_key,
+                    # Where LangChain keeps them.
+                    tools=_mapping(extra.get("invocation_params")).get("tools"),
                 )
                 thumb = Thumb(
                     where=where,
-                    prompt=traced_prompt(run.get("inputs"), self.input_key, unread),
-                    completion=traced_answer(run.get("outputs"), self.output_key, unread),
+                    prompt=prompt,
+                    completion=completion,
                     desirable=desirable,
                     signal="thumb" if rating is None else "rating",
                     rater=identity_of(source.get("user_id")) or _first(metadata, _USER_KEYS),

@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import messages_of, texts_of
-from kto_lab.feedback.layout import ANSWERS, ASKED, PAIR, THUMB, Layout, Settings, layout
+from kto_lab.feedback.layout import ANSWERS, ASKED, PAIR, THUMB, TOOLS, Layout, Settings, layout
 from kto_lab.feedback.mapping import answers_of
 from kto_lab.feedback.rows import Raw, in_blocks
 from kto_lab.feedback.scale import number_of
@@ -29,7 +29,7 @@ from kto_lab.importing.exports.values import (
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
 _LONGEST_DETAIL = 150
-FIELDS = (*ASKED, *THUMB, *PAIR, "rater", "model", "timestamp", "finished", "id")
+FIELDS = (*ASKED, TOOLS, *THUMB, *PAIR, "rater", "model", "timestamp", "finished", "id")
 
 
 def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> Iterator[Row | Note]:
@@ -86,10 +86,10 @@ def _row(where: str, cells: dict[str, Any], how: Layout) -> Row:
     """
     label = "chosen_wins" if how.paired else "label"
     rating = verdict(how.scale, cells[label])[1] if label in cells else None
-    read = {name: cells[name] for name in (*ASKED, label, "finished") if name in cells}
+    read = {name: cells[name] for name in (*ASKED, TOOLS, label, "finished") if name in cells}
     read |= {name: _answer(cells[name], how) for name in ANSWERS if name in cells}
     if "prompt" in cells:
-        read["prompt"] = _prompt(cells["prompt"])
+        read["prompt"] = _prompt(cells["prompt"], how)
     try:
         answers = answers_of(read, where, how)
     except LabError as error:
@@ -122,11 +122,11 @@ def _row(where: str, cells: dict[str, Any], how: Layout) -> Row:
     return Row(tuple(thumbs), (missing,) * (len(answers) - len(thumbs)))
 
 
-def _prompt(cell: Any) -> Any:
+def _prompt(cell: Any, how: Layout) -> Any:
     """A prompt that is text, or chat messages in canonical form."""
     value = messages_of(cell, asked=True)
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return _messages(value)
+        return _messages(value, how)
     if texts_of(cell) is not None:
         return cell
     if cell is None or (isinstance(cell, str) and not cell.strip()):
@@ -140,14 +140,15 @@ def _answer(cell: Any, how: Layout) -> Any:
     """An answer that is text, one assistant message, a whole conversation, or a list of texts that is known as such."""
     value = messages_of(cell)
     if isinstance(value, list) and value and isinstance(value[0], dict) and "role" in value[0]:
-        messages = _messages(value)
-        if not messages[-1]["content"].strip():
+        messages = _messages(value, how)
+        if not messages[-1]["content"].strip() and "tool_calls" not in messages[-1]:
             raise NoThumbError(Reason.NO_COMPLETION, "the answer is empty")
         return messages
     if how.asking.lists in ("turns", "alternatives") and texts_of(cell, missing=True) is not None:
         return cell
-    return completion_of(cell)
+    answer = completion_of(cell)
+    return answer if isinstance(answer, str) else [answer]
 
 
-def _messages(value: list[Any]) -> list[dict[str, str]]:
-    return [message_of(message, f"turn {number}") for number, message in enumerate(value, start=1)]
+def _messages(value: list[Any], how: Layout) -> list[dict[str, str]]:
+    return [message_of(message, f"turn {number}", how.message_keys) for number, message in enumerate(value, start=1)]

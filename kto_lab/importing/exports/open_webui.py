@@ -16,12 +16,11 @@ feedback, so an export holds the last one; two exports put together may hold bot
 
 The rated message's ancestors are the prompt, with the chat's system prompt before them. What is not in the export: a
 system prompt in the model's or the user's settings, and the content of attached files. A rated answer after a turn
-with files is left out. Reasoning, tool calls and code runs, which the chat shows folded (`<details type="...">`), are
-removed from answers: they are the page's markup, not what a model writes. `originalContent` is not read: it is set by
+with files is left out. Reasoning and tool calls, which the chat shows folded (`<details type="...">`), are read from
+answers; see `open_webui_folds`. `originalContent` is not read: it is set by
 the server's filters as well as by users who edit.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,22 +29,22 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import number_of
 from kto_lab.feedback.times import Times
+from kto_lab.importing.exports.open_webui_folds import unfolded
 from kto_lab.importing.exports.reading import records, rows_of
 from kto_lab.importing.exports.values import (
     NoThumbError,
     Seen,
+    answer_of,
     completion_of,
     identity_of,
     prompt_of,
     shown,
     signals_of,
 )
-from kto_lab.importing.thumbs import Reason, Row, Thumb
+from kto_lab.importing.thumbs import Completion, Reason, Row, Thumb
 
 SIGNALS = ("regenerated", "passed_over")
 _THUMBS = {"1": True, "-1": False}
-_FOLD = re.compile('<details type="(?:reasoning|tool_calls|code_interpreter)"')
-_FOLD_ENDS = "</details>"
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,12 @@ def _thumbs(where: str, raw: dict[str, Any], signals: Mapping[str, bool | None])
     if rated.get("role") != "assistant":
         raise NoThumbError(Reason.NO_ANSWER, f"the rated message has the role {shown(rated.get('role'))}")
     when = Times().first(raw.get("updated_at"), raw.get("created_at"))
+    asked = _prompt(chat, messages, rated)
+    prompt, completion = _judged(asked, rated)
     thumb = Thumb(
         where=where,
-        prompt=_prompt(chat, messages, rated),
-        completion=_answer(rated),
+        prompt=prompt,
+        completion=completion,
         desirable=desirable,
         model=identity_of(data.get("model_id")) or identity_of(rated.get("model")),
         score=number_of(_mapping(data, "details").get("rating")),
@@ -119,11 +120,15 @@ def _thumbs(where: str, raw: dict[str, Any], signals: Mapping[str, bool | None])
         unread_time=when.unread,
         identity=identity_of(raw.get("id")),
     )
-    return (thumb, *_implicit(thumb, messages, rated, signals))
+    return (thumb, *_implicit(thumb, asked, messages, rated, signals))
 
 
 def _implicit(
-    thumb: Thumb, messages: dict[str, Any], rated: dict[str, Any], signals: Mapping[str, bool | None]
+    thumb: Thumb,
+    asked: list[dict[str, str]],
+    messages: dict[str, Any],
+    rated: dict[str, Any],
+    signals: Mapping[str, bool | None],
 ) -> Iterator[Thumb]:
     """What the rated answer's siblings say: answers to the same turn, without thumbs of their own."""
     parent = _message(messages, rated.get("parentId")) or {}
@@ -141,12 +146,12 @@ def _implicit(
         if signal is None or desirable is None:
             continue
         try:
-            completion = _answer(sibling)
+            prompt, completion = _judged(asked, sibling)
         except NoThumbError:
             continue
         yield Thumb(
             where=thumb.where,
-            prompt=thumb.prompt,
+            prompt=prompt,
             completion=completion,
             desirable=desirable,
             signal=signal,
@@ -184,7 +189,7 @@ def _prompt(chat: dict[str, Any], messages: dict[str, Any], rated: dict[str, Any
             raise NoThumbError(
                 Reason.NO_PROMPT, "a turn has attached files, and the export does not hold what they say"
             )
-        turns.append(_unfolded(turn))
+        turns += reversed(_turns(turn))
         turn = _message(messages, turn.get("parentId"))
     if not turns:
         raise NoThumbError(Reason.NO_PROMPT, "no turn before the answer")
@@ -194,30 +199,24 @@ def _prompt(chat: dict[str, Any], messages: dict[str, Any], rated: dict[str, Any
     return prompt_of(turns[::-1])
 
 
-def _unfolded(message: dict[str, Any]) -> dict[str, Any]:
+def _turns(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The turns of a message; an assistant's may hold calls, which are turns of their own."""
     content = message.get("content")
     if message.get("role") != "assistant" or not isinstance(content, str):
-        return message
-    return {"role": "assistant", "content": _without_folds(content)}
+        return [message]
+    *before, last = unfolded(content)
+    return [*before, last] if not before or last["content"].strip() else before
 
 
-def _answer(message: dict[str, Any]) -> str:
+def _judged(prompt: list[dict[str, str]], message: dict[str, Any]) -> tuple[list[dict[str, str]], Completion]:
+    """The prompt and the completion of an answer: its own calls and their results are part of the prompt."""
     if message.get("error") is True or (message.get("error") and not message.get("content")):
         raise NoThumbError(Reason.NO_COMPLETION, "an error in the place of an answer")
-    return completion_of(_unfolded(message).get("content"))
-
-
-def _without_folds(text: str) -> str:
-    """The text without what the chat shows folded. Many folds that never end cost no more than one."""
-    kept, at = [], 0
-    while begin := _FOLD.search(text, at):
-        end = text.find(_FOLD_ENDS, begin.end())
-        if end < 0:
-            break
-        kept.append(text[at : begin.start()].rstrip("\n"))
-        at = end + len(_FOLD_ENDS)
-    kept.append(text[at:])
-    return "".join(kept).lstrip("\n") if at else text
+    content = message.get("content")
+    if not isinstance(content, str):
+        return prompt, completion_of(content)
+    *before, last = unfolded(content)
+    return prompt_of([*prompt, *before]) if before else prompt, answer_of(last)
 
 
 def _mapping(value: dict[str, Any], key: str) -> dict[str, Any]:

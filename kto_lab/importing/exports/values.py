@@ -3,21 +3,25 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.messages import role_of, text_of
+from kto_lab.feedback.messages import role_of
 from kto_lab.feedback.scale import Said, Scale
+from kto_lab.feedback.table import ROLES
 from kto_lab.feedback.times import Times
-from kto_lab.feedback.unread import MESSAGE_KEYS, Unread, ignored, without_unread
-from kto_lab.importing.thumbs import LeftOut, Note, Reason, Thumb
+from kto_lab.feedback.unread import Unread, ignored, without_unread
+from kto_lab.feedback.whole import READ, NotTextError, is_message, is_more_than_text, whole, with_tools
+from kto_lab.importing.thumbs import Completion, LeftOut, Note, Reason, Thumb
 
 _LONGEST_IDENTITY = 256
 # Python refuses to write much larger numbers in decimal.
 _LARGE = 10**100
 _SHOWN = 40
+_LONGEST_DETAIL = 150
 
 
 class NoThumbError(Exception):
@@ -80,9 +84,10 @@ def unread_of(ignore: Iterable[str], *message_keys: str) -> Unread:
 
     Args:
         ignore: of `export.ignore`.
-        message_keys: what the reader reads of chat messages beside role and content.
+        message_keys: what the reader reads of chat messages beside what the table keeps.
     """
-    return Unread("export", ignored(ignore, (), node="export"), message_keys=(*MESSAGE_KEYS, *message_keys))
+    names = ignored(ignore, (), node="export")
+    return Unread("export", names, message_keys=tuple(key for key in (*READ, *message_keys) if key not in names))
 
 
 def notes_of(unread: Unread, source: str) -> list[Note]:
@@ -100,66 +105,116 @@ def notes_on(said: Sequence[str], scale: Scale, times: Times | None = None) -> l
     return [Note(first, settled), *map(Note, others)]
 
 
-def message_of(value: Any, which: str, unread: Unread | None = None) -> dict[str, str]:
-    """A chat message as {role, content}.
+def message_of(
+    value: Any, which: str, keys: Collection[str] = READ, *, reason: Reason = Reason.NO_PROMPT
+) -> dict[str, str]:
+    """A chat message as the table keeps it; see `kto_lab.feedback.whole`.
 
     Args:
-        value: a mapping with a role and a content (text, or parts of text).
+        value: a mapping with a role, and a content (text, or parts of text), calls or both.
         which: the message, for the refusal ("turn 3").
-        unread: counts what else the message holds.
+        keys: those of its keys that are read.
+        reason: of the refusal.
 
     Raises:
         NoThumbError: it is none, or not all of it is text.
     """
     if not isinstance(value, dict):
-        raise NoThumbError(Reason.NO_PROMPT, f"{which} is no message")
-    if unread is not None:
-        unread.look_at_messages([value])
+        raise NoThumbError(reason, f"{which} is no message")
     role = role_of(value)
     if role is None:
-        raise NoThumbError(Reason.NO_PROMPT, f"{which} has the role {shown(value.get('role', value.get('type')))}")
-    if without_unread(value):
-        raise NoThumbError(Reason.NO_PROMPT, f"{which} says nothing but what is ignored")
-    text = text_of(value.get("content"))
-    if text is None:
-        raise NoThumbError(Reason.NO_PROMPT, f"{which} is not all text")
-    return {"role": role, "content": text}
+        raise NoThumbError(reason, f"{which} has the role {shown(value.get('role', value.get('type')))}")
+    message = {**{key: value[key] for key in value if key in keys}, "role": role}
+    if without_unread(value) and not without_unread(message):
+        raise NoThumbError(reason, f"{which} says nothing but what is ignored")
+    if not is_message(message, ROLES):
+        raise NoThumbError(reason, f"{which} is not all text")
+    with _refused(reason):
+        return whole(message, which)
 
 
-def prompt_of(messages: Any, unread: Unread | None = None) -> list[dict[str, str]]:
+def prompt_of(messages: Any, unread: Unread | None = None, *, tools: Any = None) -> list[dict[str, str]]:
     """The chat messages before an answer, in canonical form.
 
     Args:
         messages: as the source has them.
         unread: counts what else they hold.
+        tools: those that the conversation had, where it had any.
 
     Raises:
         NoThumbError: there is none, one is no text, or the last one is the assistant's own.
     """
     if not isinstance(messages, list) or not messages:
         raise NoThumbError(Reason.NO_PROMPT, "no turn before the answer")
-    turns = [message_of(message, f"turn {number}", unread) for number, message in enumerate(messages, start=1)]
+    turns = turns_of(messages, unread)
     if turns[-1]["role"] == "assistant":
         raise NoThumbError(Reason.NO_PROMPT, "the turn before the answer is the assistant's, too")
     if not any(turn["content"].strip() for turn in turns):
         raise NoThumbError(Reason.NO_PROMPT, "all turns before the answer are empty")
-    return turns
+    if not tools or (unread is not None and "tools" in unread.ignore):
+        return turns
+    with _refused(Reason.NO_PROMPT):
+        return with_tools(turns, tools, "the prompt")
 
 
-def completion_of(content: Any) -> str:
-    """The text of an answer.
+def turns_of(messages: list[Any], unread: Unread | None = None) -> list[dict[str, str]]:
+    """Chat messages in canonical form.
+
+    Args:
+        messages: as the source has them.
+        unread: counts what else they hold.
+
+    Raises:
+        NoThumbError: one is no message, or not text.
+    """
+    keys = READ if unread is None else unread.message_keys
+    if unread is not None:
+        unread.look_at_messages(messages)
+    return [message_of(message, f"turn {number}", keys) for number, message in enumerate(messages, start=1)]
+
+
+def answer_of(message: Any, unread: Unread | None = None) -> Completion:
+    """What an assistant's message says: its text, or the message where it holds more, such as calls or reasoning.
+
+    Args:
+        message: as the source has it.
+        unread: counts what else it holds.
 
     Raises:
         NoThumbError: it is empty, or not all of it is text.
     """
-    text = text_of(content)
-    if text is None:
-        several = isinstance(content, list) and bool(content) and all(isinstance(part, str) for part in content)
-        what = f"{len(content)} texts, which may be turns or alternatives" if several else "not all text"
-        raise NoThumbError(Reason.NO_COMPLETION, f"the answer is {shown(content) if content is None else what}")
-    if not text.strip():
+    if unread is not None:
+        unread.look_at_messages([message])
+    keys = READ if unread is None else unread.message_keys
+    found = message_of(message, "the answer", keys, reason=Reason.NO_COMPLETION)
+    if not found["content"].strip() and "tool_calls" not in found:
         raise NoThumbError(Reason.NO_COMPLETION, "the answer is empty")
-    return text
+    return found if is_more_than_text(found) else found["content"]
+
+
+def completion_of(content: Any) -> Completion:
+    """An answer from its content: text or parts.
+
+    Raises:
+        NoThumbError: it is empty, or not all of it is text.
+    """
+    if content is None:
+        raise NoThumbError(Reason.NO_COMPLETION, "the answer is None")
+    if isinstance(content, list) and len(content) > 1 and all(isinstance(part, str) for part in content):
+        raise NoThumbError(
+            Reason.NO_COMPLETION, f"the answer is {len(content)} texts, which may be turns or alternatives"
+        )
+    return answer_of({"role": "assistant", "content": content})
+
+
+@contextmanager
+def _refused(reason: Reason) -> Iterator[None]:
+    """What is wrong with a message as the refusal of its row."""
+    try:
+        yield
+    except LabError as error:
+        detail = str(error).split(". ")[0][:_LONGEST_DETAIL]
+        raise NoThumbError(Reason.NOT_TEXT if isinstance(error, NotTextError) else reason, detail) from error
 
 
 def verdict(scale: Scale, value: Any) -> tuple[bool, float | None]:

@@ -143,20 +143,20 @@ def test_turns_of_an_arena_are_a_conversation_and_a_missing_answer_is_counted(tm
             {
                 "messages": [
                     {"role": "user", "content": "Hi"},
-                    {"role": "assistant", "content": "Ho", "tool_calls": [1]},
+                    {"role": "assistant", "content": "Ho", "images": [1]},
                 ],
                 "thumb": 1,
             },
-            "tool_calls",
+            "images",
         ),
         (
             "chat_log",
             {
                 "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}],
                 "thumb": 1,
-                "tools": [1],
+                "documents": [1],
             },
-            "tools",
+            "documents",
         ),
     ],
 )

@@ -1,3 +1,4 @@
+import html
 import json
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ def test_the_thumb_belongs_to_one_turn_and_the_prompt_is_all_before_it() -> None
     assert thumb.prompt == [
         {"role": "system", "content": "Answer in three words at most."},
         {"role": "user", "content": "Name a river in France."},
-        {"role": "assistant", "content": "The Loire."},
+        {"role": "assistant", "content": "The Loire.", "reasoning_content": "France has the Loire."},
         {"role": "user", "content": "And one in Italy?"},
     ]
     assert (thumb.completion, thumb.desirable, thumb.signal) == ("The Po.", True, "thumb")
@@ -88,6 +89,23 @@ def test_a_chat_that_goes_in_circles_ends(tmp_path: Path) -> None:
     assert thumbs_of(rows)[0].prompt == [{"role": "user", "content": "2+2?"}]
 
 
+def test_calls_of_tools_in_an_answer_are_turns_before_it(tmp_path: Path) -> None:
+    given = html.escape(json.dumps(json.dumps({"city": "Oslo"})))
+    told = html.escape(json.dumps("Rain, 3°"))
+    attributes = f'id="c1" name="weather" arguments="{given}" result="{told}" files=""'
+    fold = f'<details type="tool_calls" done="true" {attributes}>'
+    thought = '<details type="reasoning" done="true" duration="1">\n<summary>Thought</summary>\n&gt; Where?\n</details>'
+    text = f"{thought}\n{fold}\n<summary>Tool Executed</summary>\n</details>\nIt rains."
+    chat = chat_of("Hi", ask("a1", text))
+    (found,) = thumbs_of(read("open_webui", path=written(tmp_path, feedback("f", 1, "a1", chat))))
+    call = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}, "id": "c1"}]
+    asked, called, result = found.prompt
+    assert asked == {"role": "user", "content": "Hi"} and isinstance(called, dict)
+    assert json.loads(called["tool_calls"]) == call and called["reasoning_content"] == "Where?"
+    assert result == {"role": "tool", "content": "Rain, 3°", "name": "weather", "tool_call_id": "c1"}
+    assert found.completion == "It rains."
+
+
 def test_folds_are_taken_out_of_an_answer_and_a_million_broken_ones_take_no_time(tmp_path: Path) -> None:
     fold = '<details type="reasoning" done="true">\n<summary>Thought</summary>\nhm\n</details>'
     chats = [
@@ -96,7 +114,8 @@ def test_folds_are_taken_out_of_an_answer_and_a_million_broken_ones_take_no_time
     path = written(tmp_path, *(feedback(f"f{n}", 1, "a1", chat) for n, chat in enumerate(chats)))
     began = time.process_time()
     first, second = (thumb.completion for thumb in thumbs_of(read("open_webui", path=path)))
-    assert first.strip() == "Yes." and second.startswith("<details")
+    assert first == {"role": "assistant", "content": "Yes.", "reasoning_content": "hm\nhm"}
+    assert isinstance(second, str) and second.startswith("<details")
     assert time.process_time() - began < 20
 
 

@@ -157,10 +157,9 @@ def test_what_a_trace_holds_beside_its_prompt_and_its_answer_is_counted() -> Non
     traced_prompt(
         {"messages": [{"role": "user", "content": "Hi"}], "system": "Be brief.", "temperature": 1}, None, unread
     )
-    called = {"content": "Ho", "tool_calls": [{"name": "f"}], "type": "ai"}
-    traced_answer({"message": {"lc": 1, "id": ["AIMessage"], "kwargs": called}}, None, unread)
-    with pytest.raises(LabError, match=r"'system' .*'tool_calls' "):
+    traced_answer({"message": {"role": "assistant", "content": "Ho", "images": [1]}}, None, unread)
+    with pytest.raises(LabError, match=r"'system' .*'images' "):
         unread.sentence("runs")
-    assert "temperature" in (replace(unread, ignore=frozenset(["system", "tool_calls"])).sentence("runs") or "")
+    assert "temperature" in (replace(unread, ignore=frozenset(["system", "images"])).sentence("runs") or "")
     with pytest.raises(NoThumbError, match="may be turns or alternatives"):
         traced_answer(["Ho", "He"], None, unread)
