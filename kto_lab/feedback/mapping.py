@@ -26,9 +26,9 @@ from kto_lab.feedback.cut import Longest, cut
 from kto_lab.feedback.layout import TOOLS, Layout, no_column
 from kto_lab.feedback.plain_blocks import PlainBlocks, Readers, Thumbs
 from kto_lab.feedback.plain_rows import PlainRows
+from kto_lab.feedback.row_values import check_completion, check_prompt
 from kto_lab.feedback.rows import Block, Unreadable
 from kto_lab.feedback.scale import Said, number_of
-from kto_lab.feedback.table import check_completion, check_prompt
 from kto_lab.feedback.unread import holds
 from kto_lab.feedback.whole import with_tools
 from kto_lab.hashing import content_hash

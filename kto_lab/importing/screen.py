@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import check_completion, check_prompt
+from kto_lab.feedback.row_values import check_completion, check_prompt
 from kto_lab.feedback.whole import is_more_than_text, without_ids
 from kto_lab.hashing import content_hash
 from kto_lab.importing.thumbs import Completion, LeftOut, Prompt, Reason, Thumb

@@ -10,8 +10,8 @@ from typing import Any
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.messages import role_of
+from kto_lab.feedback.row_values import ROLES
 from kto_lab.feedback.scale import Said, Scale
-from kto_lab.feedback.table import ROLES
 from kto_lab.feedback.times import Times
 from kto_lab.feedback.unread import Unread, ignored, without_unread
 from kto_lab.feedback.whole import READ, NotTextError, is_message, is_more_than_text, whole, with_tools

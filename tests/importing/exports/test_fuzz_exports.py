@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import ROLES
+from kto_lab.feedback.row_values import ROLES
 from kto_lab.importing.thumbs import Reason, Row
 from tests.importing.exports.export_cases import read
 
