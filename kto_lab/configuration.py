@@ -108,7 +108,7 @@ def check_keys(cfg: DictConfig, known: Keys) -> None:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise LabError(f"Not set: {', '.join(missing)}. Give each a value, such as {missing[0]}=...")
     _check_functions(cfg, "")
-    _check_values(cfg, known)
+    check_values(cfg, known)
 
 
 def check_at_once(cfg: DictConfig, command: str) -> None:
@@ -123,15 +123,23 @@ def check_at_once(cfg: DictConfig, command: str) -> None:
     """
     made = [key for key in AT_ONCE if cfg.get(key) is not None]
     own = {key: kind for key, kind in OF_COMMAND[command].items() if values.is_data(kind)}
-    _check_values(cfg, own | dict.fromkeys(made, Node))
+    check_values(cfg, own | dict.fromkeys(made, Node))
     for key in made:
         # What is not set is said by the command, of all keys together.
         if not OmegaConf.missing_keys(cfg[key]):
             instantiate(cfg[key])
 
 
-def _check_values(cfg: DictConfig, known: Keys) -> None:
-    """Refuse values of some keys; what may be anything is not even resolved: a study refers to keys of its cells."""
+def check_values(cfg: DictConfig, known: Keys) -> None:
+    """Refuse values of some keys; what may be anything is not even resolved: a study refers to keys of its cells.
+
+    Args:
+        cfg: any configuration; a key may be missing.
+        known: the keys, and what the value of each may be.
+
+    Raises:
+        LabError: there are wrong values; the message names all of them.
+    """
     given = {}
     for key, kind in known.items():
         # `in` is false of a key that is not set.

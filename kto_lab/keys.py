@@ -60,6 +60,7 @@ EVALUATE: Keys = {
     "trust": list[str],
     "model": Node | None,
     "feedback": Node | None,
+    "lengths": Node,
     "reference_store": Node,
     "evaluation": Node,
     "trainer": Node,

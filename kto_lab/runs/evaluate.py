@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from kto_lab import console
-from kto_lab.configuration import check_keys
+from kto_lab.configuration import check_keys, check_values
 from kto_lab.errors import LabError
 from kto_lab.evaluation.answers import side_by_side
 from kto_lab.evaluation.evaluate import HeldOut, Judge
@@ -33,14 +33,14 @@ from kto_lab.models.attention import set_packing
 from kto_lab.models.number_format import add_in_float32
 from kto_lab.models.reference import ReferencePolicy, initial_model, none
 from kto_lab.models.saved_adapter import check_merged
-from kto_lab.models.tokens import Encoder
+from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.runs.claim import CONFIG
 from kto_lab.runs.components import KEYS as COMPONENTS
 from kto_lab.runs.components import assemble
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.examples import evaluation_on, read_feedback
 from kto_lab.runs.identity import plain_values
-from kto_lab.runs.judges import base_measured, deployed_judge, judge_of, longest_sequence
+from kto_lab.runs.judges import base_measured, deployed_judge, judge_of, longest_sequence, taken
 from kto_lab.runs.loading import ModelSource
 from kto_lab.runs.process_cache import Node
 from kto_lab.runs.record import Record, check_file, read_record
@@ -72,6 +72,8 @@ def evaluate(cfg: DictConfig) -> Path:
     given = [name for name in ("model", "feedback") if cfg.get(name) is not None]
     if cfg.run is not None and given:
         raise LabError(f"A run brings its own model and feedback. Leave out run=..., or {' and '.join(given)}.")
+    if cfg.run is not None and instantiate(cfg.lengths) != Lengths():
+        raise LabError("A run brings its own lengths, by which its examples were made. Leave out lengths=...")
     if cfg.run is None and "model" not in given:
         raise LabError(
             "Say what to evaluate: run=<folder of a finished run>, or model=hf model.name=<folder or hub name>, which "
@@ -160,6 +162,7 @@ def _trained(saved: Path, source: ModelSource, base: Policy) -> Policy:
 def evaluate_model(cfg: DictConfig) -> Path:
     """One model alone: checked answers, their length, lm-eval. Without a reference there are no rewards and no KL."""
     settings: Evaluation = instantiate(cfg.evaluation)
+    lengths: Lengths = instantiate(cfg.lengths)
     hardware = instantiate(cfg.trainer)
     target = Path(cfg.output or Path("runs") / "evaluations" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
     record = Record(
@@ -173,12 +176,12 @@ def evaluate_model(cfg: DictConfig) -> Path:
     check_merged(loaded.provenance, narrow=hardware.number_format == "bf16-mixed")
     if hardware.number_format == "bf16-mixed":
         add_in_float32(loaded.model)
-    encoder = Encoder.of(loaded)
+    encoder = Encoder.of(loaded, lengths)
     record.model = {**loaded.provenance, **encoder.hashes}
     record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"], encoder.hashes)
     console.say(f"    {loaded.provenance['name']}; {hardware.device}, {hardware.number_format}")
     judge = Judge(
-        held_out=HeldOut.of(test, encoder, examples=0),
+        held_out=HeldOut.of(taken(test, encoder), encoder, examples=0),
         plain=encoder,
         settings=settings,
         folder=target.with_suffix(""),
@@ -238,7 +241,8 @@ def _finished_run(folder: Path, *, trusted: Sequence[str]) -> tuple[dict[str, An
     """The record of a run and its configuration, without what the command brings.
 
     Raises:
-        LabError: one is missing, or the configuration names code that nobody has vouched for; see `trust`.
+        LabError: one is missing, or the configuration names code that nobody has vouched for (see `trust`), or has a
+            value that is not of its kind.
     """
     if not folder.is_dir():
         raise LabError(f"There is no folder {folder}. Give run= the folder of a finished run.")
@@ -258,6 +262,10 @@ def _finished_run(folder: Path, *, trusted: Sequence[str]) -> tuple[dict[str, An
     refuse_foreign_code(own, kept, trusted)
     if missing := [name for name in COMPONENTS if name not in own and name not in BROUGHT]:
         raise LabError(f"{kept} lacks {', '.join(missing)}. Put it back as the run wrote it, or train again.")
+    try:
+        check_values(own, COMPONENTS)
+    except LabError as error:
+        raise LabError(f"{kept}: {error}\nPut it back as the run wrote it, or train again.") from error
     return finished, own
 
 

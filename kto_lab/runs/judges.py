@@ -59,12 +59,8 @@ def judge_of(
         folder: for what is found.
         seed: of the run.
     """
-    taken = encoder.taken(table_test)
-    if left_out := len(table_test) - len(taken):
-        narration.say(f"    {left_out} held-out examples left out: the chat template refuses them")
-        table_test = table_test.select(taken)
     return Judge(
-        held_out=HeldOut.of(table_test, encoder, evaluation.reward_examples),
+        held_out=HeldOut.of(taken(table_test, encoder), encoder, evaluation.reward_examples),
         plain=encoder,
         settings=evaluation,
         folder=folder,
@@ -73,6 +69,15 @@ def judge_of(
         seed=seed,
         autocast=hardware.autocast,
     )
+
+
+def taken(table_test: Dataset, encoder: Encoder) -> Dataset:
+    """The held-out examples without those that the chat template refuses, where these are to be dropped."""
+    rows = encoder.taken(table_test)
+    if not (left_out := len(table_test) - len(rows)):
+        return table_test
+    narration.say(f"    {left_out} held-out examples left out: the chat template refuses them")
+    return table_test.select(rows)
 
 
 def deployed_judge(judge: Judge, objective: Objective) -> Judge:

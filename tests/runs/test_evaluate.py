@@ -11,6 +11,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.prompts import arithmetic
 from kto_lab.feedback.table import build_table
 from kto_lab.models import tiny
+from kto_lab.models.chat_template import CHATML
 from kto_lab.runs.command import train
 from kto_lab.runs.evaluate import evaluate
 from kto_lab.runs.record import read_record
@@ -155,6 +156,7 @@ def test_where_a_model_alone_is_written_by_default(
         (["feedback=arithmetic"], "Say what to evaluate"),
         (["run=x", "model=tiny"], "Leave out run=..., or model"),
         (["run=does/not/exist"], "There is no folder does/not/exist"),
+        (["run=x", "lengths.refused_by_template=drop"], "A run brings its own lengths"),
         (["+optimization.batch_size=3", "run=x"], "Nothing reads the configuration's optimization"),
         (["model=hf", "feedback=worked_sums"], r"Not set: model\.name"),
     ],
@@ -197,6 +199,46 @@ def test_another_chat_template_than_the_runs_is_refused(run_folder: Path, monkey
     monkeypatch.setattr(tiny, "CHATML", tiny.CHATML + " ")
     with pytest.raises(LabError, match="chat_template is not what"):
         again(f"run={run_folder}", "evaluation=none")
+
+
+def test_a_wrong_value_in_the_folder_names_the_file_and_the_key(run_folder: Path) -> None:
+    config = without_checksums(run_folder) / "config.yaml"
+    wrong = {"max_steps: 4": "max_steps: many", "max_length: 512": "max_length: '512'", "seed: 3": "seed: 'no'"}
+    text = config.read_text()
+    for was, now in wrong.items():
+        assert was in text
+        text = text.replace(was, now, 1)
+    config.write_text(text)
+    with pytest.raises(LabError) as refused:
+        again(f"run={run_folder}", "evaluation=none")
+    said = str(refused.value)
+    assert said.startswith(f"{config}: ") and said.endswith("Put it back as the run wrote it, or train again.")
+    for key in ("optimization.max_steps is 'many'", "lengths.max_length is '512'", "seed is 'no'"):
+        assert key in said
+
+
+def test_examples_that_the_template_refuses_can_be_left_out_for_a_model_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = tmp_path / "no_system.jinja"
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    template.write_text(refuses + CHATML)
+    asks = [{"role": "user", "content": "Say hi."}]
+    prompts = [asks, [{"role": "system", "content": "Be brief."}, *asks]]
+    rows = [
+        {"prompt": prompt, "completion": "Hi.", "desirable": up, "split": "test"}
+        for prompt in prompts
+        for up in (True, False)
+    ]
+    file = tmp_path / "chats.parquet"
+    pq.write_table(build_table(rows, source="chats", held_out=0).data.table, file)
+    words = ["model=tiny", "model.weights=random", f"model.chat_template={template}", "feedback=collected"]
+    words += [f"feedback.path={file}", "evaluation=none", "evaluation.prompts=2", f"output={tmp_path / 'found.json'}"]
+    with pytest.raises(LabError, match=r"no system turn.*lengths\.refused_by_template=drop"):
+        again(*words)
+    found = again(*words, "lengths.refused_by_template=drop")
+    assert found["metrics"]["answers"]["answer_length"]["n"] == 1
+    assert "2 held-out examples left out: the chat template refuses them" in capsys.readouterr().out
 
 
 def test_feedback_that_has_changed_since_is_refused(run_folder: Path) -> None:
