@@ -1,15 +1,16 @@
 """A reward model, any sequence classifier of transformers, and its scores of answers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.judging.answer import Answer
 from kto_lab.kinds import Dtype
+from kto_lab.models.chat_template import with_chat_template
 from kto_lab.models.template_limit import within_limit
-from kto_lab.models.tokenizer import dated
+from kto_lab.models.tokenizer import dated, hashes
 from kto_lab.models.turns import spoken
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Opened:
         model: in eval mode, on the CPU.
         good: the number of the good class; None where the one output is the reward.
         chat: whether it reads the chat template over prompt and answer, else two texts.
-        provenance: where its weights came from.
+        provenance: where its weights came from, and hashes of its tokenizer and chat template.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -46,6 +47,8 @@ class RewardModel:
         base: where the model is an adapter, its base; None for the one that the adapter names.
         dtype: of the weights.
         template_date: what the chat template gets where it asks for the date.
+        chat_template: in the place of the model's own; see `with_chat_template`.
+        template_arguments: of the chat template; see `with_chat_template`.
         good: of a model with several classes, the name or the number of the good one; its log-odds are the score.
         layout: "chat" (the chat template over prompt and answer), "pair" (prompt and answer as two texts), or "auto":
             chat where the tokenizer has a template.
@@ -58,6 +61,9 @@ class RewardModel:
     base: str | None
     dtype: Dtype
     template_date: str
+    chat_template: str | None
+    # A mapping has no hash.
+    template_arguments: Mapping[str, Any] | None = field(hash=False)
     good: str | int | None
     layout: Literal["auto", "chat", "pair"]
     max_tokens: int
@@ -72,12 +78,16 @@ class RewardModel:
         if self.layout not in ("auto", "chat", "pair"):
             raise LabError(f"labeler.layout is {self.layout!r}; it must be 'auto', 'chat' or 'pair'.")
         tokenizer, model, provenance = load(self.model, self.revision, self.dtype, self.base)
+        tokenizer = with_chat_template(tokenizer, self.chat_template, self.template_arguments, node="labeler")
         tokenizer = dated(tokenizer, self.template_date)
         place = good_class(model, self.good)
         chat = bool(tokenizer.chat_template) if self.layout == "auto" else self.layout == "chat"
         if chat and not tokenizer.chat_template:
-            raise LabError(f"The tokenizer of {self.model} has no chat template. Use labeler.layout=pair.")
-        return Opened(tokenizer, model, place, chat, provenance)
+            raise LabError(
+                f"The tokenizer of {self.model} has no chat template. Set labeler.chat_template, or use "
+                "labeler.layout=pair."
+            )
+        return Opened(tokenizer, model, place, chat, {**provenance, **hashes(tokenizer)})
 
     def scores(self, opened: Opened, answers: Sequence[Answer], device: "torch.device") -> list[float | None]:
         """(N,) the score of each answer: the reward, or the good class's log-odds in nats; None for one too long.

@@ -35,7 +35,11 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def with_chat_template(
-    tokenizer: "PreTrainedTokenizerBase", chat_template: str | None, arguments: Mapping[str, Any] | None
+    tokenizer: "PreTrainedTokenizerBase",
+    chat_template: str | None,
+    arguments: Mapping[str, Any] | None,
+    *,
+    node: str = "model",
 ) -> "PreTrainedTokenizerBase":
     """The tokenizer, or a copy that writes conversations with another template, or with arguments to it.
 
@@ -45,6 +49,7 @@ def with_chat_template(
             own.
         arguments: variables of the template, such as {"enable_thinking": False}. Whoever asks for another value of one
             gets it.
+        node: whose `chat_template` and `template_arguments` these are, for messages.
 
     Raises:
         LabError: there is no such template or file, it is no Jinja template, or it reads no such argument.
@@ -52,23 +57,23 @@ def with_chat_template(
     own = tokenizer
     if chat_template is not None:
         own = copy.deepcopy(tokenizer)
-        own.chat_template = _text(str(chat_template))
+        own.chat_template = _text(str(chat_template), node)
     if arguments:
         texts = own.chat_template
         if not texts:
             raise LabError(
-                "model.template_arguments is for a chat template, and there is none. Set model.chat_template."
+                f"{node}.template_arguments is for a chat template, and there is none. Set {node}.chat_template."
             )
         every = "\n".join(texts.values()) if isinstance(texts, dict) else texts
-        begin = "".join(_assigned(name, value, every) for name, value in arguments.items())
+        begin = "".join(_assigned(name, value, every, node) for name, value in arguments.items())
         # transformers strips the line break after a block.
         own = with_template(own, lambda template: f"{begin}\n{template}")
     if own is not tokenizer:
-        _check(own)
+        _check(own, node)
     return own
 
 
-def _text(given: str) -> str:
+def _text(given: str, node: str) -> str:
     if given in SHIPPED:
         return SHIPPED[given]
     if "{{" in given or "{%" in given:
@@ -76,27 +81,27 @@ def _text(given: str) -> str:
     path = Path(given).expanduser()
     if not path.is_file():
         raise LabError(
-            f"model.chat_template is {given!r:.100}, which is neither the name of a template ({', '.join(SHIPPED)}), "
+            f"{node}.chat_template is {given!r:.100}, which is neither the name of a template ({', '.join(SHIPPED)}), "
             "nor a file, nor the text of a Jinja template."
         )
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"model.chat_template: {path} cannot be read as text: {error}.") from error
+        raise LabError(f"{node}.chat_template: {path} cannot be read as text: {error}.") from error
 
 
-def _assigned(name: str, value: Any, template: str) -> str:
+def _assigned(name: str, value: Any, template: str, node: str) -> str:
     if not _NAME.fullmatch(str(name)) or name in _GIVEN:
-        raise LabError(f"model.template_arguments sets {name!r}, which is no argument of a chat template.")
+        raise LabError(f"{node}.template_arguments sets {name!r}, which is no argument of a chat template.")
     if not re.search(rf"\b{name}\b", template):
         raise LabError(
-            f"model.template_arguments sets {name!r}, and the chat template reads no such argument. Check its name in "
-            "the template, or set model.chat_template to one that reads it."
+            f"{node}.template_arguments sets {name!r}, and the chat template reads no such argument. Check its name in "
+            f"the template, or set {node}.chat_template to one that reads it."
         )
     return f"{{% if {name} is not defined %}}{{% set {name} = {literal(value)} %}}{{% endif %}}"
 
 
-def _check(tokenizer: "PreTrainedTokenizerBase") -> None:
+def _check(tokenizer: "PreTrainedTokenizerBase", node: str) -> None:
     """Refuse a template that is no Jinja."""
     from jinja2 import TemplateSyntaxError
     from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -107,5 +112,5 @@ def _check(tokenizer: "PreTrainedTokenizerBase") -> None:
             _compile_jinja_template(text)
         except TemplateSyntaxError as error:
             raise LabError(
-                f"model.chat_template is no Jinja template: line {error.lineno}: {error.message}."
+                f"{node}.chat_template is no Jinja template: line {error.lineno}: {error.message}."
             ) from error

@@ -48,6 +48,8 @@ def reward(model: str, **changes: Any) -> Reward:
         "dtype": "float32",
         "good": None,
         "template_date": "2024-07-26",
+        "chat_template": None,
+        "template_arguments": None,
         "layout": "auto",
         "max_tokens": 200,
     }
@@ -145,8 +147,26 @@ def test_a_tokenizer_without_a_template_reads_pairs(tmp_path: Path, tokenizer: P
         file.unlink()
     bare.save_pretrained(folder)
     assert reward(folder).label(ANSWERS, [], CPU).numbers["layout"] == "pair"
-    with pytest.raises(LabError, match=r"no chat template\. Use labeler\.layout=pair"):
+    with pytest.raises(LabError, match=r"no chat template\. Set labeler\.chat_template, or use labeler\.layout=pair"):
         reward(folder, layout="chat").label(ANSWERS, [], CPU)
+    assert reward(folder, chat_template="chatml").label(ANSWERS, [], CPU).numbers["layout"] == "chat"
+
+
+def test_a_reward_model_reads_by_the_template_that_is_given(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    folder = saved(tmp_path, tokenizer)
+    template = "{% for one in messages %}{{ '<' + one.role + mark + '>' + one.content }}{% endfor %}"
+    given = {"chat_template": template, "template_arguments": {"mark": "!"}}
+    found = reward(folder, **given).label(ANSWERS, [], CPU)
+    own = PreTrainedTokenizerFast.from_pretrained(folder)
+    own.chat_template = template.replace("mark", "'!'")
+    for answer, verdict in zip(ANSWERS, found.verdicts, strict=True):
+        assert isinstance(verdict, Label) and verdict.score is not None
+        assert verdict.score == pytest.approx(float(by_hand(folder, own, answer, chat=True)[0]), abs=1e-4)
+    plain = reward(folder).label(ANSWERS, [], CPU)
+    hashed = [one.numbers["provenance"]["chat_template"] for one in (plain, found)]
+    assert hashed[0] != hashed[1]
+    with pytest.raises(LabError, match=r"labeler\.template_arguments sets 'thinking'"):
+        reward(folder, template_arguments={"thinking": False}).label(ANSWERS, [], CPU)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

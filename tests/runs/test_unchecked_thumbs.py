@@ -102,7 +102,7 @@ def test_a_judge_scores_the_answers_before_and_after(home: Path, judge: Path, tm
     assert record["data"]["judge"]["name"] == "judge"
     found = record["metrics"]["answers"]["judge_score"]
     assert found["base"]["n"] == found["difference"]["n"] == 4 and found["difference"]["value"] != 0
-    model = RewardModel(str(judge), None, None, "float32", "2024-07-26", None, "auto", 1024, 4096)
+    model = RewardModel(str(judge), None, None, "float32", "2024-07-26", None, None, None, "auto", 1024, 4096)
     for policy in ("base", "trained"):
         kept = json.loads((folder / "evaluation" / f"{policy}.json").read_text())["answers"]
         asked = [Answer(answer["prompt"], answer["answer"], "") for answer in kept]
