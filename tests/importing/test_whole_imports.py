@@ -12,7 +12,8 @@ from kto_lab.feedback.collected import from_collected
 from kto_lab.feedback.exporting import export_feedback
 from kto_lab.importing import writing
 from kto_lab.importing.command import import_thumbs
-from kto_lab.importing.exports.values import NoThumbError, answer_of, prompt_of
+from kto_lab.importing.exports.traced import annotated
+from kto_lab.importing.exports.values import NoThumbError, answer_of, prompt_of, unread_of
 from kto_lab.importing.thumbs import Reason
 from kto_lab.judging.answer import Answer
 from kto_lab.labeling.answers import File
@@ -139,6 +140,16 @@ def test_an_agents_turns_since_the_question_follow_it(tmp_path: Path) -> None:
         given = {"feedback": written(folder / "feedback.jsonl", feedback), "runs": runs}
         found += [(one.prompt, one.completion) for one in thumbs_of(read_export("langsmith", **given))]
     assert found[0] == found[1] and [turn["role"] for turn in found[0][0]] == ["user", "assistant", "tool"]  # type: ignore[index]
+
+
+def test_an_answer_that_is_json_is_text_and_tools_are_found_beside_the_messages() -> None:
+    unread = unread_of(())
+    prompt, answer = annotated({"input": {"messages": ASKED, "tools": json.dumps(TOOLS)}}, '{"text": "4"}', unread)
+    assert answer == '{"text": "4"}' and json.loads(prompt[0]["tools"]) == TOOLS
+    _, answer = annotated(ASKED, json.dumps([ANSWER]), unread)
+    assert isinstance(answer, dict) and answer["reasoning_content"] == "Now the other."
+    prompt, answer = annotated(ASKED, [*BETWEEN, {"role": "assistant", "content": "Rome."}], unread)
+    assert [turn["role"] for turn in prompt] == ["user", "assistant", "tool"] and answer == "Rome."
 
 
 def test_images_are_refused_by_name_and_counted(tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kto_lab.feedback.messages import decoded
 from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import Scale
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import LabeledExport
 from kto_lab.importing.exports.reading import records
-from kto_lab.importing.exports.traced import traced_answer, traced_prompt
+from kto_lab.importing.exports.traced import annotated
 from kto_lab.importing.exports.values import (
     NoThumbError,
     answer_of,
@@ -121,10 +120,9 @@ class ArgillaExport(LabeledExport):
     def _texts(self, fields: dict[str, Any], unread: Unread) -> tuple[list[dict[str, str]], Completion]:
         answer = fields.get(self.completion_field)
         unread.look(fields, (self.prompt_field or self.completion_field, self.completion_field, "tools"))
-        tools = decoded(fields.get("tools"))
+        tools = fields.get("tools")
         if self.prompt_field is not None:
-            completion = traced_answer(answer, None, unread)
-            return traced_prompt(fields.get(self.prompt_field), None, unread, tools=tools), completion
+            return annotated(fields.get(self.prompt_field), answer, unread, tools=tools)
         if not isinstance(answer, list) or not answer or not isinstance(answer[-1], dict):
             raise NoThumbError(Reason.NO_COMPLETION, f"the field is {shown(answer)}, no chat")
         if answer[-1].get("role") != "assistant":

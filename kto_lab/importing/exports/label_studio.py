@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kto_lab.feedback.messages import decoded
 from kto_lab.feedback.paths import cell, steps_of
 from kto_lab.feedback.rows import existing
 from kto_lab.feedback.scale import Scale
@@ -25,7 +24,7 @@ from kto_lab.feedback.times import Times, zone_of
 from kto_lab.feedback.unread import Unread
 from kto_lab.importing.exports.labels import LabeledExport
 from kto_lab.importing.exports.reading import records
-from kto_lab.importing.exports.traced import traced_answer, traced_prompt
+from kto_lab.importing.exports.traced import annotated
 from kto_lab.importing.exports.values import (
     NoThumbError,
     identity_of,
@@ -87,8 +86,8 @@ class LabelStudioExport(LabeledExport):
             raise NoThumbError(Reason.NO_THUMB, "no annotation")
         keys = (self.prompt_key, self.completion_key, self.model_key or self.prompt_key, "tools")
         unread.look(data, [str(steps_of(key)[0]) for key in keys])
-        prompt = traced_prompt(cell(data, self.prompt_key), None, unread, tools=decoded(data.get("tools")))
-        completion = traced_answer(cell(data, self.completion_key), None, unread)
+        asked, answered = cell(data, self.prompt_key), cell(data, self.completion_key)
+        prompt, completion = annotated(asked, answered, unread, tools=data.get("tools"))
         thumbs, left_out = [], []
         for number, annotation in enumerate(annotations):
             place = where if len(annotations) == 1 else f"{where}.annotations[{number}]"

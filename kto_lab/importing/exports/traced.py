@@ -8,6 +8,7 @@ plain text becomes one user message: what is traced is a chat.
 
 from typing import Any
 
+from kto_lab.feedback.asked import messages_of
 from kto_lab.feedback.messages import ROLES, decoded, role_of, text_of
 from kto_lab.feedback.paths import cell, steps_of
 from kto_lab.feedback.unread import Unread, holds
@@ -48,7 +49,28 @@ def traced(
         NoThumbError: one of the two is not found.
     """
     prompt = traced_prompt(asked, input_key, unread, tools=tools)
-    between, answer = _traced_turns(answered, output_key, unread)
+    return _joined(prompt, *_traced_turns(answered, output_key, unread), unread)
+
+
+def annotated(
+    asked: Any, answered: Any, unread: Unread, *, tools: Any = None
+) -> tuple[list[dict[str, str]], Completion]:
+    """The prompt and the answer in the fields of a task; see `traced`. An answer that is JSON is text, if no message.
+
+    Raises:
+        NoThumbError: one of the two is not found.
+    """
+    prompt = traced_prompt(asked, None, unread, tools=tools)
+    found = messages_of(answered)
+    if isinstance(found, str):
+        return prompt, completion_of(found)
+    return _joined(prompt, *_traced_turns(found, None, unread), unread)
+
+
+def _joined(
+    prompt: list[dict[str, str]], between: list[Any], answer: Completion, unread: Unread
+) -> tuple[list[dict[str, str]], Completion]:
+    """A prompt that also has the turns before an answer."""
     if not between:
         return prompt, answer
     offered = prompt[0].pop("tools", None)
@@ -64,12 +86,12 @@ def traced_prompt(value: Any, key: str | None, unread: Unread, *, tools: Any = N
         NoThumbError: no prompt is found in it.
     """
     found = decoded(value)
-    own = found.get("tools") if isinstance(found, dict) else None
+    own = _tools(found)
     if key is not None:
         if not isinstance(found, dict) or (inner := cell(found, key)) is None:
             raise NoThumbError(Reason.NO_PROMPT, f"the input has no key {shown(key)}")
         unread.look(found, (str(steps_of(key)[0]), "tools"))
-        found = inner
+        found, own = inner, own or _tools(inner)
     messages = _messages(found, _DEEPEST, unread)
     if messages is None:
         raise NoThumbError(Reason.NO_PROMPT, f"the input is {shown(found)}, and no form of a prompt that is known")
@@ -120,6 +142,15 @@ def _messages(value: Any, deepest: int, unread: Unread) -> list[Any] | None:
         # LangChain asks in batches: a list of conversations, here of one.
         return _messages(value[0], deepest - 1, unread)
     return [_plain(message) for message in value]
+
+
+def _tools(value: Any, deepest: int = _DEEPEST) -> Any:
+    """The tools beside the messages of an input, or beside what holds them."""
+    value = decoded(value)
+    if not isinstance(value, dict) or deepest == 0:
+        return None
+    key = next((key for key in PROMPT_KEYS if value.get(key)), None)
+    return value.get("tools") or (None if key is None else _tools(value[key], deepest - 1))
 
 
 def _said(value: Any, deepest: int) -> tuple[list[Any], Any]:

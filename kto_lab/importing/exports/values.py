@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.messages import role_of
+from kto_lab.feedback.messages import decoded, role_of
 from kto_lab.feedback.row_values import ROLES
 from kto_lab.feedback.scale import Said, Scale
 from kto_lab.feedback.times import Times
@@ -151,10 +151,11 @@ def prompt_of(messages: Any, unread: Unread | None = None, *, tools: Any = None)
         raise NoThumbError(Reason.NO_PROMPT, "the turn before the answer is the assistant's, too")
     if not any(turn["content"].strip() for turn in turns):
         raise NoThumbError(Reason.NO_PROMPT, "all turns before the answer are empty")
-    if not tools or (unread is not None and "tools" in unread.ignore):
+    offered = decoded(tools)
+    if not offered or (unread is not None and "tools" in unread.ignore):
         return turns
     with _refused(Reason.NO_PROMPT):
-        return with_tools(turns, tools, "the prompt")
+        return with_tools(turns, offered, "the prompt")
 
 
 def turns_of(messages: list[Any], unread: Unread | None = None) -> list[dict[str, str]]:
