@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.whole import is_message, is_more_than_text, whole
+from kto_lab.feedback.whole import is_message, is_more_than_text, whole, with_results_as_turns
 
 # Imported for its type alone: it takes seconds.
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def check_prompt(prompt: Any, where: str) -> "Prompt":
     if not isinstance(prompt, list) or not prompt:
         raise LabError(f"{where}: the prompt is {prompt!r}; it must be text or a list of chat messages.")
     messages = []
-    for message in prompt:
+    for message in with_results_as_turns(prompt):
         if not is_message(message, ROLES):
             raise LabError(
                 f"{where}: a chat message is {message!r}; each needs a 'role' ({', '.join(ROLES)}) and a text "

@@ -9,7 +9,7 @@ A message of the table has `role` and `content`, both text, and where it has the
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from kto_lab.errors import LabError
@@ -22,7 +22,7 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 READ = ("role", "content", "tool_calls", "function_call", "tool_call_id", "name", *_REASONING)
 _TEXT = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _THOUGHT = ("thinking", "reasoning")
-_CALL_PART = "tool_use"
+_CALL_PART, _RESULT_PART = "tool_use", "tool_result"
 _MEDIA = ("image", "audio", "video", "file", "document")
 _OF_PARTS = (*_TEXT, *_THOUGHT, _CALL_PART)
 
@@ -57,6 +57,25 @@ def whole(message: Mapping[str, Any], where: str) -> dict[str, str]:
         found["reasoning_content"] = "\n".join(thoughts)
     if message.get("tools"):
         found["tools"] = tools_of(message["tools"], where)
+    return found
+
+
+def with_results_as_turns(messages: Iterable[Any]) -> list[Any]:
+    """Raw messages, with the results of tools that Anthropic has in a user's message as turns of their own."""
+    found: list[Any] = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        parts = content if isinstance(content, list) else []
+        results = [part for part in parts if isinstance(part, Mapping) and part.get("type") == _RESULT_PART]
+        if not results:
+            found.append(message)
+            continue
+        for part in results:
+            result = part.get("content")
+            turn = {"role": "tool", "content": "" if result is None else result}
+            found.append({**turn, "tool_call_id": part.get("tool_use_id")})
+        if rest := [part for part in parts if part not in results]:
+            found.append({**message, "content": rest})
     return found
 
 

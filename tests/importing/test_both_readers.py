@@ -255,6 +255,20 @@ def test_what_a_missing_answer_was_is_counted(tmp_path: Path, capsys: pytest.Cap
     assert [one.detail for one in found.left_out] == ["an answer is missing from its list"]
 
 
+def test_results_in_a_users_message_are_turns_of_their_own(tmp_path: Path) -> None:
+    call = {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Oslo"}}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "Rain."}]}
+    prompt = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": [{"type": "text", "text": "Looking."}, call]},
+        {"role": "user", "content": [result, {"type": "text", "text": "Briefly."}]},
+    ]
+    ((found, answer, *_),) = both(jsonl(tmp_path, {**thumb(True), "prompt": prompt}))
+    assert [turn["role"] for turn in found] == ["user", "assistant", "tool", "user"] and answer == "Hi."
+    assert found[2] == {"role": "tool", "content": "Rain.", "tool_call_id": "c1"}
+    assert found[3] == {"role": "user", "content": "Briefly."}
+
+
 def test_roles_and_parts_of_messages_are_read_as_tools_write_them(tmp_path: Path) -> None:
     asks = [
         {"role": "developer", "content": "Be brief."},

@@ -15,6 +15,7 @@ from kto_lab.feedback.mapping import answers_of
 from kto_lab.feedback.rows import Raw, in_blocks
 from kto_lab.feedback.scale import number_of
 from kto_lab.feedback.survey import surveyed
+from kto_lab.feedback.whole import with_results_as_turns
 from kto_lab.importing.exports.reading import rows_of
 from kto_lab.importing.exports.values import (
     NoThumbError,
@@ -151,4 +152,5 @@ def _answer(cell: Any, how: Layout) -> Any:
 
 
 def _messages(value: list[Any], how: Layout) -> list[dict[str, str]]:
-    return [message_of(message, f"turn {number}", how.message_keys) for number, message in enumerate(value, start=1)]
+    turns = with_results_as_turns(value)
+    return [message_of(message, f"turn {number}", how.message_keys) for number, message in enumerate(turns, start=1)]

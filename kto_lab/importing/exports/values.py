@@ -14,7 +14,15 @@ from kto_lab.feedback.row_values import ROLES
 from kto_lab.feedback.scale import Said, Scale
 from kto_lab.feedback.times import Times
 from kto_lab.feedback.unread import Unread, ignored, without_unread
-from kto_lab.feedback.whole import READ, NotTextError, is_message, is_more_than_text, whole, with_tools
+from kto_lab.feedback.whole import (
+    READ,
+    NotTextError,
+    is_message,
+    is_more_than_text,
+    whole,
+    with_results_as_turns,
+    with_tools,
+)
 from kto_lab.importing.thumbs import Completion, LeftOut, Note, Reason, Thumb
 
 _LONGEST_IDENTITY = 256
@@ -171,7 +179,8 @@ def turns_of(messages: list[Any], unread: Unread | None = None) -> list[dict[str
     keys = READ if unread is None else unread.message_keys
     if unread is not None:
         unread.look_at_messages(messages)
-    return [message_of(message, f"turn {number}", keys) for number, message in enumerate(messages, start=1)]
+    turns = with_results_as_turns(messages)
+    return [message_of(message, f"turn {number}", keys) for number, message in enumerate(turns, start=1)]
 
 
 def answer_of(message: Any, unread: Unread | None = None) -> Completion:
