@@ -4,14 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.pairs import PairNoise, given_pairs, make_pairs, pair_noise
+from kto_lab.feedback.pairs import PairNoise, codes, given_pairs, make_pairs, pair_noise
 from kto_lab.losses.weighting import Balanced, Deployment, Weights
 
-COLUMNS = ["prompt_id", "completion", "group", "desirable", "desirable_clean"]
+COLUMNS = ["group", "desirable", "desirable_clean"]
+# Only which of them are equal counts.
+TEXTS = ["prompt_id", "completion"]
 # lambda_D n_D / (lambda_U n_U): the ends of the paper's range, and in between a run's default target.
 TARGETS = (1.0, 1.25, 1.5)
 LOWEST, USUAL, HIGHEST = TARGETS
@@ -177,6 +180,8 @@ class Balance:
 def describe(table: Dataset) -> Description:
     """A table in numbers. The table must have at least one example."""
     frame = table.select_columns(COLUMNS).to_pandas()
+    for column in TEXTS:
+        frame[column] = codes(table, column)
     pairs = pairs_of(table)
     groups = {str(name): _classes(part["desirable"]) for name, part in frame.groupby("group")}
     return Description(
@@ -194,15 +199,15 @@ def describe(table: Dataset) -> Description:
 
 def lengths_by_class(table: Dataset) -> dict[str, NDArray[np.int64]]:
     """Characters of every desirable and of every undesirable completion."""
-    # Whole columns: iterating over one reads it row by row, more than ten times slower.
-    lengths = np.array([len(text) for text in table["completion"][:]], dtype=np.int64)
+    completions = table.select_columns(["completion"]).with_format("arrow")[:]["completion"]
+    lengths = pc.utf8_length(completions).to_numpy().astype(np.int64)
     desirable = np.array(table["desirable"][:], dtype=bool)
     return {"desirable": lengths[desirable], "undesirable": lengths[~desirable]}
 
 
 def _given(table: Dataset) -> Given:
     found = given_pairs(table)
-    texts = list(zip(table["prompt_id"][:], table["completion"][:], strict=True)) if found.pairs else []
+    texts = list(zip(*(codes(table, column).tolist() for column in TEXTS), strict=True)) if found.pairs else []
     won, lost = ({texts[pair[side]] for pair in found.pairs.values()} for side in (0, 1))
     return Given(len(found.pairs), found.agreeing, found.alone, len(won & lost))
 

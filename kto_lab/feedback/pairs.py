@@ -1,5 +1,6 @@
 """Pairs for DPO: those that were given, and joins of desirable with undesirable completions of the same prompt."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from kto_lab.feedback.table import pair_ids_of
 from kto_lab.hashing import content_hash
 
 Pair = tuple[int, int]
+# Texts that are in memory at once.
+_CODED = 16384
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
     of_prompt: dict[str, list[Pair]] = {}
     for _, whole in sorted(given.pairs.items()):
         of_prompt.setdefault(prompt_ids[whole[0]], []).append(whole)
-    identities, texts = table["example_id"][:], table["completion"][:]
+    identities, texts = table["example_id"][:], codes(table, "completion")
     pairs: list[Pair] = []
     for prompt, sides in prompts.items():
         rng = np.random.default_rng(int(content_hash("pairs", seed, prompt), 16))
@@ -138,10 +141,24 @@ def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
     return np.array(pairs, dtype=np.int64)
 
 
-def _disjoint(up: list[int], down: list[int], texts: Sequence[str]) -> list[Pair]:
+def codes(table: Dataset, column: str) -> NDArray[np.uint64]:
+    """A number for each text of a column, the same for equal texts: the first eight bytes of its SHA-256."""
+    found = np.empty(len(table), dtype=np.uint64)
+    texts = table.select_columns([column])
+    for start in range(0, len(texts), _CODED):
+        part = texts[start : start + _CODED][column]
+        digests = b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in part)
+        found[start : start + len(part)] = np.frombuffer(digests, dtype=np.uint64)
+    return found
+
+
+def _disjoint(up: list[int], down: list[int], texts: NDArray[np.uint64]) -> list[Pair]:
     """As many pairs as possible without using a completion twice, none of two equal texts."""
-    if not {texts[row] for row in up} & {texts[row] for row in down}:
+    if not up or not down:
+        return []
+    differ = texts[up][:, None] != texts[down][None, :]
+    if differ.all():
         return list(zip(up, down, strict=False))
-    differ = csr_array([[texts[a] != texts[b] for b in down] for a in up])
+    differ = csr_array(differ)
     partners = maximum_bipartite_matching(differ, perm_type="column")
     return [(a, down[partner]) for a, partner in zip(up, partners, strict=True) if partner >= 0]
