@@ -8,6 +8,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -45,7 +46,9 @@ def explain(error: BaseException, name: str, *, kind: str, key: str) -> str | No
             f"`hf download {name}{' --repo-type dataset' if kind == 'dataset' else ''}` where the hub is reachable and "
             f"copy the cache, or give a folder as {key}.name."
         )
-    if (refused := met(HfHubHTTPError)) is not None:
+    # Clients look for files that a repository need not have, and go on.
+    refused = met(HfHubHTTPError)
+    if refused is not None and not isinstance(refused, RemoteEntryNotFoundError):
         return (
             f"The hub refused what was asked of it for {name!r}: {_first_line(refused)}. Check the name, and {TOKEN}."
         )
@@ -62,8 +65,8 @@ def explain(error: BaseException, name: str, *, kind: str, key: str) -> str | No
 def is_of_network(error: BaseException) -> bool:
     """Whether a connection was not made, or broke off."""
     # By name: the client of the hub has changed its HTTP library more than once.
-    library = type(error).__module__.partition(".")[0]
-    return isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError) or library.startswith("httpx")
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError) or "TransportError" in kinds
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

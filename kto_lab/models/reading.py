@@ -169,10 +169,6 @@ def loading(name: str, key: str = "model") -> Iterator[None]:
     except LabError:
         raise
     except Exception as error:
-        if not Path(name).exists() and (why := hub_errors.explain(error, name, kind="model", key=key)):
-            raise LabError(why) from error
-        if not isinstance(error, OSError | ValueError | ImportError | RuntimeError | SafetensorError):
-            raise
         if REMOTE_CODE in str(error):
             raise LabError(
                 f"The model {name!r} brings Python code of its own (auto_map in its configuration). kto-lab never runs "
@@ -186,6 +182,10 @@ def loading(name: str, key: str = "model") -> Iterator[None]:
                 "of model that is wanted here: one that reads text alone (no images, no sound) and goes on with it, or "
                 "for rewards, scores it. Use another model."
             ) from error
+        if not Path(name).exists() and (why := hub_errors.explain(error, name, kind="model", key=key)):
+            raise LabError(why) from error
+        if not isinstance(error, OSError | ValueError | ImportError | RuntimeError | SafetensorError):
+            raise
         raise LabError(
             f"Could not load the model {name!r}: {str(error).splitlines()[0]} "
             "Give a folder in Hugging Face format, a .gguf file, or a hub name with the hub reachable "

@@ -36,7 +36,8 @@ def command(config: Mapping[str, Any]) -> str | None:
         found = _settings_of(words)
         own = [_word(key, config) for key in _to_set(differing(found, wanted))]
         words += own
-        if differing(_settings_of(words), wanted):
+        # A text of several lines is no part of a line.
+        if differing(_settings_of(words), wanted) or any("\n" in word for word in words):
             return None
     except (HydraException, OmegaConfBaseException, LookupError, TypeError, ValueError):
         return None
@@ -77,9 +78,10 @@ def _chosen(config: Mapping[str, Any]) -> Iterator[str]:
 def _own_choices(group: str, option: str | None) -> dict[str, str]:
     """What an option chooses for the groups within it, by their names."""
     file = config_dir() / group / f"{option}.yaml"
-    entries = OmegaConf.to_container(OmegaConf.load(file)).get("defaults", []) if option else []
+    node: Any = OmegaConf.load(file) if option else {}
+    entries = node.get("defaults", [])
     return {
-        key.partition("@")[2]: chosen for entry in entries if isinstance(entry, dict) for key, chosen in entry.items()
+        key.partition("@")[2]: chosen for entry in entries if OmegaConf.is_dict(entry) for key, chosen in entry.items()
     }
 
 
