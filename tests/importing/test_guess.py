@@ -53,6 +53,16 @@ def test_the_export_of_a_tool_is_known_by_its_columns(
     assert "told by" in said and "read as" in said and "rows as they are read" in said and "Nothing is written" in said
 
 
+def test_an_answer_that_is_a_call_of_a_tool_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    asked = {"role": "user", "content": "Weather?"}
+    write_jsonl(tmp_path / "calls.jsonl", [{"messages": [asked, answer], "label": label} for label in (True, False)])
+    import_feedback(composed([f"path={tmp_path / 'calls.jsonl'}"], name="import"))
+    said = "".join(capsys.readouterr().out.split())
+    assert "user:Weather?" in said and "assistant:" in said and "tool_calls:" in said
+
+
 @pytest.mark.parametrize("name", ["langfuse_scores.jsonl", "langsmith_feedback.jsonl"])
 def test_a_tool_that_needs_a_second_file_asks_for_it(name: str) -> None:
     with pytest.raises(LabError, match=r"not complete.*export=lang\w+ export\.(scores|feedback)=.*FILE"):
