@@ -28,6 +28,7 @@ from kto_lab import cli
 from kto_lab.configuration import check_keys
 from kto_lab.feedback.layout import layout
 from kto_lab.feedback.mapping import table_rows
+from kto_lab.feedback.rows import in_blocks
 from kto_lab.feedback.table import build_table
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.runs.components import assemble
@@ -125,7 +126,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells.assign(completion=cells["completion"] + " ß").to_csv(folder / "excel.csv", index=False, encoding="cp1252")
     columns = {"prompt": "prompt", "completion": "completion", "label": "label"}
     placed = [(f"row {number}", row) for number, row in enumerate(rows)]
-    table = build_table(table_rows(placed, layout(columns), source="thumbs"), source="thumbs", held_out=0.25)
+    table = build_table(table_rows(in_blocks(placed), layout(columns), source="thumbs"), source="thumbs", held_out=0.25)
     for name in ("thumbs", "reviewed", "a", "b"):
         pq.write_table(table.with_format("arrow")[:], folder / f"{name}.parquet")
     (folder / "rules.yaml").write_text(RULES)
