@@ -3,6 +3,7 @@
 Every row of a large file is read column by column where that gives the same, and else row by row.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -90,17 +91,16 @@ class Rows:
 
     def unmapped(self, read: frozenset[str]) -> Iterator[dict[str, Any]]:
         """See `Block`."""
+        if read.issuperset(self.names()):
+            return
         for _, raw in self._raws:
             if not isinstance(raw, Unreadable) and not raw.keys() <= read:
                 yield {name: value for name, value in raw.items() if name not in read}
 
     def names(self) -> dict[str, None]:
         """See `Block`."""
-        found: dict[str, None] = {}
-        for _, raw in self._raws:
-            if not isinstance(raw, Unreadable) and not found.keys() >= raw.keys():
-                found.update(dict.fromkeys(raw))
-        return found
+        rows = dict.fromkeys(tuple(raw) for _, raw in self._raws if type(raw) is dict)
+        return dict.fromkeys(itertools.chain.from_iterable(rows))
 
     def unreadable(self) -> Iterator[tuple[str, Unreadable]]:
         """See `Block`."""

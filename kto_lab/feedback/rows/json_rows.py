@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from kto_lab.feedback.rows import settings
-from kto_lab.feedback.rows.blocks import Rows, in_blocks
+from kto_lab.feedback.rows.blocks import ROWS, Rows, in_blocks
 from kto_lab.feedback.rows.opening import Opened
 from kto_lab.feedback.rows.raw import Raw, Unreadable
 from kto_lab.feedback.rows.settings import Reading
@@ -21,6 +21,7 @@ from kto_lab.feedback.rows.settings import Reading
 _CHUNK, _BEGIN = 2**18, 2**16
 # Larger integers become floats in orjson.
 _EXACT = 2.0**63
+_READ_EXACTLY = frozenset({str, bool, int, type(None)})
 _LONG_NUMBER = re.compile(rb"\d{19}")
 # The next bracket outside of strings; possessive, so that no input makes it search again.
 _BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+([{}\[\]])', re.DOTALL)
@@ -31,16 +32,12 @@ _NO_OBJECT = Unreadable("no JSON object", 'Write a row as {"prompt": ...}.')
 
 def read_json(opened: Opened) -> Iterator[Rows]:
     """The rows of a file: "thumbs.jsonl:7" is a line, "thumbs.json[12]" an element of a list (or an object)."""
-    return in_blocks(_rows(opened))
-
-
-def _rows(opened: Opened) -> Iterator[Raw]:
     text = opened.text()
     begin = text.peek(_BEGIN)[:_BEGIN].lstrip()
     if begin.startswith(b"["):
-        yield from _elements(_pieces(text, depth=1), opened)
+        yield from in_blocks(_elements(_pieces(text, depth=1), opened))
     elif begin.split(b"\n", 1)[0].strip() == b"{" or _goes_on(begin):
-        yield from _elements(_pieces(text, depth=0), opened)
+        yield from in_blocks(_elements(_pieces(text, depth=0), opened))
     else:
         yield from _lines(text, opened)
 
@@ -53,17 +50,27 @@ def _goes_on(begin: bytes) -> bool:
     return rest[0].lstrip().startswith((b'"', b"}", b"]"))
 
 
-def _lines(text: io.BufferedReader, opened: Opened) -> Iterator[Raw]:
-    number = 0
+def _lines(text: io.BufferedReader, opened: Opened) -> Iterator[Rows]:
+    number, block = 0, list[Raw]()
     place, reading = opened.place, opened.reading
-    while line := text.readline(settings.LARGEST):
-        number += 1
-        if len(line) == settings.LARGEST and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = text.readline(settings.LARGEST)
-            yield f"{place}:{number}", Unreadable(f"a line of more than {settings.LARGEST >> 20} MB")
-        elif not line.isspace():
-            yield f"{place}:{number}", _parsed(line, reading)
+    try:
+        while line := text.readline(settings.LARGEST):
+            number += 1
+            if len(line) == settings.LARGEST and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = text.readline(settings.LARGEST)
+                block.append((f"{place}:{number}", Unreadable(f"a line of more than {settings.LARGEST >> 20} MB")))
+            elif not line.isspace():
+                block.append((f"{place}:{number}", _parsed(line, reading)))
+            if len(block) == ROWS:
+                yield Rows(block)
+                block = []
+    except Exception:
+        if block:
+            yield Rows(block)
+        raise
+    if block:
+        yield Rows(block)
 
 
 def _elements(pieces: Iterator[bytes | Unreadable], opened: Opened) -> Iterator[Raw]:
@@ -80,6 +87,8 @@ def _parsed(text: bytes, reading: Reading) -> dict[str, Any] | Unreadable:
         return _parsed_exactly(text, reading)
     if type(value) is not dict:
         return _NO_OBJECT
+    if _READ_EXACTLY.issuperset(map(type, value.values())):
+        return value
     for one in value.values():
         kind = type(one)
         if (kind is float and not -_EXACT < one < _EXACT) or (
