@@ -22,7 +22,8 @@ from datasets import Dataset
 
 from kto_lab.auditing.advice import advise
 from kto_lab.auditing.audit import Settings, audit
-from kto_lab.feedback.table import build_table, flip_rates
+from kto_lab.feedback.table import build_table
+from kto_lab.feedback.table_numbers import flip_rates
 from kto_lab.files import write_json, write_text
 from kto_lab.statistics import proportion_interval
 

@@ -36,7 +36,7 @@ from kto_lab.auditing.signals import Signal
 from kto_lab.auditing.training import Recipe, of_rewards
 from kto_lab.cli import config_dir
 from kto_lab.feedback.corruption import Corrupted
-from kto_lab.feedback.table import flip_rates
+from kto_lab.feedback.table_numbers import flip_rates
 from kto_lab.files import write_json, write_text
 from kto_lab.models.logps import find_exact_rows
 from kto_lab.models.reference import ReferencePolicy

@@ -36,7 +36,8 @@ from kto_lab.auditing.training import Recipe
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Corrupted
-from kto_lab.feedback.table import fingerprint, flip_rates, of_split
+from kto_lab.feedback.table import of_split
+from kto_lab.feedback.table_numbers import fingerprint, flip_rates
 from kto_lab.files import atomic_path, write_json
 from kto_lab.keys import AUDIT
 from kto_lab.losses import Objective

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import ratings_of, require_both_classes
+from kto_lab.feedback.table import ratings_of
+from kto_lab.feedback.table_numbers import require_both_classes
 from kto_lab.hashing import content_hash
 
 if TYPE_CHECKING:

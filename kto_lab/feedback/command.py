@@ -13,7 +13,8 @@ from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.feedback.collect import Sampling, collect
 from kto_lab.feedback.prompts import CheckedPrompt
-from kto_lab.feedback.table import build_table, class_counts, require_share
+from kto_lab.feedback.table import build_table, require_share
+from kto_lab.feedback.table_numbers import class_counts
 from kto_lab.files import atomic_path
 from kto_lab.keys import COLLECT
 from kto_lab.models.tokens import Encoder

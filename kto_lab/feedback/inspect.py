@@ -22,7 +22,8 @@ from kto_lab.feedback.inspect_numbers import Balance, Description, advise, descr
 from kto_lab.feedback.inspect_plots import plot_inspection
 from kto_lab.feedback.inspect_tables import show_advice, show_changes, show_tables
 from kto_lab.feedback.pairs import pair_noise
-from kto_lab.feedback.table import fingerprint, of_split
+from kto_lab.feedback.table import of_split
+from kto_lab.feedback.table_numbers import fingerprint
 from kto_lab.files import write_json
 from kto_lab.keys import INSPECT
 

@@ -40,6 +40,7 @@ NAMES: Mapping[str, Sequence[str]] = {
 # Fields that may be there beside them.
 BESIDE: Mapping[str, Sequence[str]] = {
     "system": ("system", "systemprompt", "systemmessage"),
+    "tools": ("tools",),
     "rater": ("rater", "user", "userid", "username", "annotator", "annotatorid", "author"),
     "model": ("model", "modelname", "modelid"),
     "timestamp": ("timestamp", "createdat", "created", "time", "datetime", "date", "when"),

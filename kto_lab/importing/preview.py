@@ -1,6 +1,5 @@
 """What an import would do: the guess, what becomes of each column, and the first rows as they are read."""
 
-import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from rich.text import Text
 
 from kto_lab import console
 from kto_lab.errors import LabError
+from kto_lab.feedback.whole import as_text
 from kto_lab.importing.columns import Origin
 from kto_lab.importing.guess import Guess
 from kto_lab.importing.screen import printable
@@ -127,22 +127,13 @@ def refuse_incomplete(first: First, node: Mapping[str, Any]) -> None:
 
 
 def _cells(thumb: Thumb) -> Iterable[Text]:
-    prompt, completion = thumb.prompt, thumb.completion
-    asked = prompt if isinstance(prompt, str) else " | ".join(map(_message, prompt))
-    yield Text("up" if thumb.desirable else "down", "green" if thumb.desirable else "red")
-    yield Text(_shortened(asked))
-    yield Text(_shortened(completion if isinstance(completion, str) else _message(completion)))
-
-
-def _message(message: Mapping[str, Any]) -> str:
-    """A message in words: its role and content, then by name what else it holds."""
-    more = {name: value for name, value in message.items() if name not in ("role", "content") and value}
-    said = [str(message.get("content") or ""), *(f"{name}: {_as_text(value)}" for name, value in more.items())]
-    return f"{message.get('role', 'assistant')}: {' '.join(filter(None, said))}"
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    style = "green" if thumb.desirable else "red"
+    prompt = thumb.prompt
+    if not isinstance(prompt, str):
+        prompt = " | ".join(f"{message['role']}: {as_text(message)}" for message in prompt)
+    yield Text("up" if thumb.desirable else "down", style)
+    yield Text(_shortened(prompt))
+    yield Text(_shortened(thumb.completion if isinstance(thumb.completion, str) else as_text(thumb.completion)))
 
 
 def _left_out(line: LeftOut) -> str:

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import build_table, fingerprint
+from kto_lab.feedback.table import build_table
+from kto_lab.feedback.table_numbers import fingerprint
 from kto_lab.files import atomic_path, write_json
 from kto_lab.judging.answer import Answer
 from kto_lab.keys import LABEL

@@ -78,10 +78,12 @@ def _chosen(config: Mapping[str, Any]) -> Iterator[str]:
 def _own_choices(group: str, option: str | None) -> dict[str, str]:
     """What an option chooses for the groups within it, by their names."""
     file = config_dir() / group / f"{option}.yaml"
-    node: Any = OmegaConf.load(file) if option else {}
-    entries = node.get("defaults", [])
+    node: Any = OmegaConf.to_container(OmegaConf.load(file)) if option else {}
     return {
-        key.partition("@")[2]: chosen for entry in entries if OmegaConf.is_dict(entry) for key, chosen in entry.items()
+        key.partition("@")[2]: chosen
+        for entry in node.get("defaults", [])
+        if isinstance(entry, dict)
+        for key, chosen in entry.items()
     }
 
 

@@ -11,7 +11,8 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.judge import check_judge
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.corruption import Corrupted
-from kto_lab.feedback.table import class_counts, fingerprint, of_split
+from kto_lab.feedback.table import of_split
+from kto_lab.feedback.table_numbers import class_counts, fingerprint
 from kto_lab.models.reference import Reference
 from kto_lab.runs.process_cache import NO_CACHE, Node, ProcessCache
 from kto_lab.runs.record import Record

@@ -10,7 +10,8 @@ from torch import Tensor
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Corrupted, PairSwaps, Swapped, swapped
 from kto_lab.feedback.pairs import GivenPairs, PairNoise, given_pairs, make_pairs, pair_noise
-from kto_lab.feedback.table import is_chat, require_both_classes
+from kto_lab.feedback.table import is_chat
+from kto_lab.feedback.table_numbers import require_both_classes
 from kto_lab.losses import Feed, Objective
 from kto_lab.losses.noise import clean_counts
 from kto_lab.losses.reference_points import Completions

@@ -8,7 +8,8 @@ from datasets import Dataset
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.corruption import Corrupted
-from kto_lab.feedback.table import flip_rates, is_chat
+from kto_lab.feedback.table import is_chat
+from kto_lab.feedback.table_numbers import flip_rates
 from kto_lab.losses import Feed, FlipRates, Objective
 from kto_lab.losses.noise import inversion_warnings, robust_weights
 from kto_lab.losses.weighting import Weights

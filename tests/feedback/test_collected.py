@@ -7,7 +7,8 @@ from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
-from kto_lab.feedback.table import build_table, fingerprint, is_chat, of_split
+from kto_lab.feedback.table import build_table, is_chat, of_split
+from kto_lab.feedback.table_numbers import fingerprint
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from datasets import Dataset
 from kto_lab.errors import LabError
 from kto_lab.feedback.file import from_file
 from kto_lab.feedback.pairs import make_pairs
-from kto_lab.feedback.table import class_counts, is_chat
+from kto_lab.feedback.table import is_chat
+from kto_lab.feedback.table_numbers import class_counts
 from kto_lab.losses import Feed
 from kto_lab.training.data import make_units
 

@@ -8,7 +8,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.table import class_counts, is_chat
+from kto_lab.feedback.table import is_chat
+from kto_lab.feedback.table_numbers import class_counts
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parent / "fixtures"

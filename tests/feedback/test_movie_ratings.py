@@ -18,7 +18,8 @@ from kto_lab.feedback.corruption import (
     label_noise_simulated_rater,
 )
 from kto_lab.feedback.movie_ratings import from_ratings, read_ratings, split_text
-from kto_lab.feedback.table import class_counts, of_split
+from kto_lab.feedback.table import of_split
+from kto_lab.feedback.table_numbers import class_counts
 
 MOVIES = "movieReviewSnippets"
 AMAZON = "amazonReviewSnippets"

@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
 from kto_lab.feedback.pairs import make_pairs
-from kto_lab.feedback.table import build_table, fingerprint, prompt_id
+from kto_lab.feedback.table import build_table, prompt_id
+from kto_lab.feedback.table_numbers import fingerprint
 from kto_lab.feedback.whole import as_text, whole
 from kto_lab.labeling.answers import examples_of
 from kto_lab.labeling.command import labelled_table

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from kto_lab import cli
 from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
-from kto_lab.feedback.table import build_table, fingerprint, is_chat
+from kto_lab.feedback.table import build_table, is_chat
+from kto_lab.feedback.table_numbers import fingerprint
 from kto_lab.importing import writing
 from kto_lab.importing.repeats import Fate
 from kto_lab.importing.report import notes
