@@ -42,6 +42,7 @@ COMMANDS = commands()
 ELSEWHERE = {
     "PYTHONPATH=. ": "tests/test_docs.py and tests/test_contributing.py paste worked examples and run them",
     "make ": "test_make_knows_the_target",
+    "python -m kto_lab": "tests/test_first_line.py starts it so",
     "python scripts/": "test_a_script_takes_the_words",
     "lm-eval run ": "test_lm_eval_by_itself_gives_the_numbers_of_the_record",
     "pip install ": "needs an index; CI's `make` installs the same extras under the same constraints",
