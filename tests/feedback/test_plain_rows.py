@@ -133,7 +133,7 @@ def written(rows: list[dict[str, Any]], folder: Path, kind: str) -> Path:
     return file
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(PLAIN_ROW, min_size=1, max_size=8) | st.lists(ROW | PLAIN_ROW, min_size=1, max_size=5),
     way=st.sampled_from(BLOCK_WAYS),
@@ -176,7 +176,7 @@ TEXT_OF_CSV = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=TEXT_OF_CSV, size=st.integers(1, 40), header=st.sampled_from(["x,y\n", '"x",y\r\n', "x\n", "\n\nx,y\n", ""])
 )
