@@ -136,10 +136,10 @@ def test_a_review_of_random_examples_gives_rates(folder: Path, tmp_path: Path) -
     [
         ("signals=[]", "one or more of"),
         ("signals=[out_of_fold,out_of_fold]", "each once"),
-        ("signals=[telepathy]", "one or more of"),
+        ("signals=[telepathy]", "it must be a list"),
         ("split=half", "must be 'train'"),
         ("folds=1", "at least 2"),
-        ("top=-1", "must not be negative"),
+        ("top=-1", "a whole number of at least 0"),
         ("near_duplicates=7", "near_duplicates"),
         ("signals=[raters]", "can say anything"),
     ],

@@ -243,7 +243,7 @@ def test_whatever_is_in_a_file_it_is_read_or_refused(content: Any, tmp_path_fact
 
 
 def test_a_missing_file_and_another_encoding_are_said(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="There is no file"):
+    with pytest.raises(LabError, match="there is no file"):
         read_decisions(tmp_path / "missing.json")
     (tmp_path / "latin.json").write_bytes('{"reviewer": "Zo\xeb"}'.encode("latin-1"))
     with pytest.raises(LabError, match="cannot be read as JSON"):

@@ -185,7 +185,7 @@ def test_several_reviewers_files_are_read(tmp_path: Path, capsys: pytest.Capture
     ("word", "message"),
     [
         ("conflicts=vote", "conflicts is 'vote'"),
-        ("decisions=missing.json", "There is no file missing.json"),
+        ("decisions=missing.json", "there is no file missing.json"),
         ("+model=tiny", "Nothing reads the configuration's model"),
         ("output=???", "Not set: output"),
     ],

@@ -7,6 +7,7 @@ from datasets import Dataset
 from kto_lab.errors import LabError
 from kto_lab.feedback import table as tables
 from kto_lab.feedback.table import build_table
+from kto_lab.feedback.table_numbers import class_counts, fingerprint, require_both_classes
 
 ROW = {"prompt": "Say hi.", "completion": "Hi.", "desirable": True}
 CHAT = [{"role": "user", "content": "Say hi."}]
@@ -70,17 +71,17 @@ def test_a_prompt_cannot_be_on_both_sides() -> None:
 def test_fingerprint_ignores_row_order_and_sees_every_label() -> None:
     rows = [{**ROW, "prompt": f"p{i % 7}", "completion": f"c{i % 3}", "desirable": i % 2 == 0} for i in range(40)]
     shuffled = random.Random(0).sample(rows, len(rows))
-    assert tables.fingerprint(build(*rows)) == tables.fingerprint(build(*shuffled))
+    assert fingerprint(build(*rows)) == fingerprint(build(*shuffled))
     noisy = [{**rows[0], "desirable": False, "desirable_clean": True}, *rows[1:]]
-    assert tables.fingerprint(build(*rows)) != tables.fingerprint(build(*noisy))
+    assert fingerprint(build(*rows)) != fingerprint(build(*noisy))
 
 
 def test_fingerprint_sees_what_a_corruption_can_read() -> None:
     rows = [{**ROW, "completion": f"c{i}", "score": float(i), "ratings": [1.0, float(i)]} for i in range(5)]
-    whole = tables.fingerprint(build(*rows))
-    assert whole == tables.fingerprint(build(*rows[::-1]))
+    whole = fingerprint(build(*rows))
+    assert whole == fingerprint(build(*rows[::-1]))
     for change in ({"score": 9.0}, {"score": None}, {"ratings": [1.0]}, {"ratings": [0.0, 1.0]}, {"ratings": None}):
-        assert tables.fingerprint(build({**rows[0], **change}, *rows[1:])) != whole
+        assert fingerprint(build({**rows[0], **change}, *rows[1:])) != whole
 
 
 def test_ratings_are_a_column_where_a_row_has_them() -> None:
@@ -89,7 +90,7 @@ def test_ratings_are_a_column_where_a_row_has_them() -> None:
     assert tables.ratings_of(rated) == rated["ratings"][:] == [[2.0, -1.0], None]
     assert {**rated.features, "ratings": None} == {**plain.features, "ratings": None}
     # A table without ratings is the same data whether it has the column or not.
-    assert tables.fingerprint(rated.select([1])) == tables.fingerprint(build({**ROW, "completion": "No."}))
+    assert fingerprint(rated.select([1])) == fingerprint(build({**ROW, "completion": "No."}))
 
 
 def test_class_counts_and_of_split() -> None:
@@ -98,7 +99,7 @@ def test_class_counts_and_of_split() -> None:
         {**ROW, "split": "train", "completion": "No.", "desirable": False, "desirable_clean": True},
         {**ROW, "split": "test", "prompt": "Bye."},
     )
-    counts = tables.class_counts(table)
+    counts = class_counts(table)
     assert counts["train"] == {"examples": 2, "prompts": 1, "desirable": 1, "undesirable": 1, "flipped": 1}
     assert counts["test"] == {"examples": 1, "prompts": 1, "desirable": 1, "undesirable": 0, "flipped": 0}
     assert tables.of_split(table, "test")["prompt"] == ["Bye."]
@@ -110,13 +111,13 @@ def test_is_chat() -> None:
 
 
 def test_one_class_is_refused() -> None:
-    tables.require_both_classes(build(ROW, {**ROW, "desirable": False}))
+    require_both_classes(build(ROW, {**ROW, "desirable": False}))
     with pytest.raises(LabError, match="All 2 examples are desirable"):
-        tables.require_both_classes(build(ROW, ROW))
+        require_both_classes(build(ROW, ROW))
     with pytest.raises(LabError, match="All 1 examples are undesirable"):
-        tables.require_both_classes(build({**ROW, "desirable": False}))
+        require_both_classes(build({**ROW, "desirable": False}))
     with pytest.raises(LabError, match="no example to train on"):
-        tables.require_both_classes(tables.of_split(build(ROW), "test"))
+        require_both_classes(tables.of_split(build(ROW), "test"))
 
 
 @pytest.mark.parametrize(

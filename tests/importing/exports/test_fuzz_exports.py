@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.row_values import ROLES
+from kto_lab.feedback.whole import READ
 from kto_lab.importing.thumbs import Reason, Row
 from tests.importing.exports.export_cases import read
 
@@ -109,7 +110,8 @@ def read_safely(option: str, **changes: Any) -> list[Row] | None:
         for one in row.left_out:
             assert one.where and isinstance(one.reason, Reason) and len(one.detail) < 200
         for thumb in row.thumbs:
-            assert isinstance(thumb.completion, str) and thumb.completion.strip() and isinstance(thumb.desirable, bool)
+            assert_completion(thumb.completion)
+            assert isinstance(thumb.desirable, bool)
             assert thumb.where and thumb.signal and isinstance(thumb.finished, bool)
             assert thumb.timestamp is None or TIME.fullmatch(thumb.timestamp)
             assert all(value is None or isinstance(value, str) for value in (thumb.rater, thumb.model))
@@ -123,7 +125,20 @@ def assert_prompt(prompt: Any) -> None:
         return
     assert prompt and prompt[-1]["role"] != "assistant"
     for turn in prompt:
-        assert set(turn) == {"role", "content"} and turn["role"] in ROLES and isinstance(turn["content"], str)
+        assert_message(turn)
+
+
+def assert_completion(completion: Any) -> None:
+    if isinstance(completion, str):
+        assert completion.strip()
+    else:
+        assert_message(completion)
+        assert completion["role"] == "assistant"
+
+
+def assert_message(message: Mapping[str, Any]) -> None:
+    assert {"role", "content"} <= set(message) <= {*READ, "tools"} and message["role"] in ROLES
+    assert all(isinstance(value, str) for value in message.values())
 
 
 def places(value: Any, here: tuple[Any, ...] = ()) -> Iterable[tuple[Any, ...]]:
