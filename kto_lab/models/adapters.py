@@ -182,7 +182,8 @@ def _unused(policy: "PeftModel") -> list[str]:
     hooks = [part.register_forward_hook(lambda *_, name=name: called.add(name)) for name, part in layers]
     ids = torch.arange(8, device=policy.device)[None] % policy.config.vocab_size
     try:
-        with evaluating(policy):
+        # Adapters are float32 over a base that may be kept in 16 bits; autocast makes them meet, as in a run.
+        with evaluating(policy), torch.autocast(policy.device.type, dtype=torch.bfloat16):
             policy(input_ids=ids, use_cache=False)
     finally:
         for hook in hooks:

@@ -129,7 +129,7 @@ def test_scores_that_are_no_numbers(tmp_path: Path, tokenizer: PreTrainedTokeniz
         ({"layout": "text"}, "layout is 'text'"),
         ({"dtype": "int4"}, "dtype is 'int4'"),
         ({"good": "yes"}, "has one output"),
-        ({"model": "nowhere/at-all"}, "Could not load the model"),
+        ({"model": "nowhere/at-all"}, "is not in the cache"),
     ],
 )
 def test_settings_that_mean_nothing(
