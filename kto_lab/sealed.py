@@ -91,7 +91,11 @@ def parse_json(content: bytes, path: Path | str, mend: str) -> dict[str, Any]:
 
 def write_text(target: Path, text: str) -> None:
     """Write lines of text with their checksum in a comment, whole or not at all."""
-    files.write_text(target, text + _TEXT_SEAL.format(hashlib.sha256(text.encode()).hexdigest()))
+    files.write_text(target, _with_checksum(text))
+
+
+def _with_checksum(text: str) -> str:
+    return text + _TEXT_SEAL.format(hashlib.sha256(text.encode()).hexdigest())
 
 
 def read_text(path: Path, mend: str) -> str:
@@ -175,9 +179,9 @@ def check_sum(path: Path, expected: str, mend: str) -> None:
 
 
 def write_sums(folder: Path) -> None:
-    """Write the list of a folder's files and their checksums into it."""
+    """Write the list of a folder's files and their checksums into it, while it has its temporary name still."""
     lines = [f"{digest}  {name}\n" for name, digest in sums(folder, sorted(folder.iterdir())).items()]
-    write_text(folder / SUMS, "".join(lines))
+    (folder / SUMS).write_text(_with_checksum("".join(lines)), encoding="utf-8")
 
 
 def check_sums(folder: Path, mend: str) -> None:

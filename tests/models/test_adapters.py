@@ -96,6 +96,6 @@ def test_a_policy_is_saved_whole_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "_flush", full)
-    with pytest.raises(LabError, match=r"policy/SHA256SUMS: No space left"):
+    with pytest.raises(LabError, match=r"policy: No space left"):
         save_policy(model, tokenizer, tmp_path / "policy", merge=False, ending=Encoder(tokenizer).ending(chat=True))
     assert not list(tmp_path.iterdir())
