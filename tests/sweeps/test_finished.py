@@ -1,10 +1,12 @@
 """Cells that are taken from finished runs: their own, published ones, and on purpose those of other code."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from kto_lab.errors import LabError
 from kto_lab.files import write_json
 from kto_lab.runs.record import RECORD
 from kto_lab.runs.status import status
@@ -26,29 +28,38 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
     return ground
 
 
+def written(ground: Ground, text: str) -> None:
+    """Another text of the module, as the next process finds it."""
+    (ground.folder / "my_losses.py").write_text(text)
+    sys.modules.pop("my_losses", None)
+
+
 def states(ground: Ground, *accept_code: str) -> list[str]:
     return [status(planned.folder) for planned in ground.plan(*accept_code)]
 
 
 def test_a_cell_whose_loss_is_another_is_missing_and_it_is_said_why(ground: Ground) -> None:
     assert states(ground) == ["done", "done"]
-    (ground.folder / "my_losses.py").write_text(MINE.replace("return sft", "return -sft"))
+    written(ground, MINE.replace("return sft", "return -sft"))
     assert states(ground) == ["missing", "missing"]
     assert all(said.startswith("code: my_losses (nearest: ") for said in ground.why())
-    (ground.folder / "my_losses.py").write_text(f"# Mine.\n{MINE}")
+    written(ground, f"# Mine.\n{MINE}")
     assert states(ground) == ["done", "done"]
 
 
-def test_a_module_that_python_finds_later_counts_from_then_on(ground: Ground) -> None:
+def test_a_module_that_python_does_not_find_is_an_error(ground: Ground) -> None:
     (ground.folder / "my_losses.py").unlink()
-    without = [planned.run_id for planned in ground.plan()]
-    (ground.folder / "my_losses.py").write_text(MINE)
-    assert states(ground) == ["done", "done"] and without != [planned.run_id for planned in ground.plan()]
+    sys.modules.pop("my_losses")
+    (ground.folder / "plan.json").unlink()
+    with pytest.raises(LabError, match="my_losses"):
+        ground.plan()
+    written(ground, MINE)
+    assert states(ground) == ["done", "done"]
 
 
 def test_other_code_is_taken_where_it_is_accepted(ground: Ground) -> None:
     before = ground.plan()
-    (ground.folder / "my_losses.py").write_text(MINE.replace("return sft", "return 1.0 * sft"))
+    written(ground, MINE.replace("return sft", "return 1.0 * sft"))
     assert states(ground, "kto_lab", "my") == ["missing", "missing"]
     for part in ("my_losses", "all"):
         found = ground.plan(part)
