@@ -166,7 +166,7 @@ def test_a_loss_of_ones_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_unfinished_run_does_not_go_on_with_other_code(tmp_path: Path) -> None:
     cfg = configuration(tmp_path)
     found = identify(cfg)
-    claim(tmp_path / "run", cfg, found, "fingerprint", {"tokenizer": "a", "chat_template": "b"})
+    claim(tmp_path / "run", cfg, found, "fingerprint", {"tokenizer": "a", "chat_template": "b"}, first=True)
     other = replace(found, code={**found.code, RUN: "another"})
     with pytest.raises(LabError, match=rf"other code \({RUN}\)"):
-        claim(tmp_path / "run", cfg, other, "fingerprint", {"tokenizer": "a", "chat_template": "b"})
+        claim(tmp_path / "run", cfg, other, "fingerprint", {"tokenizer": "a", "chat_template": "b"}, first=True)

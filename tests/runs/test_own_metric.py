@@ -121,7 +121,7 @@ def test_a_function_that_goes_wrong_shows_before_training(home: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluation.prompts=1", "evaluation.metrics=my_own_metrics.LIKED"], "evaluation.metrics is .*give a list"),
+        (["evaluation.prompts=1", "evaluation.metrics=my_own_metrics.LIKED"], "evaluation.metrics is .*must be a list"),
         (["evaluation.prompts=1", "evaluation.metrics=[my_own_metrics.NONE]"], "cannot be imported"),
         (["evaluation.metrics=[my_own_metrics.LIKED]"], "evaluation.prompts and evaluation.reward_examples are 0"),
     ],

@@ -33,7 +33,7 @@ def words(folder: Path, make: Callable[[], PreTrainedTokenizerFast], *more: str)
             rows.append({"prompt": chat, "completion": said, "label": up, "split": split})
     write_jsonl(folder / "thumbs.jsonl", rows)
     own = [word for word in overrides(folder) if not word.startswith("model")]
-    return [*own, "model=hf", f"model.name={folder / 'model'}", "optimization.max_steps=3", *more]
+    return [*own, "model=hf", f"model.name={folder / 'model'}", "optimization.max_steps=12", *more]
 
 
 @pytest.mark.parametrize(
