@@ -1,6 +1,7 @@
 """Shared fixtures: no network, a tiny random policy, and a small table."""
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KTO_LAB_CACHE", str(folder))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Modules that a test has written are forgotten after it: another test has others of the same names."""
+    before, scratch = set(sys.modules), str(tmp_path_factory.getbasetemp())
+    yield
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(scratch):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

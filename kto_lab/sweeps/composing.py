@@ -24,7 +24,6 @@ from omegaconf.errors import OmegaConfBaseException
 from kto_lab.errors import LabError
 from kto_lab.evaluation.lm_eval_tasks import CHECKS, require_checks
 from kto_lab.evaluation.settings import Evaluation
-from kto_lab.feedback.table import of_split
 from kto_lab.hashing import content_hash
 from kto_lab.keys import TRAIN
 from kto_lab.quoting import quoted
@@ -182,6 +181,9 @@ class Composer:
         if nodes in self._checked:
             return
         self._checked.add(nodes)
+        # Here, since pyarrow takes a while to import, and mistakes are said before.
+        from kto_lab.feedback.table import of_split
+
         settings: Evaluation = instantiate(composed.evaluation)
         if CHECKS in settings.lm_eval:
             require_checks(of_split(instantiate(composed.feedback), "test"), settings.lm_eval_limit)
