@@ -88,6 +88,7 @@ def evaluate(
     return found.estimates
 
 
+@pytest.mark.slow
 def test_the_command_line_returns_the_same_numbers(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, encoder: Encoder, tmp_path: Path
 ) -> None:

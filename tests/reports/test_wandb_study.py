@@ -158,6 +158,7 @@ def test_a_table_that_does_not_fit_is_said_and_leaves_no_run_open(tmp_path: Path
     assert wandb.run is None and not (home / "wandb").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_groups_its_cells_and_ends_with_the_report(tmp_path: Path) -> None:
     (tmp_path / "own" / "study").mkdir(parents=True)
     (tmp_path / "own" / "study" / "told.yaml").write_text(STUDY)

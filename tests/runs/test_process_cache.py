@@ -36,6 +36,7 @@ def run(folder: Path, name: str, warm: ProcessCache, *more: str) -> Path:
     return train(configuration(folder, *EVALUATED, *more, f"run_dir={folder / name}"), warm)
 
 
+@pytest.mark.slow
 def test_a_warm_run_is_the_cold_run_bit_for_bit(tmp_path: Path) -> None:
     warm = ProcessCache(keeps=True)
     for number, cell in enumerate(CELLS):

@@ -91,6 +91,7 @@ def test_a_failing_cell_is_recorded_and_stops_no_other(tmp_path: Path) -> None:
     assert "2 done, 2 failed" in retried
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_run_no_cell_twice(tmp_path: Path, undisturbed: Sweep) -> None:
     sweep = Sweep(tmp_path)
     both = [sweep.start(), sweep.start()]
@@ -124,6 +125,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     assert "Could not write" in sweep.run(expect=1)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_seen_and_made_again_when_asked(undisturbed: Sweep, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     words = ["corruption.rate=0", "seed=0"]

@@ -163,6 +163,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     words = overrides(tmp_path, *SIX)
     done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True, timeout=300)
@@ -264,6 +265,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_said_and_leaves_no_part(tmp_path: Path) -> None:
     words = overrides(tmp_path, *SIX)
     done = subprocess.run([sys.executable, "-c", FULL, *words], capture_output=True, text=True, timeout=300)
