@@ -49,6 +49,9 @@ def main(job: Job) -> None:
 class MakesHold:
     """What `conf/logger` names: makes the logger that waits."""
 
+    def check(self) -> None:
+        """Nothing is asked of the machine."""
+
     def make(self, *, folder: Path, run_id: str, config: Mapping[str, Any]) -> list[Logger]:
         """The logger."""
         return [Hold(GATES[0])]
