@@ -1,4 +1,4 @@
-"""Every container in every dress, read by every reader of files as the same rows."""
+"""Every container, packed or not, in any encoding: every reader of files finds the same rows."""
 
 import bz2
 import csv
