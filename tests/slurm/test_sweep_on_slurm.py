@@ -92,7 +92,8 @@ def test_a_killed_job_is_noticed_and_its_cell_made_once_more(cluster: Path, tmp_
     owner = wait_until(lambda: read_owner(folder / LEASE), "the owner of the cell")
     os.kill(owner.pid, signal.SIGKILL)
     said = ended(process, expect=1)
-    assert said.count("ended without a word") == 2 and "1 of 2 cells are not done" in said
+    assert "2 Slurm jobs, such as" in said and said.count("ended without a word") == 1
+    assert "1 of 2 cells are not done" in said
     assert sorted(map(status, sweep.folders())) == ["done", "missing"]
     assert len(sweep.scripts()) == 2
 
