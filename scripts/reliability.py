@@ -117,6 +117,8 @@ def counted(report: ElementTree.Element) -> list[Row]:
         passed = case.find("failure") is None and case.find("error") is None
         name = str(case.get("name")).partition("[")[0].removeprefix("test_").replace("_", " ")
         what, tried = told.get("what", name), int(told.get("tried", 1))
+        if not tried:
+            continue
         held = int(told.get("held", 0 if "tried" in told else passed))
         before = rows.get(what, Row(what, 0, 0))
         rows[what] = Row(what, before.tried + tried, before.held + min(held, tried))

@@ -1,6 +1,7 @@
 """Wrong command lines: each ends in one error that names the key, with status 1, no traceback and no run folder."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -209,7 +210,8 @@ def test_all_wrong_values_are_said_at_once_each_on_a_line(
     assert [line.split(" is ")[0] for line in lines] == [word.partition("=")[0] for word in words]
 
 
-def test_the_matrix_has_every_command_that_takes_values() -> None:
+def test_the_matrix_has_every_command_that_takes_values(record_property: Callable[[str, object], None]) -> None:
     """`sweep` has a test of its own: what its cells are told is checked where they are composed."""
+    record_property("tried", 0)
     named = {name for name in cli.COMMANDS for words, _, _ in WRONG if f"{words} ".startswith(f"{name} ")}
     assert named >= set(cli.COMMANDS) - {"sweep"} and len(WRONG) >= 80

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from safetensors.torch import load_file
@@ -85,6 +85,10 @@ EACH = pytest.mark.parametrize(
 )
 
 
+# Of `record_property`: what a test tells of itself.
+Tell: TypeAlias = Callable[[str, object], None]
+
+
 class StopError(Exception):
     """What stops a run in these tests."""
 
@@ -108,6 +112,8 @@ def check_each(
     place: Path,
     read: Callable[[Path], Any],
     capsys: pytest.CaptureFixture[str],
+    tell: Tell,
+    what: str,
 ) -> None:
     """Damage a file of a folder in a copy, let `read` meet it, and compare what it returns with an undisturbed one.
 
@@ -119,13 +125,20 @@ def check_each(
         place: for the copies.
         read: what is tried in a copy, and returns all that it ends with.
         capsys: of the test.
+        tell: takes what was tried, how often, and how often it held.
+        what: was tried.
     """
+    tell("what", what)
     undisturbed = read(Path(shutil.copytree(folder, place / "undisturbed")))
     met, refused = set(), set()
+    tried = 0
     for number, name in enumerate(files(folder)):
         pattern, short = kind(expected, name), Path(name).name
         if pattern in met and not every:
             continue
+        tell("held", tried)
+        tried += 1
+        tell("tried", tried)
         copy = Path(shutil.copytree(folder, place / str(number)))
         whole = (copy / name).read_bytes()
         DAMAGES[damage](copy / name)
@@ -147,6 +160,7 @@ def check_each(
         assert found == undisturbed, name
         words = said.count(f"{short} is damaged") + said.count(f"{short} is left out")
         assert words == (outcome == MENDED), (name, said)
+    tell("held", tried)
     assert met == set(expected), "patterns without a file"
     assert refused == {pattern for pattern, outcome in expected.items() if outcome in (REFUSED, EITHER)}
 
@@ -202,17 +216,33 @@ def resumed(folder: Path, home: Path) -> Path:
 
 @EACH
 def test_a_run_is_resumed(
-    unfinished: Path, damage: str, every: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unfinished: Path,
+    damage: str,
+    every: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    record_property: Tell,
 ) -> None:
     def read(copy: Path) -> dict[str, Any]:
         return ended(resumed(copy, unfinished))
 
-    check_each(unfinished / "run", UNFINISHED, damage, every, tmp_path, read, capsys)
+    check_each(
+        unfinished / "run",
+        UNFINISHED,
+        damage,
+        every,
+        tmp_path,
+        read,
+        capsys,
+        record_property,
+        "`kto-lab train` goes on with an unfinished run, a file of which is damaged",
+    )
 
 
 def test_the_newest_checkpoints_are_all_damaged(
-    unfinished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unfinished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], record_property: Tell
 ) -> None:
+    record_property("what", "`kto-lab train` goes on with a run all of whose checkpoints are damaged")
     copy = Path(shutil.copytree(unfinished / "run", tmp_path / "run"))
     undisturbed = ended(resumed(Path(shutil.copytree(unfinished / "run", tmp_path / "other")), unfinished))
     found = list((copy / "checkpoints").glob("*.ckpt"))
@@ -226,8 +256,9 @@ def test_the_newest_checkpoints_are_all_damaged(
 
 
 def test_a_finished_run_whose_record_is_damaged_is_made_again(
-    finished: Path, unfinished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, unfinished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], record_property: Tell
 ) -> None:
+    record_property("what", "`kto-lab train` makes a finished run again whose record is damaged")
     copy = Path(shutil.copytree(finished / "run", tmp_path / "run"))
     DAMAGES["flip"](copy / "record.json")
     assert ended(resumed(copy, unfinished)) == ended(finished / "run")
@@ -236,7 +267,7 @@ def test_a_finished_run_whose_record_is_damaged_is_made_again(
 
 @EACH
 def test_a_finished_run_is_evaluated_again(
-    finished: Path, damage: str, every: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, damage: str, every: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], record_property: Tell
 ) -> None:
     asked = [word for word in WORDS if word.startswith("evaluation.")]
 
@@ -246,10 +277,23 @@ def test_a_finished_run_is_evaluated_again(
         found = read_record(evaluate(composed(words, name="evaluate")))
         return {part: found[part] for part in ("run_id", "metrics", "model")}
 
-    check_each(finished / "run", FINISHED, damage, every, tmp_path, read, capsys)
+    check_each(
+        finished / "run",
+        FINISHED,
+        damage,
+        every,
+        tmp_path,
+        read,
+        capsys,
+        record_property,
+        "`kto-lab evaluate` judges a finished run, a file of which is damaged",
+    )
 
 
-def test_a_policy_of_another_run_is_not_taken_for_the_run_s_own(finished: Path, tmp_path: Path) -> None:
+def test_a_policy_of_another_run_is_not_taken_for_the_run_s_own(
+    finished: Path, tmp_path: Path, record_property: Tell
+) -> None:
+    record_property("what", "`kto-lab evaluate` judges a run that has the policy of another")
     other = Path(shutil.copytree(finished / "run", tmp_path / "run"))
     shutil.rmtree(other / "policy")
     model, tokenizer = random_llama(vocabulary=len(byte_tokenizer()), seed=7), byte_tokenizer()
@@ -277,13 +321,23 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @EACH
 def test_a_study_is_reported(
-    study: Path, damage: str, every: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: Path, damage: str, every: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], record_property: Tell
 ) -> None:
     def read(copy: Path) -> dict[str, str]:
         home = report(copy / "studies" / "noise").parent
         return {name: (home / name).read_text() for name in files(home) if name.endswith((".html", ".csv"))}
 
-    check_each(study, STUDY, damage, every, tmp_path, read, capsys)
+    check_each(
+        study,
+        STUDY,
+        damage,
+        every,
+        tmp_path,
+        read,
+        capsys,
+        record_property,
+        "`kto-lab report` reads a study, a file of which is damaged",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -320,9 +374,20 @@ def test_a_run_reads_the_cache(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    record_property: Tell,
 ) -> None:
     def read(copy: Path) -> dict[str, Any]:
         monkeypatch.setenv("KTO_LAB_CACHE", str(copy))
         return ended(run_of_cache(cache, copy, tmp_path / "runs" / copy.name))
 
-    check_each(cache / "cache", CACHE, damage, every, tmp_path, read, capsys)
+    check_each(
+        cache / "cache",
+        CACHE,
+        damage,
+        every,
+        tmp_path,
+        read,
+        capsys,
+        record_property,
+        "`kto-lab train` finds a damaged file in the cache",
+    )
