@@ -19,7 +19,6 @@ from kto_lab.keys import CACHE
 from kto_lab.models.store import MEGABYTE, NoStore
 from kto_lab.models.store_disk import File, Holding, holdings, remove, too_many
 
-KEYS = CACHE
 DAY = 24 * 3600
 
 
@@ -83,7 +82,7 @@ def cache(cfg: DictConfig) -> None:
     Raises:
         LabError: something that a person can mend; see its message.
     """
-    check_keys(cfg, KEYS)
+    check_keys(cfg, CACHE)
     store, prune = instantiate(cfg.reference_store), instantiate(cfg.prune)
     if isinstance(store, NoStore):
         raise LabError("reference_store=none is no store to list. Leave it out, or name a reference_store.folder.")

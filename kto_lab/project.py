@@ -12,7 +12,6 @@ from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
 from kto_lab.keys import INIT
 
-KEYS = INIT
 TEMPLATE = Path(__file__).resolve().parent / "templates" / "project"
 # Python and Markdown of the template end in this, so that no tool takes them for files of the package.
 _ENDING = ".txt"
@@ -31,7 +30,7 @@ def init(cfg: DictConfig) -> Path:
     Raises:
         LabError: the folder holds something, or the disk refuses.
     """
-    check_keys(cfg, KEYS)
+    check_keys(cfg, INIT)
     folder = Path(cfg.folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise LabError(f"{folder} exists and is no empty folder: nothing is overwritten. Name a new one.")

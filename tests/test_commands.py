@@ -5,7 +5,6 @@ A command that no rule here knows fails, so that none is added without being run
 
 import argparse
 import gzip
-import importlib
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from kto_lab.feedback.layout import layout
 from kto_lab.feedback.mapping import table_rows
 from kto_lab.feedback.rows import in_blocks
 from kto_lab.feedback.table import build_table
+from kto_lab.keys import OF_COMMAND
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.runs.components import assemble
 from tests.documented import ROOT, commands, run_command
@@ -199,13 +199,11 @@ def check(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
     def load(function: str) -> Callable[[DictConfig], None]:
-        module = importlib.import_module(function.partition(":")[0])
-
         def make(cfg: DictConfig) -> None:
             # What a study interpolates is of its cells' configuration.
             own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"])
             assert isinstance(own, DictConfig)
-            check_keys(own, module.KEYS)
+            check_keys(own, OF_COMMAND[cli.COMMANDS[name].config])
             made.append(assemble(own) if name == "train" else OmegaConf.to_container(own, resolve=True))
 
         return make

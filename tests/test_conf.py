@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import cli
 from kto_lab.configuration import check_keys
-from kto_lab.runs.components import KEYS
+from kto_lab.keys import TRAIN
 from kto_lab.sweeps.study import cells_of
 from kto_lab.sweeps.sweep import study_of
 from tests.small_runs import composed
@@ -77,7 +77,7 @@ def wanted(group: str, option: str) -> list[str]:
 def test_every_option_composes_and_fits_what_it_names(group: str, option: str) -> None:
     cfg = composed(wanted(group, option), name=COMMAND_OF.get(group, "train"))
     if group == "scale":
-        check_keys(cfg, KEYS)
+        check_keys(cfg, TRAIN)
         return
     if group == "study":
         assert cells_of(study_of(cfg.study), [])
@@ -111,8 +111,8 @@ def assert_fits(node: DictConfig) -> None:
 
 def test_the_defaults_are_read_whole() -> None:
     cfg = composed([])
-    assert set(cfg) == set(KEYS)
-    check_keys(cfg, KEYS)
+    assert set(cfg) == set(TRAIN)
+    check_keys(cfg, TRAIN)
     for name, node in cfg.items():
         if isinstance(node, DictConfig):
             assert_fits(node)

@@ -43,7 +43,6 @@ from kto_lab.keys import AUDIT
 from kto_lab.losses import Objective
 from kto_lab.training.update_rule import UpdateRule
 
-KEYS = AUDIT
 NUMBERS, SUSPECTS, SCORES = "audit.json", "suspects.parquet", "scores.parquet"
 
 
@@ -53,7 +52,7 @@ def audit_feedback(cfg: DictConfig) -> Path:
     Raises:
         LabError: the folder holds an audit, the table cannot be audited, or see the message.
     """
-    check_keys(cfg, KEYS)
+    check_keys(cfg, AUDIT)
     folder = Path(cfg.output)
     if (folder / NUMBERS).exists():
         raise LabError(f"{folder} holds an audit. Choose another output, or remove it to audit again.")

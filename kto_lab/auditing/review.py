@@ -25,7 +25,6 @@ from kto_lab.files import atomic_path, write_json
 from kto_lab.keys import REVIEW
 from kto_lab.statistics import Estimate, proportion_interval
 
-KEYS = REVIEW
 Policy: TypeAlias = Literal["majority", "leave", "drop", "error"]
 POLICIES = ("majority", "leave", "drop", "error")
 
@@ -75,7 +74,7 @@ def review_feedback(cfg: DictConfig) -> Path:
     Raises:
         LabError: a file exists, a decision is about no example of the table, or see the message.
     """
-    check_keys(cfg, KEYS)
+    check_keys(cfg, REVIEW)
     target = Path(cfg.output)
     summary = target.with_suffix(".review.json")
     if there := [file for file in (target, summary) if file.exists()]:

@@ -19,7 +19,6 @@ from kto_lab.errors import LabError
 from kto_lab.files import cache_dir, write_json
 from kto_lab.keys import CHECK
 
-KEYS = CHECK
 STYLES = {"ok": "green", "failed": "bold red", "note": "dim"}
 
 
@@ -55,7 +54,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         LabError: a check failed; the message says which, and what to do.
     """
-    check_keys(cfg, KEYS)
+    check_keys(cfg, CHECK)
     made = checks(Path(cfg.runs_dir), instantiate(cfg.room), instantiate(cfg.limits))
     rows = [row for about, one in made.items() for row in _rows(about, one)]
     console.show(table(rows))

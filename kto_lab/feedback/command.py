@@ -19,8 +19,6 @@ from kto_lab.files import atomic_path
 from kto_lab.keys import COLLECT
 from kto_lab.models.tokens import Encoder
 
-KEYS = COLLECT
-
 
 def collect_feedback(cfg: DictConfig) -> Path:
     """Sample answers, judge them, write the table as Parquet, and say what is in it.
@@ -28,7 +26,7 @@ def collect_feedback(cfg: DictConfig) -> Path:
     Raises:
         LabError: the file exists, or something else that a person can mend; see its message.
     """
-    check_keys(cfg, KEYS)
+    check_keys(cfg, COLLECT)
     target = Path(cfg.output)
     if target.exists():
         raise LabError(f"{target} exists. Choose another output, or remove it to collect again.")

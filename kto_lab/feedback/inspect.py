@@ -27,7 +27,6 @@ from kto_lab.feedback.table_numbers import fingerprint
 from kto_lab.files import write_json
 from kto_lab.keys import INSPECT
 
-KEYS = INSPECT
 NUMBERS, PICTURE = "inspect.json", "inspect.png"
 
 
@@ -37,7 +36,7 @@ def inspect_feedback(cfg: DictConfig) -> Path:
     Raises:
         LabError: the folder already holds an inspection, or there is no example to train on.
     """
-    check_keys(cfg, KEYS)
+    check_keys(cfg, INSPECT)
     folder = Path(cfg.output)
     if (folder / NUMBERS).exists():
         raise LabError(f"{folder} holds an inspection. Choose another output, or remove it to inspect again.")

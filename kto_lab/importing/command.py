@@ -35,7 +35,6 @@ from kto_lab.importing.thumbs import Export, LeftOut, Note, Reason, Row, Thumb
 from kto_lab.importing.writing import write_table
 from kto_lab.keys import IMPORT
 
-KEYS = IMPORT
 # Rows between two progress messages of reading.
 ROWS_A_LINE = 100_000
 # Examples left out, and thumbs settled, between two progress messages.
@@ -60,7 +59,7 @@ def import_feedback(cfg: DictConfig) -> Path | None:
     if cfg["from"] is not None:
         cfg = again(cfg, named_words())
     cfg = with_path(cfg)
-    check_keys(cfg, KEYS)
+    check_keys(cfg, IMPORT)
     target = None if cfg.output is None else Path(cfg.output)
     for file in () if target is None else (target, *report_files(target)):
         if file.exists():

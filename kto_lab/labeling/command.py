@@ -25,7 +25,6 @@ from kto_lab.labeling.report import report, show
 if TYPE_CHECKING:
     from datasets import Dataset
 
-KEYS = LABEL
 # Columns beside those of the table of examples, whose readers ignore them.
 LABELED_BY, SCORES = "labeled_by", "labeler_scores"
 
@@ -38,7 +37,7 @@ def label_feedback(cfg: DictConfig) -> Path:
     """
     if "feedback" not in cfg:
         OmegaConf.update(cfg, "feedback", None, force_add=True)
-    check_keys(cfg, KEYS)
+    check_keys(cfg, LABEL)
     target = Path(cfg.output)
     beside = target.with_suffix(".json")
     for path in (target, beside):

@@ -20,7 +20,6 @@ from kto_lab.runs.evaluate import saved_policy
 from kto_lab.runs.record import check_file, read_record
 from kto_lab.sealed import SUMS, check_sums, read_json, read_text, write_sums
 
-KEYS = PUBLISH
 HUB = "hub"
 CARD = "README.md"
 ADAPTER = "adapter_config.json"
@@ -34,7 +33,7 @@ def publish(cfg: DictConfig) -> str:
     Raises:
         LabError: something that a person can mend; see its message. Nothing is then half written.
     """
-    check_keys(cfg, KEYS)
+    check_keys(cfg, PUBLISH)
     run, to_hub = Path(cfg.run), cfg.to == HUB
     _check_asked(cfg, to_hub=to_hub)
     if not run.is_dir():

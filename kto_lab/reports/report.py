@@ -41,7 +41,6 @@ from kto_lab.sweeps.contrasts import read_contrasts
 from kto_lab.sweeps.manifest import STUDY, read_study
 from kto_lab.sweeps.study import shown_at
 
-KEYS = keys.REPORT
 REPORT = "report.html"
 # Suffix to what writes it; HTML goes into the page, too.
 TABLE_FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "tex": latex, "csv": comma_separated}
@@ -56,7 +55,7 @@ def report_study(cfg: DictConfig) -> Path:
         LabError: something that a person can mend; see its message.
     """
     # Without the study: what it interpolates is of its cells' configuration.
-    check_keys(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"]), KEYS)
+    check_keys(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"]), keys.REPORT)
     study: Any = OmegaConf.to_container(cfg.study, resolve=False) if "study" in cfg else None
     if (study is None) == (cfg.folder is None):
         raise LabError("Say which study to report: kto-lab report study=<name>, or folder=<where its study.json is>.")

@@ -14,11 +14,11 @@ from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.evaluation.metrics import refuse_taken_names
 from kto_lab.files import remove_abandoned
+from kto_lab.keys import TRAIN
 from kto_lab.processes import is_first
 from kto_lab.runs import train as run
 from kto_lab.runs import wandb_log
 from kto_lab.runs.claim import CONFIG, is_finished, run_folder
-from kto_lab.runs.components import KEYS
 from kto_lab.runs.curves import CURVES, plot_curves
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.job import logs
@@ -60,7 +60,7 @@ def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
 
 def train_in_own_folder(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
     """As `train`, where this process, or the first one of the run, holds the lease of the run folder."""
-    check_keys(cfg, KEYS)
+    check_keys(cfg, TRAIN)
     refuse_taken_names(cfg.evaluation.metrics)
     folder = run_folder(cfg)
     if is_first():

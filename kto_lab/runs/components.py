@@ -13,7 +13,6 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.corruption import Corrupted
 from kto_lab.hashing import content_hash
-from kto_lab.keys import TRAIN
 from kto_lab.losses import Objective
 from kto_lab.losses.reference_points import Completions
 from kto_lab.models.adapters import FullFineTuning, Lora
@@ -28,7 +27,6 @@ from kto_lab.training.update_rule import UpdateRule
 if TYPE_CHECKING:
     from kto_lab.models.store import NoStore, ReferenceStore
 
-KEYS = TRAIN
 # What the base policy's measurements depend on, beside the seed and how its rows are cut.
 OF_BASE = ("model", "adapter", "reference", "feedback", "lengths", "evaluation", "trainer")
 

@@ -27,7 +27,7 @@ from kto_lab.evaluation.metrics import refuse_taken_names
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.hashing import content_hash
-from kto_lab.keys import EVALUATE
+from kto_lab.keys import EVALUATE, TRAIN
 from kto_lab.models.adapters import Policy, load_saved, moved
 from kto_lab.models.attention import set_packing
 from kto_lab.models.number_format import add_in_float32
@@ -35,7 +35,6 @@ from kto_lab.models.reference import ReferencePolicy, initial_model, none
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.runs.claim import CONFIG
-from kto_lab.runs.components import KEYS as COMPONENTS
 from kto_lab.runs.components import assemble
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.examples import evaluation_on, read_feedback
@@ -49,7 +48,6 @@ from kto_lab.runs.summary import show_examples, show_metrics, show_single
 from kto_lab.runs.trust import refuse_foreign_code
 from kto_lab.sealed import SUMS
 
-KEYS = EVALUATE
 # What the command brings in the place of what the run had.
 BROUGHT = ("evaluation", "trainer", "reference_store")
 AGAIN = Path("evaluation") / "again.json"
@@ -67,7 +65,7 @@ def evaluate(cfg: DictConfig) -> Path:
     Raises:
         LabError: something that a person can mend; see its message.
     """
-    check_keys(cfg, KEYS)
+    check_keys(cfg, EVALUATE)
     refuse_taken_names(cfg.evaluation.metrics)
     given = [name for name in ("model", "feedback") if cfg.get(name) is not None]
     if cfg.run is not None and given:
@@ -260,10 +258,10 @@ def _finished_run(folder: Path, *, trusted: Sequence[str]) -> tuple[dict[str, An
     for name in BROUGHT:
         own.pop(name, None)
     refuse_foreign_code(own, kept, trusted)
-    if missing := [name for name in COMPONENTS if name not in own and name not in BROUGHT]:
+    if missing := [name for name in TRAIN if name not in own and name not in BROUGHT]:
         raise LabError(f"{kept} lacks {', '.join(missing)}. Put it back as the run wrote it, or train again.")
     try:
-        check_values(own, COMPONENTS)
+        check_values(own, TRAIN)
     except LabError as error:
         raise LabError(f"{kept}: {error}\nPut it back as the run wrote it, or train again.") from error
     return finished, own

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from kto_lab.evaluation.answers import side_by_side
@@ -19,6 +18,7 @@ from kto_lab.losses import Objective
 from kto_lab.models.adapters import Policy, moved
 from kto_lab.models.number_format import masters
 from kto_lab.models.reference import ReferencePolicy
+from kto_lab.processes import is_first
 from kto_lab.runs.claim import CONFIG, claim, refuse_another_configuration
 from kto_lab.runs.components import assemble
 from kto_lab.runs.examples import read_examples
@@ -48,7 +48,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
     """
     made = assemble(cfg)
     folder, hardware, seed = made.folder, made.hardware, made.seed
-    first = getattr(rank_zero_only, "rank", 0) == 0
+    first = is_first()
     refuse_another_configuration(folder, cfg)
     record = Record(folder, "", plain_values(cfg), {"seed": seed}, observer.environment())
     with record.stage("feedback"):

@@ -17,7 +17,7 @@ from kto_lab.feedback.corruption import (
     pair_swaps,
     unchanged,
 )
-from kto_lab.runs.components import KEYS
+from kto_lab.keys import TRAIN
 from tests.feedback.corruption_tables import assert_chain, flips, rated_table
 from tests.small_runs import composed
 
@@ -102,7 +102,7 @@ def test_every_option_is_tried_here() -> None:
 def test_an_option_from_the_command_line(option: str) -> None:
     key, value = OVERRIDES[option]
     cfg = composed([f"corruption={option}", f"corruption.{key}={value}"])
-    check_keys(cfg, KEYS)
+    check_keys(cfg, TRAIN)
     corrupted = instantiate(cfg.corruption)(TABLE)
     (change,) = corrupted.changes
     assert change.name == option and change.parameters[key] == value and change.touched
@@ -138,7 +138,7 @@ def test_a_composition_from_the_command_line() -> None:
     words += ["corruption@corruption.second=label_noise", "corruption.second.rate=0.2"]
     words += ["corruption@corruption.third=pair_swaps", "corruption.third.seed=7"]
     cfg = composed(words)
-    check_keys(cfg, KEYS)
+    check_keys(cfg, TRAIN)
     corrupted = instantiate(cfg.corruption)(TABLE)
     assert corrupted.changes == compose(TABLE, first=FEWER, second=NOISE, third=SWAPS).changes
     assert corrupted.swap_pairs == PairSwaps(0.1, 7)
@@ -147,7 +147,7 @@ def test_a_composition_from_the_command_line() -> None:
 def test_a_key_that_a_part_does_not_have() -> None:
     cfg = composed(["corruption=compose", "corruption@corruption.second=label_noise", "+corruption.second.rat=0.2"])
     with pytest.raises(LabError, match=r"There is no key 'corruption\.second\.rat'"):
-        check_keys(cfg, KEYS)
+        check_keys(cfg, TRAIN)
 
 
 def test_what_removes_examples_makes_no_noise_known_and_noise_at_rate_nothing_does() -> None:

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from kto_lab.configuration import check_keys
-from kto_lab.labeling.command import KEYS
+from kto_lab.keys import LABEL
 from tests.small_runs import composed
 
 FILE = Path(__file__).parents[2] / "scripts" / "label_quality.py"
@@ -25,7 +25,7 @@ def script() -> ModuleType:
 def test_every_cell_composes_and_its_files_are_there(script: ModuleType) -> None:
     for name, words in script.CELLS.items():
         cfg = composed([*words, "output=x.parquet"], name="label")
-        check_keys(cfg, KEYS)
+        check_keys(cfg, LABEL)
         path = str(cfg.labeler.get("path", "shipped"))
         assert path in ("shipped", "example") or (FILE.parents[1] / path).is_file(), name
 

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import cli
-from kto_lab.runs.components import KEYS
+from kto_lab.keys import TRAIN
 
 # Nodes of a run's configuration that cannot change its result.
 FREE = {"logger", "reference_store"}
@@ -45,7 +45,7 @@ def targets(node: object) -> Iterator[str]:
 
 def made_by_a_run(graph: grimp.ImportGraph) -> set[str]:
     """The modules of all that a run's configuration can name, with a shipped option of each group."""
-    groups = (set(KEYS) | INSIDE) - FREE
+    groups = (set(TRAIN) | INSIDE) - FREE
     files = [file for group in groups for file in sorted((cli.config_dir() / group).glob("*.yaml"))]
     named = {target for file in files for target in targets(OmegaConf.load(file))}
     modules = {max((m for m in graph.modules if f"{name}.".startswith(f"{m}.")), key=len) for name in named}

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import cli
 from kto_lab.configuration import check_keys
+from kto_lab.keys import TRAIN
 from kto_lab.reports.specs import FigureSpec, TableSpec, parse
-from kto_lab.runs.components import KEYS
 from kto_lab.sweeps.contrasts import read_contrasts
 from kto_lab.sweeps.request import read
 from kto_lab.sweeps.study import ARM, Cell, Study, cells_of
@@ -46,7 +46,7 @@ def test_every_arm_composes_at_every_scale(name: str, scale: str) -> None:
     for cell in one_of_each_arm(cells_of(study(name), [f"scale={scale}"])):
         cfg = compose("train", list(cell.overrides))
         assert isinstance(cfg, DictConfig)
-        check_keys(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"]), KEYS)
+        check_keys(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "study"]), TRAIN)
         # Interpolations, as of a rate that a loss is told, meet their keys.
         assert OmegaConf.to_container(cfg, resolve=True)
 

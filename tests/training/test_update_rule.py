@@ -11,8 +11,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
+from kto_lab.keys import TRAIN
 from kto_lab.models import load
-from kto_lab.runs.components import KEYS
 from kto_lab.training.update_rule import UpdateRule
 from tests.small_runs import adamw, composed, options, run
 from tests.training.test_fit import SIX, StopError, assert_same_run, stop_at
@@ -27,7 +27,7 @@ def parameters() -> list[torch.nn.Parameter]:
 
 
 def checked(cfg: DictConfig, *, vectors: bool = True, steps: int = 20) -> None:
-    check_keys(cfg, KEYS)
+    check_keys(cfg, TRAIN)
     rate = cfg.optimization.learning_rate
     UpdateRule.of(cfg).check(learning_rate=rate, vectors=vectors, steps=steps, device=torch.device("cpu"))
 
