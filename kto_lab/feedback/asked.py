@@ -210,17 +210,15 @@ def _transcript(text: str) -> list[dict[str, str]]:
 
 
 def kept_of(messages: Any, keys: Collection[str], where: str) -> Any:
-    """Chat messages with these of their keys alone; what is no list of messages unchanged.
+    """Chat messages with only these keys; anything but a list of messages unchanged.
 
     Raises:
         LabError: a turn has nothing beside what is left out, such as a tool call.
     """
-    if not isinstance(messages, list):
+    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return messages
-    kept = [
-        {key: message[key] for key in message if key in keys} for message in messages if isinstance(message, Mapping)
-    ]
-    for number, (message, left) in enumerate(zip(messages, kept, strict=False), start=1):
+    kept = [{key: message[key] for key in message if key in keys} for message in messages]
+    for number, (message, left) in enumerate(zip(messages, kept, strict=True), start=1):
         if without_unread(message) and not without_unread(left):
             raise LabError(f"{where}: turn {number} has no text, only what is ignored. Repair or remove the row.")
-    return kept if len(kept) == len(messages) else messages
+    return kept

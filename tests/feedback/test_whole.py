@@ -145,6 +145,17 @@ def test_what_is_no_text_is_refused_by_name_and_place(tmp_path: Path, side: str,
     assert len(read(tmp_path / "media.jsonl", rows, "feedback.as_chat=true", "feedback.bad_rows=drop")) == 1
 
 
+def test_a_list_of_messages_and_something_else_is_a_malformed_row(tmp_path: Path) -> None:
+    file = tmp_path / "mixed.jsonl"
+    rows = [
+        {"prompt": [ASKED], "completion": "Rain.", "label": True},
+        {"prompt": ["Weather?", ASKED], "completion": "Rain.", "label": True},
+    ]
+    with pytest.raises(LabError, match=r"mixed\.jsonl:2: a chat message is 'Weather\?'"):
+        read(file, rows)
+    assert len(read(file, rows, "feedback.bad_rows=drop")) == 1
+
+
 def test_calls_of_other_forms_are_one_form() -> None:
     wanted = whole(calling("Oslo"), "row 1")
     for other in (
