@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from kto_lab.feedback.rows import settings
-from kto_lab.feedback.rows.blocks import ROWS, Rows, in_blocks
+from kto_lab.feedback.rows.blocks import Rows, in_blocks
 from kto_lab.feedback.rows.opening import Opened
 from kto_lab.feedback.rows.raw import Raw, Unreadable
 from kto_lab.feedback.rows.settings import Reading
@@ -35,11 +35,12 @@ def read_json(opened: Opened) -> Iterator[Rows]:
     text = opened.text()
     begin = text.peek(_BEGIN)[:_BEGIN].lstrip()
     if begin.startswith(b"["):
-        yield from in_blocks(_elements(_pieces(text, depth=1), opened))
+        rows = _elements(_pieces(text, depth=1), opened)
     elif begin.split(b"\n", 1)[0].strip() == b"{" or _goes_on(begin):
-        yield from in_blocks(_elements(_pieces(text, depth=0), opened))
+        rows = _elements(_pieces(text, depth=0), opened)
     else:
-        yield from _lines(text, opened)
+        rows = _lines(text, opened)
+    yield from in_blocks(rows)
 
 
 def _goes_on(begin: bytes) -> bool:
@@ -50,27 +51,18 @@ def _goes_on(begin: bytes) -> bool:
     return rest[0].lstrip().startswith((b'"', b"}", b"]"))
 
 
-def _lines(text: io.BufferedReader, opened: Opened) -> Iterator[Rows]:
-    number, block = 0, list[Raw]()
+def _lines(text: io.BufferedReader, opened: Opened) -> Iterator[Raw]:
+    """The lines of a text that are not empty, each parsed on its own."""
+    number = 0
     place, reading = opened.place, opened.reading
-    try:
-        while line := text.readline(settings.LARGEST):
-            number += 1
-            if len(line) == settings.LARGEST and not line.endswith(b"\n"):
-                while line and not line.endswith(b"\n"):
-                    line = text.readline(settings.LARGEST)
-                block.append((f"{place}:{number}", Unreadable(f"a line of more than {settings.LARGEST >> 20} MB")))
-            elif not line.isspace():
-                block.append((f"{place}:{number}", _parsed(line, reading)))
-            if len(block) == ROWS:
-                yield Rows(block)
-                block = []
-    except Exception:
-        if block:
-            yield Rows(block)
-        raise
-    if block:
-        yield Rows(block)
+    while line := text.readline(settings.LARGEST):
+        number += 1
+        if len(line) == settings.LARGEST and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = text.readline(settings.LARGEST)
+            yield f"{place}:{number}", Unreadable(f"a line of more than {settings.LARGEST >> 20} MB")
+        elif not line.isspace():
+            yield f"{place}:{number}", _parsed(line, reading)
 
 
 def _elements(pieces: Iterator[bytes | Unreadable], opened: Opened) -> Iterator[Raw]:
