@@ -13,14 +13,13 @@ import pyarrow as pa
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.layout import Layout
-from kto_lab.feedback.plain_rows import SPELLED
+from kto_lab.feedback.plain_rows import LABEL_TYPES, SPELLED, may_be_plain
 from kto_lab.feedback.rows import Block
 
 # What else may be mapped: each is read by itself.
 BESIDE = frozenset({"rater", "score", "timestamp", "group"})
 # Different labels of a block, each of which is looked up; products have a handful.
 _MOST_LABELS = 100
-_LABELS = frozenset({bool, str, int, float})
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,8 @@ class PlainBlocks:
             readers: what a cell says.
         """
         self._how, self._read = how, readers
-        columns, asking = how.columns, how.asking
-        # Nothing is set that would change a plain row.
-        self._plain = (
-            columns.keys() - BESIDE == {"prompt", "completion", "label"}
-            and (asking.chat, asking.constant_prompt, asking.lists) in (("given", None, None), ("system", None, None))
-            and how.min_certainty is None
-            and how.cut_at is None
-        )
+        # Answers are cut row by row.
+        self._plain = may_be_plain(how, BESIDE) and how.cut_at is None
 
     def thumbs(self, block: Block) -> Thumbs | None:
         """What `mapping.rows_of` gives for the rows of a plain block; None for another, and where a row is malformed.
@@ -148,7 +141,7 @@ class PlainBlocks:
     def _said(self, labels: list[Any]) -> list[tuple[bool | None, float | None]] | None:
         """What each label says; None where one means nothing, or there are too many."""
         kinds = list(map(type, labels))
-        different = set(zip(kinds, labels, strict=True)) if _LABELS.issuperset(kinds) else None
+        different = set(zip(kinds, labels, strict=True)) if LABEL_TYPES.issuperset(kinds) else None
         if different is None or len(different) > _MOST_LABELS:
             return None
         try:

@@ -4,7 +4,7 @@
 form. Rows that are plainly of it are read here, all others there; a test holds the two to the same rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kto_lab.feedback.layout import Layout
@@ -12,6 +12,8 @@ from kto_lab.feedback.rows import Unreadable
 
 # The first character of a text that may spell messages or a list.
 SPELLED = ("[", "{")
+# The types of labels that can be looked up; others may have no hash.
+LABEL_TYPES = frozenset({bool, str, int, float})
 # Labels that are remembered: products have a handful.
 _REMEMBERED = 1000
 
@@ -28,14 +30,8 @@ class PlainRows:
         """
         self._how, self._label = how, label
         self._known: dict[tuple[type, Any], tuple[bool | None, float | None]] = {}
-        columns, asking = how.columns, how.asking
-        # Nothing else is mapped and nothing is set that would change a plain row.
-        self._plain = (
-            columns.keys() == {"prompt", "completion", "label"}
-            and (asking.chat, asking.constant_prompt, asking.lists) in (("given", None, None), ("system", None, None))
-            and how.min_certainty is None
-        )
-        self._names = tuple(columns.get(name, "") for name in ("prompt", "completion", "label"))
+        self._plain = may_be_plain(how)
+        self._names = tuple(how.columns.get(name, "") for name in ("prompt", "completion", "label"))
 
     def rows(self, raw: Mapping[str, Any] | Unreadable, where: str) -> list[dict[str, Any]] | None:
         """What `mapping.rows_of` gives for a plain row; None for another.
@@ -51,7 +47,7 @@ class PlainRows:
             return None
         value = raw[label_name]
         kind = type(value)
-        if kind not in (bool, str, int, float):
+        if kind not in LABEL_TYPES:
             return None
         said = self._known.get((kind, value))
         if said is None:
@@ -76,6 +72,21 @@ class PlainRows:
                 "finished": True,
             }
         ]
+
+
+def may_be_plain(how: Layout, beside: Collection[str] = ()) -> bool:
+    """Whether nothing is mapped or set that would change a plain row.
+
+    Args:
+        how: the layout.
+        beside: fields that may be mapped beside prompt, completion and label.
+    """
+    asking = how.asking
+    return (
+        how.columns.keys() - beside == {"prompt", "completion", "label"}
+        and (asking.chat, asking.constant_prompt, asking.lists) in (("given", None, None), ("system", None, None))
+        and how.min_certainty is None
+    )
 
 
 def begins_with_a_word(value: Any) -> bool:

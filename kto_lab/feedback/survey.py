@@ -17,7 +17,7 @@ from kto_lab.feedback.asked import is_conversation, messages_of, needs_chat, tex
 from kto_lab.feedback.layout import ANSWERS, Layout, no_column
 from kto_lab.feedback.mapping import table_rows
 from kto_lab.feedback.plain_blocks import are_words
-from kto_lab.feedback.plain_rows import begins_with_a_word
+from kto_lab.feedback.plain_rows import LABEL_TYPES, begins_with_a_word
 from kto_lab.feedback.preset_fit import looks_like
 from kto_lab.feedback.rows import Block, Unreadable, all_readable_of, raws_of, readable
 from kto_lab.feedback.scale import Values
@@ -27,7 +27,6 @@ from kto_lab.feedback.unread import Unread
 _SHOWN = 60
 # Labels that are counted as they are; there are a handful where they are labels.
 _LABELS = 1000
-_COUNTED = frozenset({bool, str, int, float})
 
 
 def surveyed(blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str) -> tuple[Layout, list[str]]:
@@ -164,7 +163,7 @@ class _Look:
             self.system_beside_text += 1
 
     def _look_at_label(self, value: Any) -> None:
-        if type(value) in _COUNTED and len(self.labels) < _LABELS:
+        if type(value) in LABEL_TYPES and len(self.labels) < _LABELS:
             self.labels[type(value), value] += 1
         else:
             self.values.add(value)
@@ -233,4 +232,4 @@ class _Look:
 def _counted(labels: list[Any]) -> Counter[tuple[type, Any]] | None:
     """Labels that are words, truths or numbers, counted; None where there are others."""
     kinds = list(map(type, labels))
-    return Counter(zip(kinds, labels, strict=True)) if _COUNTED.issuperset(kinds) else None
+    return Counter(zip(kinds, labels, strict=True)) if LABEL_TYPES.issuperset(kinds) else None
