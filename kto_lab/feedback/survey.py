@@ -149,7 +149,8 @@ class _Look:
             self.answers += 1
             return
         prompt = raw.get(self.columns["prompt"]) if "prompt" in self.columns else None
-        self.unread.look_at_messages(messages_of(prompt, asked=True))
+        asked = messages_of(prompt, asked=True)
+        self.unread.look_at_messages(asked)
         self._look_at_lists(raw, prompt)
         for column in self.answering:
             self.unread.look_at_messages(messages_of(raw.get(column)))
@@ -159,7 +160,7 @@ class _Look:
                     self.conversations += is_conversation(raw[column])
                     self.example = raw[column] if self.example is None else self.example
         system = raw.get(self.columns["system"]) if "system" in self.columns else None
-        if isinstance(system, str) and system.strip() and isinstance(messages_of(prompt, asked=True), str):
+        if isinstance(system, str) and system.strip() and isinstance(asked, str):
             self.system_beside_text += 1
 
     def _look_at_label(self, value: Any) -> None:
