@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from kto_lab.auditing.review_page import AT_RANDOM
 from kto_lab.errors import LabError
-from kto_lab.feedback.argilla import choice, metadata_of, part, write_dataset
+from kto_lab.feedback import argilla
 from kto_lab.feedback.rows import Paths, Reading, existing, whole_text
 from kto_lab.files import write_json, write_text
 
@@ -123,23 +123,25 @@ def _task(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_argilla(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_dataset(
+    argilla.write_dataset(
         folder,
         "kto-lab-audit",
         guidelines=GUIDELINES,
         fields=[
-            part("prompt", "Prompt", {"type": "chat", "use_markdown": False}),
-            part("completion", "Completion that the thumb is on", {"type": "text", "use_markdown": False}),
-            part("thumb", "The thumb", {"type": "text", "use_markdown": False}),
-            part("why", "What the audit says", {"type": "text", "use_markdown": False}),
+            argilla.chat("prompt", "Prompt"),
+            argilla.text("completion", "Completion that the thumb is on"),
+            argilla.text("thumb", "The thumb"),
+            argilla.text("why", "What the audit says"),
         ],
-        questions=[choice(QUESTION, "What of this thumb?", {str(value): words for value, words in CHOICES.items()})],
+        questions=[
+            argilla.choice(QUESTION, "What of this thumb?", {str(value): words for value, words in CHOICES.items()})
+        ],
         metadata=[
-            metadata_of("rank", "integer", visible=True),
-            metadata_of("suspicion", "float", visible=True),
+            argilla.metadata_of("rank", "integer", visible=True),
+            argilla.metadata_of("suspicion", "float", visible=True),
             # Metadata are numbers or terms: 0 and 1. Hidden, as they would lead the reviewer.
-            metadata_of("desirable", "integer", visible=False),
-            metadata_of(AT_RANDOM, "integer", visible=False),
+            argilla.metadata_of("desirable", "integer", visible=False),
+            argilla.metadata_of(AT_RANDOM, "integer", visible=False),
         ],
         records=map(_record, rows),
     )

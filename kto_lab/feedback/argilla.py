@@ -23,9 +23,9 @@ def write_dataset(
         folder: to write into.
         name: the dataset's name.
         guidelines: for annotators.
-        fields: see `part`.
-        questions: likewise.
-        metadata: see `metadata_of`.
+        fields: from `text` and `chat`.
+        questions: from `choice`.
+        metadata: from `metadata_of`.
         records: with `id`, `fields`, `metadata`, `suggestions` and `responses`.
     """
     settings = {
@@ -43,18 +43,28 @@ def write_dataset(
     write_json(folder / "records.json", [{**record, "vectors": {}} for record in records])
 
 
-def part(name: str, title: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A field or a question."""
-    return {"name": name, "title": title, "required": True, "settings": dict(settings)}
+def text(name: str, title: str) -> dict[str, Any]:
+    """A field with text, which is shown as it is."""
+    return _part(name, title, {"type": "text", "use_markdown": False})
+
+
+def chat(name: str, title: str) -> dict[str, Any]:
+    """A field with chat messages, which are shown as they are."""
+    return _part(name, title, {"type": "chat", "use_markdown": False})
 
 
 def choice(name: str, title: str, options: Mapping[str, str]) -> dict[str, Any]:
     """A question with one of several answers, each with its words."""
     shown = [{"value": value, "text": words} for value, words in options.items()]
-    return part(name, title, {"type": "label_selection", "options": shown, "visible_options": len(shown)})
+    return _part(name, title, {"type": "label_selection", "options": shown, "visible_options": len(shown)})
 
 
 def metadata_of(name: str, kind: str, *, visible: bool) -> dict[str, Any]:
     """A metadata property: a number ("integer", "float") or one of several words ("terms")."""
     settings = {"type": kind, "visible_for_annotators": visible}
     return {"name": name, "title": name.replace("_", " "), "visible_for_annotators": visible, "settings": settings}
+
+
+def _part(name: str, title: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """A field or a question."""
+    return {"name": name, "title": title, "required": True, "settings": settings}

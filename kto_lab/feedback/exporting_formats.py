@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from kto_lab.errors import LabError
-from kto_lab.feedback.argilla import choice, metadata_of, part, write_dataset
+from kto_lab.feedback import argilla
 
 Example: TypeAlias = Mapping[str, Any]
 Row: TypeAlias = dict[str, Any]
@@ -172,16 +172,19 @@ def _argilla_record(example: Example) -> Row:
 
 
 def _argilla_dataset(folder: Path, rows: Iterable[Row]) -> None:
-    write_dataset(
+    argilla.write_dataset(
         folder,
         "kto-lab-thumbs",
         guidelines=_GUIDELINES,
         fields=[
-            part("prompt", "Prompt", {"type": "chat", "use_markdown": False}),
-            part("response", "Response", {"type": "text", "use_markdown": False}),
+            argilla.chat("prompt", "Prompt"),
+            argilla.text("response", "Response"),
         ],
-        questions=[choice("label", "Is it a good response?", {"up": "Thumbs up", "down": "Thumbs down"})],
-        metadata=[metadata_of("split", "terms", visible=True), metadata_of("group", "terms", visible=True)],
+        questions=[argilla.choice("label", "Is it a good response?", {"up": "Thumbs up", "down": "Thumbs down"})],
+        metadata=[
+            argilla.metadata_of("split", "terms", visible=True),
+            argilla.metadata_of("group", "terms", visible=True),
+        ],
         records=rows,
     )
 
