@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kto_lab.errors import LabError
-from kto_lab.models.tokenizer import literal, with_template
+from kto_lab.models.tokenizer import literal, templates, with_template
 
 # transformers takes seconds to import, and a mistyped key should show before.
 if TYPE_CHECKING:
@@ -59,13 +59,12 @@ def with_chat_template(
         own = copy.deepcopy(tokenizer)
         own.chat_template = _text(str(chat_template), node)
     if arguments:
-        texts = own.chat_template
+        texts = templates(own)
         if not texts:
             raise LabError(
                 f"{node}.template_arguments is for a chat template, and there is none. Set {node}.chat_template."
             )
-        every = "\n".join(texts.values()) if isinstance(texts, dict) else texts
-        begin = "".join(_assigned(name, value, every, node) for name, value in arguments.items())
+        begin = "".join(_assigned(name, value, "\n".join(texts), node) for name, value in arguments.items())
         # transformers strips the line break after a block.
         own = with_template(own, lambda template: f"{begin}\n{template}")
     if own is not tokenizer:
@@ -106,8 +105,7 @@ def _check(tokenizer: "PreTrainedTokenizerBase", node: str) -> None:
     from jinja2 import TemplateSyntaxError
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    texts = tokenizer.chat_template
-    for text in texts.values() if isinstance(texts, dict) else [texts]:
+    for text in templates(tokenizer):
         try:
             _compile_jinja_template(text)
         except TemplateSyntaxError as error:

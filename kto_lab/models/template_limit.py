@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from kto_lab.errors import LabError
+from kto_lab.models.tokenizer import templates
 
 # transformers takes seconds to import, and a mistyped key should show before.
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def within_limit(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
         LabError: it takes too long, or has powers of numbers, one of which can take for ever.
     """
     seconds, name = getattr(tokenizer, _OWN, SECONDS), tokenizer.name_or_path or "this model"
-    template = tokenizer.chat_template
-    if isinstance(template, str) and _has_power(template):
+    if any(map(_has_power, templates(tokenizer))):
         raise LabError(
             f"The chat template of {name} computes a power (**), which may take for ever and could not be stopped. No "
             "chat template needs one; write the number into it."

@@ -60,6 +60,12 @@ def ending_nothing(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizer
     return own
 
 
+def templates(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """The texts of its chat template, or of each that it has under a name; none where it has no template."""
+    own = tokenizer.chat_template
+    return list(own.values()) if isinstance(own, dict) else [own] if own else []
+
+
 def with_template(tokenizer: "PreTrainedTokenizerBase", change: Callable[[str], str]) -> "PreTrainedTokenizerBase":
     """The tokenizer, or where the change makes another of its chat template (or templates), a copy with that."""
     old = tokenizer.chat_template

@@ -56,8 +56,10 @@ def test_the_limit_is_a_key_of_the_model(
 
 def test_what_no_signal_interrupts_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     own = copy.deepcopy(tokenizer)
-    own.chat_template = "{{ 10 ** 10 ** 10 }}"
-    with pytest.raises(LabError, match="computes a power"):
-        rendered(own, TURN)
+    power = "{{ 10 ** 10 ** 10 }}"
+    for template in (power, {"default": power, "tool_use": "{{ messages[0].content }}"}):
+        own.chat_template = template
+        with pytest.raises(LabError, match="computes a power"):
+            rendered(own, TURN)
     own.chat_template = "**bold** {{ '**' }} {{ dict(**{'a': 'b'}) }} {{ messages[0].content }}"
     assert rendered(own, TURN) == "**bold** ** {'a': 'b'} 1+1="
