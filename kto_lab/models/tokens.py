@@ -120,7 +120,6 @@ class Encoder:
         self._endings: dict[bool, Ending] = {}
         self._prompts: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._completions: dict[tuple[str, str, bool], _Said] = {}
-        self._mark: tuple[str, list[int]] = ("", [])
 
     @classmethod
     def of(cls, loaded: "Loaded", lengths: Lengths | None = None) -> "Encoder":
@@ -328,12 +327,11 @@ class Encoder:
         # Nothing before a control token has a part in how the text after it is read.
         begin = max((found.start() for found in self._control.finditer(before)), default=0)
         mark = before[begin:]
-        if self._mark[0] != mark:
-            # Most prompts end alike.
-            self._mark = (mark, list(self.tokenizer(mark, add_special_tokens=False)["input_ids"]))
-        known, whole = self._mark[1], list(self.tokenizer(mark + text, add_special_tokens=False)["input_ids"])
-        if whole[: len(known)] == known:
-            return whole[len(known) :]
+        known, whole = self._ids(mark), self._ids(mark + text)
+        return whole[len(known) :] if whole[: len(known)] == known else self._ids(text)
+
+    def _ids(self, text: str) -> list[int]:
+        """The ids of a text, in which the text of a special token is that token."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _as_text(self, before: str, body: str, words: str) -> list[int]:
@@ -345,8 +343,7 @@ class Encoder:
                 f"The completion {body[:80]!r} has the text of a special token where the chat template writes no plain "
                 "words. Take it out of the completion."
             )
-        after = self.tokenizer(more, add_special_tokens=False)["input_ids"]
-        return [*self._after(before, lead), *self._letters(words), *after]
+        return [*self._after(before, lead), *self._letters(words), *self._ids(more)]
 
     def _letters(self, words: str) -> list[int]:
         """The ids of words in which the text of a special token is text."""
