@@ -76,7 +76,7 @@ class Ending:
 
     def _said(self, tokens: Sequence[int]) -> str:
         """The words of a sampled completion, after its lead."""
-        own, lead = list(tokens), self._lead_ids
+        own, lead = list(tokens), self._marked_lead
         if lead:
             # Where special tokens mark the words, whatever is before the last such mark is not the answer.
             starts = [place for place in range(len(own)) if own[place : place + len(lead)] == lead]
@@ -84,17 +84,19 @@ class Ending:
         text = str(self.tokenizer.decode(own, skip_special_tokens=True))
         return text if lead else text.removeprefix(self.lead)
 
-    @cached_property
+    @property
     def read_lead(self) -> str:
         """The lead as whoever leaves out special tokens reads it."""
-        ids = list(self.tokenizer(self.lead, add_special_tokens=False)["input_ids"]) if self.lead else []
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self.tokenizer.decode(self._lead_ids, skip_special_tokens=True))
+
+    @cached_property
+    def _marked_lead(self) -> list[int]:
+        """The ids of a lead that has special tokens, whose text would be lost; of any other, none."""
+        return self._lead_ids if set(self._lead_ids) & set(self.tokenizer.all_special_ids) else []
 
     @cached_property
     def _lead_ids(self) -> list[int]:
-        """The ids of a lead that has special tokens, whose text would be lost; of any other, none."""
-        ids = list(self.tokenizer(self.lead, add_special_tokens=False)["input_ids"]) if self.lead else []
-        return ids if set(ids) & set(self.tokenizer.all_special_ids) else []
+        return list(self.tokenizer(self.lead, add_special_tokens=False)["input_ids"]) if self.lead else []
 
     def _read(self, tokens: Sequence[int]) -> str:
         return read(self.tokenizer, tokens)
