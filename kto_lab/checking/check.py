@@ -21,7 +21,6 @@ from kto_lab.keys import CHECK
 
 STYLES = {"ok": "green", "failed": "bold red", "note": "dim"}
 
-
 # A check gives one row, or several that are measured together.
 Check = Callable[[], Row | Sequence[Row]]
 
@@ -81,7 +80,7 @@ def _rows(about: str, one: Check) -> Sequence[Row]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The checks as a table, in the looks of all of them."""
+    """The checks as a table, in the style of the other commands' tables."""
     made = console.plain_table("This machine")
     made.add_column("check", no_wrap=True)
     made.add_column("measured", ratio=1, overflow="fold")

@@ -31,10 +31,13 @@ REPEAT = "Runs on this machine do not repeat exactly: try trainer.deterministic=
 
 def policy() -> LlamaForCausalLM:
     """A small Llama in float32, the same each time, on the device that `trainer=auto` takes."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = random_llama(vocabulary=VOCABULARY, hidden=64, layers=3, intermediate=128).eval()
-    torch.nn.Module.to(model, device)
+    model = _llama()
+    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     return model
+
+
+def _llama() -> LlamaForCausalLM:
+    return random_llama(vocabulary=VOCABULARY, hidden=64, layers=3, intermediate=128).eval()
 
 
 def logps(model: LlamaForCausalLM, *, packed: bool = False) -> Tensor:
@@ -56,8 +59,7 @@ def plain_logps(model: LlamaForCausalLM, sequences: Sequence[Tokens] = SEQUENCES
 
 def from_float64(limits: Limits) -> list[Row]:
     """Log-probabilities and gradients in float32 against those in float64 on the CPU."""
-    model = policy()
-    exact = random_llama(vocabulary=VOCABULARY, hidden=64, layers=3, intermediate=128).eval().double()
+    model, exact = policy(), _llama().double()
     ours, theirs = logps(model), plain_logps(exact)
     ours.sum().backward()
     theirs.sum().backward()

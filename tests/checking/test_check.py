@@ -71,11 +71,6 @@ def test_a_failed_check_is_said_with_its_mend_and_ends_with_1(
     ]
 
 
-def test_each_check_is_declared_once(tmp_path: Path) -> None:
-    made = check.checks(tmp_path, Room(cache=0, runs=0), LIMITS)
-    assert list(made)[:2] == ["Python", "torch"] and len(made) == 16
-
-
 @pytest.mark.parametrize(
     ("name", "found", "row"),
     [
