@@ -52,7 +52,7 @@ def with_chat_template(
         node: whose `chat_template` and `template_arguments` these are, for messages.
 
     Raises:
-        LabError: there is no such template or file, it is no Jinja template, or it reads no such argument.
+        LabError: there is no such template or file, it is not valid Jinja, or it reads no such argument.
     """
     own = tokenizer
     if chat_template is not None:
@@ -101,7 +101,7 @@ def _assigned(name: str, value: Any, template: str, node: str) -> str:
 
 
 def _check(tokenizer: "PreTrainedTokenizerBase", node: str) -> None:
-    """Refuse a template that is no Jinja."""
+    """Refuse a template that is not valid Jinja."""
     from jinja2 import TemplateSyntaxError
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -109,6 +109,4 @@ def _check(tokenizer: "PreTrainedTokenizerBase", node: str) -> None:
         try:
             _compile_jinja_template(text)
         except TemplateSyntaxError as error:
-            raise LabError(
-                f"{node}.chat_template is no Jinja template: line {error.lineno}: {error.message}."
-            ) from error
+            raise LabError(f"{node}.chat_template is not valid Jinja: line {error.lineno}: {error.message}.") from error

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # In what transformers says of a model whose code it was not allowed to run.
 REMOTE_CODE = "trust_remote_code"
-RESTORE = f"Put it back as it was written; to use it as it is, remove {SUMS}."
 # ... and of an architecture that is of another kind, such as a multimodal one.
 OTHER_KIND = "Unrecognized configuration class"
+RESTORE = f"Put it back as it was written; to use it as it is, remove {SUMS}."
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 

@@ -246,7 +246,7 @@ def test_a_chat_template_is_given_by_name_by_file_or_as_text(tmp_path: Path) -> 
         assert tokens is not None and "yes" in base.decode(tokens.completion)
     for template, arguments, match in (
         ("nowhere.jinja", None, "neither the name of a template"),
-        ("{% if %}", None, "no Jinja template"),
+        ("{% if %}", None, "not valid Jinja"),
         (None, {"think": True}, "there is none"),
         ("chatml", {"thinking": True}, "reads no such argument"),
         ("chatml", {"messages": []}, "no argument"),
