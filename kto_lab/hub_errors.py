@@ -49,13 +49,11 @@ def explain(error: BaseException, name: str, *, kind: str, key: str) -> str | No
     # Clients look for files that a repository need not have, and go on.
     refused = met(HfHubHTTPError)
     if refused is not None and not isinstance(refused, RemoteEntryNotFoundError):
-        return (
-            f"The hub refused what was asked of it for {name!r}: {_first_line(refused)}. Check the name, and {TOKEN}."
-        )
+        return f"The hub refused what was asked of it for {name!r}: {first_line(refused)}. Check the name, and {TOKEN}."
     broken = next((one for one in chain if is_of_network(one)), None)
     if broken is not None:
         return (
-            f"The {kind} {name!r} could not be fetched from {constants.ENDPOINT} ({_first_line(broken)}). Run the "
+            f"The {kind} {name!r} could not be fetched from {constants.ENDPOINT} ({first_line(broken)}). Run the "
             "command again when the network is well: files that came in full are kept, and one that broke off is never "
             f"used. Without network, give a folder as {key}.name."
         )
@@ -78,6 +76,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first, to stand within a sentence; its kind, where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

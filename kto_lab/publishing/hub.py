@@ -7,7 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 
 from kto_lab import console
 from kto_lab.errors import LabError
-from kto_lab.hub_errors import TOKEN, is_of_network
+from kto_lab.hub_errors import TOKEN, first_line, is_of_network
 
 # What an earlier upload may have left that another form of the policy does not replace.
 STALE = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json"]
@@ -42,8 +42,7 @@ def upload(folder: Path, repo: str, *, private: bool) -> str:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
             raise LabError(f"The hub lets nobody but {repo.partition('/')[0]} write to {repo}: {TOKEN}.") from error
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise LabError(f"The hub refused {repo}: {first}. Mend that, or publish to a folder.") from error
+        raise LabError(f"The hub refused {repo}: {first_line(error)}. Mend that, or publish to a folder.") from error
     except Exception as error:
         if not is_of_network(error):
             raise

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.repocard import metadata_load
 from hydra.core.global_hydra import GlobalHydra
 
 from kto_lab.errors import LabError
-from kto_lab.publishing import card, repeating
+from kto_lab.publishing import card, hub, repeating
 from kto_lab.publishing.card import Told, model_card
 from kto_lab.publishing.command import publish
 from kto_lab.runs.identity import plain_values, settings
@@ -194,16 +196,24 @@ def test_a_dry_run_writes_nothing(finished: Path, tmp_path: Path, capsys: pytest
         (["to=hub"], "to=hub needs repo=owner/name"),
         (["to=hub", "repo=mine"], "to=hub needs repo=owner/name"),
         (["repo=me/mine"], "is for to=hub"),
-        (["license=Apache 2"], "as the hub names licences"),
+        (["license='Apache 2'"], "as the hub names licences"),
         (["base_model=/home/me/base"], "base_model is '/home/me/base'; it is a name on the hub"),
         (["run=nowhere"], "There is no folder nowhere"),
         (["to=hub", "repo=me/mine"], "HF_HUB_OFFLINE is set"),
     ],
 )
 def test_what_is_refused(finished: Path, tmp_path: Path, words: list[str], told: str) -> None:
-    quoted = [word.replace("Apache 2", "'Apache 2'") for word in words]
     with pytest.raises(LabError, match=told):
-        published(finished, tmp_path / "policy", *quoted)
+        published(finished, tmp_path / "policy", *words)
+
+
+def test_a_refusal_without_words_is_told_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise HfHubHTTPError("", response=httpx.Response(500, request=httpx.Request("POST", "http://hub")))
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    with pytest.raises(LabError, match=r"The hub refused me/mine: HfHubHTTPError\. Mend that"):
+        hub.upload(tmp_path, "me/mine", private=True)
 
 
 def test_nothing_is_overwritten(finished: Path, tmp_path: Path) -> None:
