@@ -7,6 +7,7 @@ day or a month comes first) is not guessed: the reader asks for it.
 import functools
 import itertools
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from kto_lab.feedback.presets import PRESETS
 from kto_lab.feedback.rows import Reading, all_readable, existing, read_rows, readable
 from kto_lab.importing.exports.auto import AutoExport
 from kto_lab.importing.known import TOOLS
+from kto_lab.quoting import plain
 
 LOOKED_AT = 100
 # Where a rating is up is a matter of its scale, which a column's name does not tell.
@@ -75,11 +77,12 @@ class Guess:
 
     @property
     def words(self) -> list[str]:
-        """The guess as on a command line, without the file."""
+        """The guess as words of a command line, for a shell, without the file."""
         format = self.settings.get("format")
         columns = {f"export.columns.{name}": column for name, column in self.settings.get("columns", {}).items()}
         named = [f"export={self.option}", *([f"export.format={format}"] if format else [])]
-        return [*named, *(f"{key}={'null' if column is None else column}" for key, column in columns.items())]
+        set_to = (f"{key}={'null' if column is None else plain(column)}" for key, column in columns.items())
+        return [*named, *map(shlex.quote, set_to)]
 
     def configured(self) -> DictConfig:
         """The configuration of the reader.

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kto_lab.configuration import config_dir
-from kto_lab.quoting import quoted
+from kto_lab.quoting import plain, quoted
 from kto_lab.runs.identity import FREE_KEYS, differing, leaves, plain_values, settings
 
 # Groups whose options are part of another's node: they are chosen as value@loss.value.
@@ -126,8 +126,7 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{quoted(name)}:{_value(item)}' for name, item in value.items())}}}"
     if isinstance(value, str):
-        text = _without_folder(value)
-        return text if text.replace("_", "").replace(".", "").replace("-", "").isalnum() else quoted(text)
+        return plain(_without_folder(value))
     return repr(value)
 
 

@@ -69,7 +69,9 @@ def test_a_tool_that_needs_a_second_file_asks_for_it(name: str) -> None:
         import_feedback(composed([f"path={EXPORTS / name}"], name="import"))
 
 
-def test_a_table_is_read_by_the_names_of_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_read_by_the_names_of_its_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     rows = renamed(prompt="User Message", completion="answer", label="thumb")
     with Path("log.csv").open("w", newline="", encoding="utf-8") as file:
@@ -81,6 +83,7 @@ def test_a_table_is_read_by_the_names_of_its_columns(tmp_path: Path, monkeypatch
     fates = {column["name"]: (column["fate"], column["what"]) for column in report["origin"]["columns"]}
     assert fates["User Message"] == ("read", "prompt") and fates["answer"] == ("read", "answer")
     assert fates["thumb"] == ("read", "thumb") and fates["user_id"] == ("read", "rater")
+    assert "'export.columns.prompt=User Message'" in " ".join(capsys.readouterr().out.split())
     assert fates["team"][0] == "unknown" and fates["empty"][0] == "ignored"
     assert report["guessed"]["told_by"] == ["User Message", "answer", "thumb"]
     assert report["examples"] == len(rows)

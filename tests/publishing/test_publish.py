@@ -1,6 +1,7 @@
 """`kto-lab publish`: the files of a finished run's policy, its model card, and what is refused."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def test_the_command_of_the_card_makes_the_same_run(finished: Path) -> None:
     line = repeating.command(record["config"])
     assert line is not None and line.startswith("kto-lab train model=tiny ")
     assert "feedback.path=thumbs.jsonl" in line and "corruption=label_noise" in line
-    again = settings(plain_values(composed(line.removeprefix("kto-lab train ").split())))
+    again = settings(plain_values(composed(shlex.split(line)[2:])))
     before = settings(record["config"])
     assert {key for key in again if again[key] != before[key]} == {"feedback.path"}
 
