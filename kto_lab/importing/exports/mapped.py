@@ -21,6 +21,7 @@ from kto_lab.importing.exports.values import (
     NoThumbError,
     Seen,
     completion_of,
+    first_sentence,
     identity_of,
     message_of,
     notes_on,
@@ -29,7 +30,6 @@ from kto_lab.importing.exports.values import (
 )
 from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 
-_LONGEST_DETAIL = 150
 FIELDS = (*ASKED, TOOLS, *THUMB, *PAIR, "rater", "model", "timestamp", "finished", "id")
 
 
@@ -94,8 +94,7 @@ def _row(where: str, cells: dict[str, Any], how: Layout) -> Row:
     try:
         answers = answers_of(read, where, how)
     except LabError as error:
-        detail = str(error).removeprefix(f"{where}: ")
-        raise NoThumbError(Reason.UNREADABLE, detail.split(". ")[0][:_LONGEST_DETAIL]) from error
+        raise NoThumbError(Reason.UNREADABLE, first_sentence(str(error).removeprefix(f"{where}: "))) from error
     when, identity = how.times.read(cells.get("timestamp")), identity_of(cells.get("id"))
     # Of turns, each side may answer what was said before on its own side: no pair of one prompt.
     paired = how.paired and answers[0]["prompt"] == answers[1]["prompt"] and all(one["completion"] for one in answers)

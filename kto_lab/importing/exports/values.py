@@ -62,6 +62,11 @@ def shown(value: Any) -> str:
     return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__
 
 
+def first_sentence(message: str) -> str:
+    """What a message says first, as a detail for a report."""
+    return message.split(". ")[0][:_LONGEST_DETAIL]
+
+
 def identity_of(value: Any) -> str | None:
     """An identity (of a user, a message, a row) as text; None where there is none.
 
@@ -223,8 +228,8 @@ def _refused(reason: Reason) -> Iterator[None]:
     try:
         yield
     except LabError as error:
-        detail = str(error).split(". ")[0][:_LONGEST_DETAIL]
-        raise NoThumbError(Reason.NOT_TEXT if isinstance(error, NotTextError) else reason, detail) from error
+        why = Reason.NOT_TEXT if isinstance(error, NotTextError) else reason
+        raise NoThumbError(why, first_sentence(str(error))) from error
 
 
 def verdict(scale: Scale, value: Any) -> tuple[bool, float | None]:
