@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -101,9 +102,14 @@ class Guess:
         return made
 
 
+def options() -> dict[str, Path]:
+    """The options of the group `export`, with their files."""
+    return {file.stem: file for file in sorted((config_dir() / "export").glob("*.yaml"))}
+
+
 def option_config(option: str) -> DictConfig:
     """The configuration of an option of the group `export`; LabError where there is none."""
-    known = {file.stem: file for file in sorted((config_dir() / "export").glob("*.yaml"))}
+    known = options()
     if option not in known:
         raise LabError(f"There is no export={option}. Known: {', '.join(known)}.")
     made = OmegaConf.load(known[option])

@@ -8,9 +8,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from kto_lab.configuration import config_dir
 from kto_lab.errors import LabError
-from kto_lab.importing.guess import option_config
+from kto_lab.importing.guess import option_config, options
 from kto_lab.importing.known import TOOLS
 
 # Of this run alone.
@@ -20,8 +19,7 @@ _TARGET = "_target_"
 
 def option_of(export: DictConfig) -> str | None:
     """The option of the group `export` that this configuration is of; None for a reader of one's own."""
-    known = sorted(file.stem for file in (config_dir() / "export").glob("*.yaml"))
-    return next((option for option in known if option_config(option)[_TARGET] == export.get(_TARGET)), None)
+    return next((option for option in options() if option_config(option)[_TARGET] == export.get(_TARGET)), None)
 
 
 def named_words() -> list[str]:
