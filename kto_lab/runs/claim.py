@@ -54,7 +54,7 @@ def is_finished(folder: Path, cfg: DictConfig) -> bool:
         parts = record.get("identity")
         before = Identity(**parts) if parts else None
         told = "; ".join(differences(settings(record["config"]), before, settings(plain_values(cfg)), identity))
-        raise LabError(f"{folder} holds a finished run, another than is asked for: {told}. Choose another run_dir.")
+        raise LabError(f"{folder} holds another finished run: {told}. Choose another run_dir.")
     return True
 
 
