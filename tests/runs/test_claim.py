@@ -131,7 +131,7 @@ def test_a_finished_folder_is_this_run_or_another(
     assert run(finished, "trainer.deterministic=true", "reference_store.max_mb=5") == finished / "run" and not trained
     assert "holds this run, finished; nothing to do" in capsys.readouterr().out
     message = (
-        r"holds a finished run, another.*optimization\.learning_rate 0\.0003 instead of 0\.001, .*seed 1 instead of 0"
+        r"holds another finished run.*optimization\.learning_rate 0\.0003 instead of 0\.001, .*seed 1 instead of 0"
     )
     with pytest.raises(LabError, match=message + r".*Choose another run_dir"):
         run(finished, "seed=1", "optimization.learning_rate=3e-4")
