@@ -1,44 +1,26 @@
-"""Checks of the devices: what torch sees, and why it does not see a GPU that the machine has."""
+"""The check of the devices: what `trainer=auto` takes, by the decision that a run makes, and why not a GPU."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from kto_lab.checking.row import Row, judged
+from kto_lab.gpus import Machine
+from kto_lab.training.devices import ask, choose
 
-# Made by the drivers of NVIDIA's and AMD's GPUs.
-DEVICE_FILES = ("nvidia[0-9]*", "kfd")
 
-
-def devices(folder: Path = Path("/dev")) -> Row:
+def devices(root: Path = Path("/")) -> Row:
     """What `trainer=auto` takes: a GPU where the machine has one.
 
     Args:
-        folder: where the system keeps its device files.
+        root: of the machine's file system.
     """
     import torch
 
-    files = sorted(path.name for pattern in DEVICE_FILES for path in folder.glob(pattern))
-    limit = "a GPU" if files else "the CPU will do"
-    mend = f"The machine has {', '.join(files)}, and torch cannot use it: {_reason()}." if files else ""
-    seen = _gpus()
-    said = ", ".join(seen) if seen else f"CPU, {torch.get_num_threads()} threads"
-    return judged("trainer=auto takes", said, limit=limit, holds=bool(seen) or not files, mend=mend)
-
-
-def _gpus() -> Sequence[str]:
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def _reason() -> str:
-    """Why CUDA does not work, in torch's words."""
-    import torch
-
-    try:
-        torch.cuda.init()
-    except Exception as error:
-        return str(error).strip().splitlines()[0].rstrip(".")
-    return "it gives no reason"
+    machine, answer = Machine.here(root), ask()
+    choice = choose("auto", machine, answer)
+    names = [torch.cuda.get_device_name(index) for index in range(answer.gpus)] if choice.device == "cuda" else []
+    said = ", ".join(names) or f"CPU, {torch.get_num_threads()} threads"
+    remarks = [choice.remark] if choice.remark else []
+    remarks += [] if answer.bfloat16 else ["float32: products in bfloat16 are only emulated"]
+    limit = "a GPU" if machine.signs and not machine.hidden else "the CPU will do"
+    said = "; ".join([said, *remarks])
+    return judged("trainer=auto takes", said, limit=limit, holds=not choice.refusal, mend=choice.refusal)

@@ -8,12 +8,14 @@ from transformers import LlamaForCausalLM
 
 from kto_lab.checking.row import Row, judged
 from kto_lab.checking.settings import Limits
+from kto_lab.gpus import Machine
 from kto_lab.losses import Thumbs, kto
 from kto_lab.losses.values import logistic
 from kto_lab.models.attention import set_packing
 from kto_lab.models.logps import completion_token_logps
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.tiny import random_llama
+from kto_lab.training.devices import ask, choose
 
 VOCABULARY = 97
 STEPS = 10
@@ -32,7 +34,7 @@ REPEAT = "Runs on this machine do not repeat exactly: try trainer.deterministic=
 def policy() -> LlamaForCausalLM:
     """A small Llama in float32, the same each time, on the device that `trainer=auto` takes."""
     model = _llama()
-    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
+    torch.nn.Module.to(model, choose("auto", Machine.here(), ask()).device)
     return model
 
 

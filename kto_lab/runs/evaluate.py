@@ -177,7 +177,7 @@ def evaluate_model(cfg: DictConfig) -> Path:
     encoder = Encoder.of(loaded, lengths)
     record.model = {**loaded.provenance, **encoder.hashes}
     record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"], encoder.hashes)
-    console.say(f"    {loaded.provenance['name']}; {hardware.device}, {hardware.number_format}")
+    console.say(f"    {loaded.provenance['name']}; {hardware.said}")
     judge = Judge(
         held_out=HeldOut.of(taken(test, encoder), encoder, examples=0),
         plain=encoder,

@@ -237,10 +237,7 @@ def load_policy(
         record.model["reference"] = reference
         narration.say(f"    reference: {reference['name']}")
     narration.say(f"    {loaded.provenance['name']}")
-    narration.say(
-        f"    {everything / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained; {hardware.device}, "
-        f"{hardware.number_format}"
-    )
+    narration.say(f"    {everything / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trained; {hardware.said}")
     narration.say(
         f"    weights loaded as {loaded.provenance['dtype']}, trained as {kept['trained_dtype']}"
         + (f", frozen as {kept['frozen_dtype']}" if kept["frozen_dtype"] else "")

@@ -3,10 +3,13 @@
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from kto_lab.errors import LabError
+from kto_lab.gpus import Machine
 from kto_lab.kinds import AtLeastOne
+from kto_lab.training.devices import Answer, Choice, ask, choose
 from kto_lab.values import check_fields
 
 # torch and Lightning are imported where they are needed: they take seconds, and a mistyped value should show before.
@@ -22,13 +25,13 @@ class Hardware:
     """The machine as Lightning's Trainer sees it.
 
     Attributes:
-        accelerator: "auto" (a GPU where there is one), "cpu" or "gpu".
+        accelerator: "auto" (a GPU where there is one; one that cannot be used is an error), "cpu" or "gpu".
         devices: processes per node, with one device each.
         num_nodes: nodes.
         strategy: how processes share the work: "ddp" (each has the whole policy), "fsdp" (each has a shard of it), or
             "auto" (ddp, where there are several).
-        precision: "auto" (bf16-mixed on a GPU, else 32-true), "32-true", or "bf16-mixed": float32 weights, matrix
-            products in bfloat16.
+        precision: "auto" (bf16-mixed on a GPU made for bfloat16, else 32-true), "32-true", or "bf16-mixed": float32
+            weights, matrix products in bfloat16.
         deterministic: refuse operations whose result can differ from run to run (on a GPU, at some cost).
         compile: compile the policy's blocks with torch.compile for the training; see `compiling.py`.
     """
@@ -55,22 +58,35 @@ class Hardware:
                 "would wait for them for ever. Start it with srun inside a Slurm job, with torchrun on every node, or "
                 "set MASTER_ADDR and NODE_RANK on each; see docs/clusters.md."
             )
-        import torch
-
         if self.compile and self.strategy == "fsdp":
             raise LabError(
                 "trainer.compile needs a whole policy, and fsdp gives each process a shard of it. Use trainer=ddp, or "
                 "trainer.compile=false."
             )
-        if self.accelerator == "gpu" and not torch.cuda.is_available():
+        if self.chosen.refusal:
+            raise LabError(self.chosen.refusal)
+        if self.chosen.device == "cpu":
+            return
+        if self.devices > self._answer.gpus:
             raise LabError(
-                "trainer.accelerator is 'gpu', but no CUDA device is visible. Use trainer=auto or trainer=cpu."
-            )
-        if self.device.type == "cuda" and self.devices > torch.cuda.device_count():
-            raise LabError(
-                f"trainer.devices is {self.devices}, but {torch.cuda.device_count()} CUDA devices are visible. "
+                f"trainer.devices is {self.devices}, but {self._answer.gpus} CUDA devices are visible. "
                 "Lower it, or use trainer.accelerator=cpu."
             )
+        if self.precision == "bf16-mixed" and not self._answer.bfloat16:
+            raise LabError(
+                "trainer.precision is 'bf16-mixed', but this GPU is older than Ampere (compute capability 8.0), and "
+                "only emulates products in bfloat16. Use trainer.precision=32-true."
+            )
+
+    @cached_property
+    def _answer(self) -> Answer:
+        return ask(self.devices)
+
+    @cached_property
+    def chosen(self) -> Choice:
+        """Where the run computes, decided once."""
+        # Without an import of torch where it has no say.
+        return Choice("cpu") if self.accelerator == "cpu" else choose(self.accelerator, Machine.here(), self._answer)
 
     @property
     def device(self) -> "torch.device":
@@ -78,7 +94,7 @@ class Hardware:
         import torch
         from lightning.pytorch.utilities import rank_zero_only
 
-        if self.accelerator == "cpu" or not torch.cuda.is_available():
+        if self.chosen.device == "cpu":
             return torch.device("cpu")
         # None before Lightning knows of other processes.
         rank = getattr(rank_zero_only, "rank", None) or 0
@@ -88,8 +104,16 @@ class Hardware:
     def number_format(self) -> Literal["32-true", "bf16-mixed"]:
         """The precision with "auto" resolved."""
         if self.precision == "auto":
-            return "bf16-mixed" if self.device.type == "cuda" else "32-true"
+            return "bf16-mixed" if self.chosen.device == "cuda" and self._answer.bfloat16 else "32-true"
         return self.precision
+
+    @property
+    def said(self) -> str:
+        """The device and the number format for a person, with what is not as they may expect."""
+        remarks = [self.chosen.remark] if self.chosen.remark else []
+        if self.chosen.device == "cuda" and not self._answer.bfloat16:
+            remarks.append("the GPU only emulates products in bfloat16")
+        return f"{self.device}, {self.number_format}" + (f" ({'; '.join(remarks)})" if remarks else "")
 
     def autocast(self) -> AbstractContextManager[object]:
         """The number format of training, for what runs outside it: policy and reference must see the same numerics."""

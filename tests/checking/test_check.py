@@ -97,10 +97,12 @@ def test_an_old_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpu_that_torch_cannot_use_fails_with_torch_s_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (tmp_path / "nvidiactl").touch()
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidiactl").touch()
     assert devices.devices(tmp_path).verdict == "ok", "no device, only the driver's control file"
-    (tmp_path / "nvidia0").touch()
+    (tmp_path / "dev" / "nvidia0").touch()
 
     def refuse() -> None:
         raise RuntimeError("The NVIDIA driver on your system is too old.\nPlease update")
@@ -108,7 +110,10 @@ def test_a_gpu_that_torch_cannot_use_fails_with_torch_s_reason(tmp_path: Path, m
     monkeypatch.setattr(torch.cuda, "init", refuse)
     row = devices.devices(tmp_path)
     assert row.verdict == "failed" and row.limit == "a GPU"
-    assert "nvidia0" in row.mend and row.mend.endswith("The NVIDIA driver on your system is too old.")
+    assert "nvidia0" in row.mend and "The NVIDIA driver on your system is too old. " in row.mend
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    row = devices.devices(tmp_path)
+    assert row.verdict == "ok" and "CUDA_VISIBLE_DEVICES hides the GPUs" in row.measured
 
 
 def test_a_folder_without_room_or_that_cannot_be_written_fails(tmp_path: Path) -> None:

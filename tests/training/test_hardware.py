@@ -3,6 +3,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from kto_lab.errors import LabError
+from kto_lab.gpus import Machine
+from kto_lab.training import hardware as hardware_module
 from kto_lab.training.hardware import LAUNCHED, Hardware
 
 GOOD = {
@@ -20,9 +22,26 @@ def hardware(**changes: object) -> Hardware:
     return Hardware(**GOOD | changes)  # type: ignore[arg-type]
 
 
-def pretend_gpu(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+@pytest.fixture(autouse=True)
+def no_gpu_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever machine the tests run on."""
+    shows(monkeypatch, Machine())
+
+
+def shows(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    monkeypatch.setattr(hardware_module.Machine, "here", lambda: machine)
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, there: bool, capability: tuple[int, int] = (8, 0)) -> None:
+    def init() -> None:
+        if not there:
+            raise RuntimeError("Found no NVIDIA driver on your system.")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4 if there else 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
 
 
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +90,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         ({"devices": 0}, r"trainer\.devices"),
         ({"num_nodes": 0}, r"trainer\.num_nodes"),
         ({"num_nodes": 2}, r"trainer\.num_nodes is 2, and nothing has started processes on other nodes"),
-        ({"accelerator": "gpu"}, "no CUDA device is visible"),
+        ({"accelerator": "gpu"}, r"no GPU can be used: Found no NVIDIA driver on your system\."),
     ],
 )
 def test_what_this_machine_cannot_do_is_refused(
@@ -82,3 +101,24 @@ def test_what_this_machine_cannot_do_is_refused(
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(LabError, match=message):
         hardware(**changes)
+
+
+def test_a_gpu_that_cannot_be_used_stops_a_run_unless_the_cpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch, False)
+    shows(monkeypatch, Machine(files=("/dev/nvidia0",)))
+    with pytest.raises(LabError, match=r"There is a GPU \(/dev/nvidia0\), but.* Found no NVIDIA driver.*trainer=cpu"):
+        hardware()
+    assert hardware(accelerator="cpu").said == "cpu, 32-true"
+    shows(monkeypatch, Machine(files=("/dev/nvidia0",), hidden=True))
+    assert hardware().said == "cpu, 32-true (CUDA_VISIBLE_DEVICES hides the GPUs)"
+
+
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch, True, capability=(7, 5))
+    assert hardware().number_format == "32-true"
+    assert hardware().said == "cuda:0, 32-true (the GPU only emulates products in bfloat16)"
+    with pytest.raises(LabError, match=r"trainer\.precision is 'bf16-mixed', but this GPU.*trainer\.precision=32-true"):
+        hardware(precision="bf16-mixed")
+    assert hardware(precision="bf16-mixed", accelerator="cpu").number_format == "bf16-mixed"
+    pretend_gpu(monkeypatch, True, capability=(8, 0))
+    assert hardware(precision="bf16-mixed").said == "cuda:0, bf16-mixed"
