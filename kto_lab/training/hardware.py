@@ -1,6 +1,7 @@
 """Where a run computes and in which number format: the keys of `conf/trainer`."""
 
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 # Variables that the launcher of a run on several nodes sets: srun, torchrun, or whoever starts a process on each.
 LAUNCHED = ("SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "NODE_RANK")
+# How much memory cuBLAS keeps for itself, and the values with which its results repeat.
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+REPEATING = (":4096:8", ":16:8")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class Hardware:
                 "trainer.compile needs a whole policy, and fsdp gives each process a shard of it. Use trainer=ddp, or "
                 "trainer.compile=false."
             )
+        if self.deterministic and self.accelerator != "cpu":
+            # Ahead of the first question to torch.
+            _fix_workspace()
         if self.chosen.refusal:
             raise LabError(self.chosen.refusal)
         if self.chosen.device == "cpu":
@@ -122,3 +129,20 @@ class Hardware:
         import torch
 
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _fix_workspace() -> None:
+    """Have cuBLAS repeat its results. CUDA's libraries read the variable once, with the first product.
+
+    Raises:
+        LabError: this process has used CUDA without it.
+    """
+    if os.environ.get(WORKSPACE) in REPEATING:
+        return
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise LabError(
+            f"trainer.deterministic is true, but this process has used the GPU before, without {WORKSPACE}: products "
+            f"would not repeat. Start the command with {WORKSPACE}={REPEATING[0]} in its environment."
+        )
+    os.environ[WORKSPACE] = REPEATING[0]

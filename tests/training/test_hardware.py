@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -5,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from kto_lab.errors import LabError
 from kto_lab.gpus import Machine
 from kto_lab.training import hardware as hardware_module
-from kto_lab.training.hardware import LAUNCHED, Hardware
+from kto_lab.training.hardware import LAUNCHED, REPEATING, WORKSPACE, Hardware
 
 GOOD = {
     "accelerator": "auto",
@@ -122,3 +126,44 @@ def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(monkeypatch: pytest
     assert hardware(precision="bf16-mixed", accelerator="cpu").number_format == "bf16-mixed"
     pretend_gpu(monkeypatch, True, capability=(8, 0))
     assert hardware(precision="bf16-mixed").said == "cuda:0, bf16-mixed"
+
+
+def test_the_workspace_of_cublas_is_fixed_before_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    monkeypatch.delenv(WORKSPACE, raising=False)
+    pretend_gpu(monkeypatch, True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: found.append(os.environ.get(WORKSPACE)))
+    hardware(deterministic=True, accelerator="cpu")
+    hardware()
+    hardware(deterministic=True)
+    assert found == [None, REPEATING[0]]
+    monkeypatch.setenv(WORKSPACE, REPEATING[1])
+    hardware(deterministic=True)
+    assert os.environ[WORKSPACE] == REPEATING[1], "what a person has chosen stays"
+
+
+def test_a_process_that_has_used_cuda_can_no_longer_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WORKSPACE, ":0:0")
+    pretend_gpu(monkeypatch, True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(LabError, match=f"{WORKSPACE}={REPEATING[0]} in its environment"):
+        hardware(deterministic=True)
+    monkeypatch.setenv(WORKSPACE, REPEATING[0])
+    assert hardware(deterministic=True).device.type == "cuda"
+
+
+def test_the_command_line_fixes_the_workspace_ahead_of_torch() -> None:
+    program = f"""
+import os, sys
+from kto_lab import cli
+from kto_lab.training import hardware
+def asked(*_):
+    print("torch" in sys.modules, os.environ.get("{WORKSPACE}"))
+    os._exit(0)
+hardware.ask = asked
+sys.argv = ["kto-lab", "train", "scale=tiny", "trainer=auto", "trainer.deterministic=true"]
+cli.main()
+"""
+    environ = {name: value for name, value in os.environ.items() if name != WORKSPACE} | {"PYTHONUNBUFFERED": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == f"False {REPEATING[0]}", done.stderr
