@@ -49,8 +49,9 @@ class Launcher:
         for config, alike in self._kinds(jobs):
             launcher = self._instantiate(config)
             if type(launcher).__name__ == SLURM:
-                from kto_lab.sweeps.slurm import run_on_slurm
+                from kto_lab.sweeps.slurm import run_on_slurm, tell_of_gpus
 
+                tell_of_gpus(config)
                 run_on_slurm(launcher, alike, first)
             else:
                 problems |= _run_here(launcher, alike, first)

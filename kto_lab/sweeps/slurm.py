@@ -15,7 +15,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from submitit.core.utils import FailedJobError
 
 from kto_lab import console
@@ -27,6 +27,8 @@ LOOK_SECONDS = 1.0
 QUEUE_SECONDS = 15.0
 # submitit takes the last ten minutes before the limit for the limit.
 SHORTEST_MIN = 10
+# How else sbatch is asked for GPUs: gres, gpus, gpus_per_task, tres_per_task.
+BY_OPTION = ("gres", "gpus", "tres")
 # Since Slurm 22.05, srun no longer takes the job's number of CPUs by itself.
 EXPORTS = ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"]
 
@@ -54,6 +56,21 @@ def run_on_slurm(launcher: SlurmLauncher, cells: Sequence[Sequence[str]], first:
     for problem, count, job in groups((problem, job) for job in jobs if (problem := problem_of(job))):
         told = f"Slurm job {job.job_id}" if count == 1 else f"{count} Slurm jobs, such as {job.job_id}"
         console.say(f"    {told}: {problem}; log {job.task(0).paths.stdout}")
+
+
+def tell_of_gpus(config: DictConfig) -> None:
+    """Say that jobs ask for no GPU, where their trainer would take one: a node has GPUs, and a job what it asked for.
+
+    Args:
+        config: of the sweep, with the trainer of these jobs.
+    """
+    asked = config.hydra.launcher
+    by_option = [name for name in asked.additional_parameters or () if str(name).startswith(BY_OPTION)]
+    if config.trainer.accelerator == "auto" and not asked.gpus_per_node and not by_option:
+        console.say(
+            "    These jobs ask for no GPU, and train on CPUs: trainer.accelerator is auto. trainer=gpu, or "
+            "trainer.accelerator=gpu, asks for one GPU per process."
+        )
 
 
 def submit(launcher: SlurmLauncher, cells: Sequence[Sequence[str]], first: int) -> list[submitit.Job[Any]]:

@@ -166,15 +166,40 @@ def test_jobs_ask_for_the_devices_of_their_cells(monkeypatch: pytest.MonkeyPatch
     recorder = Recorder(monkeypatch)
     config = of_sweep("hydra/launcher=slurm", "runs_dir=elsewhere")
     jobs = [["seed=0"], ["trainer=ddp"], ["seed=1"], ["trainer=ddp", "trainer.num_nodes=3"]]
+    jobs += [["trainer=gpu"], ["trainer=fsdp", "trainer.accelerator=gpu"]]
+    monkeypatch.setattr(slurm, "tell_of_gpus", lambda config: None)
     Launcher(recorder, print, config).launch(jobs, 4)  # type: ignore[arg-type]
-    found = [(asked["nodes"], asked["tasks_per_node"], alike, first) for asked, alike, first in recorder.launched]
+    asked_for = ("nodes", "tasks_per_node", "gpus_per_node")
+    found = [([asked[key] for key in asked_for], alike, first) for asked, alike, first in recorder.launched]
     assert found == [
-        (1, 1, [["seed=0"], ["seed=1"]], 4),
-        (1, 2, [["trainer=ddp"]], 6),
-        (3, 2, [["trainer=ddp", "trainer.num_nodes=3"]], 7),
+        ([1, 1, None], [["seed=0"], ["seed=1"]], 4),
+        ([1, 2, None], [["trainer=ddp"]], 6),
+        ([3, 2, None], [["trainer=ddp", "trainer.num_nodes=3"]], 7),
+        ([1, 1, 1], [["trainer=gpu"]], 8),
+        ([1, 2, 2], [["trainer=fsdp", "trainer.accelerator=gpu"]], 9),
     ]
     folders = {asked["submitit_folder"] for asked, _, _ in recorder.launched}
     assert len(folders) == 1 and folders.pop().startswith("elsewhere/slurm/")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "asked", "said"),
+    [
+        ("auto", {}, True),
+        ("gpu", {"gpus_per_node": 1}, False),
+        ("cpu", {}, False),
+        ("auto", {"gpus_per_node": 1}, False),
+        ("auto", {"additional_parameters": {"gres": "gpu:1"}}, False),
+        ("auto", {"additional_parameters": {"requeue": True}}, True),
+    ],
+)
+def test_jobs_that_ask_for_no_gpu_are_said_where_they_could_use_one(
+    accelerator: str, asked: dict[str, Any], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = {"gpus_per_node": None, "additional_parameters": None} | asked
+    config = OmegaConf.create({"hydra": {"launcher": launcher}, "trainer": {"accelerator": accelerator}})
+    slurm.tell_of_gpus(config)
+    assert ("ask for no GPU" in capsys.readouterr().out) == said
 
 
 def test_a_launcher_that_follows_no_cell_has_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
