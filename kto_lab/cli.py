@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
 from kto_lab import __version__, completion
@@ -21,6 +21,7 @@ from kto_lab.configuration import as_hydra_reads, check_at_once, config_dir, ref
 from kto_lab.messages import explain
 from kto_lab.quoting import quoted
 from kto_lab.stopping import Stopped, stoppable
+from kto_lab.sweeps.claims import own_gpus, starts_processes
 from kto_lab.sweeps.request import read
 from kto_lab.usage import closest, help_of
 
@@ -107,7 +108,7 @@ def run(name: str, overrides: list[str]) -> None:
     import hydra
 
     command = COMMANDS[name]
-    whole = list(sys.argv)
+    whole, process = list(sys.argv), os.getpid()
 
     def task(cfg: "DictConfig") -> object:
         # Here, because a launcher calls this in a process of its own.
@@ -126,7 +127,8 @@ def run(name: str, overrides: list[str]) -> None:
                 check_at_once(cfg, command.config)
             return _load(command.function)(cfg)
 
-        return with_messages(job, to_go_on=_to_go_on(name, cfg), cfg=cfg)
+        with _gpus_of_job(cfg, process):
+            return with_messages(job, to_go_on=_to_go_on(name, cfg), cfg=cfg)
 
     # Hydra's own words for an error advise to add the unknown key; with this set, it leaves the words to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -143,6 +145,15 @@ def run(name: str, overrides: list[str]) -> None:
         return
     sys.argv = [whole[0], *overrides]
     with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
+
+
+def _gpus_of_job(cfg: "DictConfig", process: int) -> AbstractContextManager[None]:
+    """GPUs of a job's own, ahead of any import of torch, where the command has started processes for its jobs."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if os.getpid() == process or "trainer" not in cfg or not starts_processes(HydraConfig.get().launcher):
+        return nullcontext()
+    return own_gpus(cfg.trainer.accelerator, cfg.trainer.devices)
 
 
 def _to_go_on(name: str, cfg: "DictConfig") -> str:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import values
 from kto_lab.errors import LabError
-from kto_lab.gpus import gpus_per_node
+from kto_lab.gpus import cells_at_once, gpus_per_node
 from kto_lab.keys import OF_COMMAND, Keys
 from kto_lab.kinds import Node
 from kto_lab.quoting import quoted
@@ -23,6 +23,7 @@ AT_ONCE = ("optimization", "lengths", "evaluation", "trainer")
 # The others say what a launcher asks for by default, of the accelerator and the devices of a trainer.
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:8], use_cache=True, replace=True)
 OmegaConf.register_new_resolver("gpus_per_node", gpus_per_node, replace=True)
+OmegaConf.register_new_resolver("cells_at_once", cells_at_once, replace=True)
 
 
 def config_dir() -> Path:

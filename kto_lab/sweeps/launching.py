@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from kto_lab import console
 from kto_lab.errors import LabError
+from kto_lab.gpus import gpu_places, visible
 from kto_lab.messages import explain
+from kto_lab.sweeps.claims import end_idle_processes, starts_processes
 from kto_lab.sweeps.parent import EndsWithSweep
 
 SLURM = "SlurmLauncher"
@@ -46,7 +48,11 @@ class Launcher:
             LabError: the launcher is not installed, or refuses.
         """
         problems: dict[Path, str] = {}
-        for config, alike in self._kinds(jobs):
+        kinds = self._kinds(jobs)
+        if in_processes := starts_processes(self.config.hydra.launcher):
+            for config, _ in kinds:
+                _refuse_too_many(config)
+        for config, alike in kinds:
             launcher = self._instantiate(config)
             if type(launcher).__name__ == SLURM:
                 from kto_lab.sweeps.slurm import run_on_slurm, tell_of_gpus
@@ -55,12 +61,17 @@ class Launcher:
                 run_on_slurm(launcher, alike, first)
             else:
                 problems |= _run_here(launcher, alike, first)
+            if in_processes:
+                # Cells of another kind may need another number of GPUs, and CUDA knows a process's GPUs for good.
+                end_idle_processes()
             first += len(alike)
         return problems
 
     def _kinds(self, jobs: Sequence[Sequence[str]]) -> list[tuple[DictConfig, list[Sequence[str]]]]:
         """Jobs that ask the launcher for the same, with the configuration that says so."""
-        if FOLLOWS not in OmegaConf.to_yaml(self.config.hydra.launcher):
+        in_processes = starts_processes(self.config.hydra.launcher)
+        follows = visible() if in_processes else FOLLOWS in OmegaConf.to_yaml(self.config.hydra.launcher)
+        if not follows:
             return [(self.config, list(jobs))]
         kinds: dict[str, tuple[DictConfig, list[Sequence[str]]]] = {}
         for job in jobs:
@@ -69,6 +80,9 @@ class Launcher:
             with read_write(config):
                 config.trainer = composed.trainer
             asked = repr(OmegaConf.to_container(config.hydra.launcher, resolve=True))
+            if in_processes:
+                # Of which a process has as many as its first cell needs, whatever n_jobs says.
+                asked += f" {config.trainer.accelerator} {config.trainer.devices}"
             kinds.setdefault(asked, (config, []))[1].append(job)
         return list(kinds.values())
 
@@ -84,6 +98,16 @@ class Launcher:
             raise LabError(
                 "The launcher needs an extra that is not installed: pip install 'kto-lab[slurm]' or 'kto-lab[joblib]'."
             ) from error
+
+
+def _refuse_too_many(config: DictConfig) -> None:
+    """LabError where there are more processes than GPUs for them: they would take turns, models in their memory."""
+    asked, places = config.hydra.launcher.n_jobs, gpu_places(config.trainer.accelerator, config.trainer.devices)
+    if places is not None and not 0 < asked <= places:
+        raise LabError(
+            f"hydra.launcher.n_jobs is {asked}, but this machine has GPUs for {places} cells at a time, with "
+            f"trainer.devices={config.trainer.devices}. Leave n_jobs out, or use trainer=cpu."
+        )
 
 
 def _run_here(launcher: Any, jobs: Sequence[Sequence[str]], first: int) -> Mapping[Path, str]:

@@ -29,7 +29,7 @@ from kto_lab.sweeps.launching import Launcher
 from kto_lab.sweeps.parent import EndsWithSweep
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.fit import CHECKPOINTS
-from tests.small_runs import SMALL, thumbs, write_jsonl
+from tests.small_runs import SMALL, instead, thumbs, write_jsonl
 
 STUDY = """# A study for the tests.
 name: pair
@@ -46,8 +46,8 @@ def in_processes(folder: Path, *more: str) -> list[str]:
     (folder / "own" / "study" / "pair.yaml").write_text(STUDY)
     file = write_jsonl(folder / "thumbs.jsonl", thumbs())
     words = ["study=pair", "hydra/launcher=processes", "--config-dir", "own", *SMALL]
-    words += [f"feedback.path={file}", "feedback.columns.split=split", *more]
-    return [sys.executable, "-m", "kto_lab.cli", "sweep", *words]
+    words += [f"feedback.path={file}", "feedback.columns.split=split"]
+    return [sys.executable, "-m", "kto_lab.cli", "sweep", *instead(words, *more)]
 
 
 @pytest.mark.slow
@@ -67,6 +67,24 @@ def test_processes_share_the_cells_and_the_cores(tmp_path: Path) -> None:
     records = [read_record(home / one["folder"]) for one in cells]
     threads = [record["environment"]["cpu"]["threads"] for record in records]
     assert threads == 2 * [max(cpu_count() // 2, 1)]
+
+
+@pytest.mark.slow
+def test_each_process_sees_one_gpu(tmp_path: Path) -> None:
+    command = in_processes(tmp_path, "trainer=auto", "trainer.precision=32-true")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    done = subprocess.run(
+        command,
+        env=environ | {"CUDA_VISIBLE_DEVICES": "5,7"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    # Here no GPU can be used, and what a cell then says of it names what it was given.
+    failures = [json.loads(file.read_text())["error"] for file in tmp_path.glob(f"runs/cells/*/{FAILURE}")]
+    assert len(failures) == 2, done.stdout + done.stderr
+    assert all("(CUDA_VISIBLE_DEVICES=5)" in said or "(CUDA_VISIBLE_DEVICES=7)" in said for said in failures)
 
 
 @pytest.mark.slow
@@ -202,7 +220,51 @@ def test_jobs_that_ask_for_no_gpu_are_said_where_they_could_use_one(
     assert ("ask for no GPU" in capsys.readouterr().out) == said
 
 
+def in_joblib(n_jobs: int | str, accelerator: str, devices: int) -> DictConfig:
+    """What a cell that joblib runs is composed to, as far as launching goes."""
+    launcher = {"_target_": "a.JoblibLauncher", "n_jobs": n_jobs}
+    return OmegaConf.create(
+        {"hydra": {"launcher": launcher}, "trainer": {"accelerator": accelerator, "devices": devices}}
+    )
+
+
+def test_processes_get_cells_that_need_as_many_gpus_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    shipped = OmegaConf.load(cli.config_dir() / "hydra" / "launcher" / "processes.yaml")
+    n_jobs = OmegaConf.to_container(shipped, resolve=False)["n_jobs"]  # type: ignore[index, call-overload]
+    ended: list[int] = []
+    recorder = Recorder(monkeypatch)
+    monkeypatch.setattr(launching, "end_idle_processes", lambda: ended.append(len(recorder.launched)))
+    trainers = [("auto", 1), ("gpu", 2), ("auto", 1), ("cpu", 1)]
+    recorder.config_loader = SimpleNamespace(
+        load_sweep_config=lambda config, words: in_joblib(n_jobs, *trainers[int(words[0])])
+    )
+    Launcher(recorder, print, in_joblib(n_jobs, "auto", 1)).launch([["0"], ["1"], ["2"], ["3"]])  # type: ignore[arg-type]
+    found = [(asked["n_jobs"], alike) for asked, alike, _ in recorder.launched]
+    assert found == [(4, [["0"], ["2"]]), (2, [["1"]]), (2, [["3"]])]
+    assert ended == [1, 2, 3], "a process has as many GPUs as its first cell needed"
+
+
+@pytest.mark.parametrize(("n_jobs", "devices", "refused"), [(4, 1, False), (3, 2, True), (2, 2, False), (-1, 1, True)])
+def test_more_processes_than_gpus_are_refused_ahead_of_all_cells(
+    n_jobs: int, devices: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setattr(launching, "end_idle_processes", lambda: None)
+    recorder = Recorder(monkeypatch)
+    kinds = [in_joblib(n_jobs, "cpu", 1), in_joblib(n_jobs, "auto", devices)]
+    recorder.config_loader = SimpleNamespace(load_sweep_config=lambda config, words: kinds[int(words[0])])
+    launch = Launcher(recorder, print, kinds[0]).launch  # type: ignore[arg-type]
+    if refused:
+        with pytest.raises(LabError, match=rf"n_jobs is {n_jobs}, but this machine has GPUs for {4 // devices} cells"):
+            launch([["0"], ["1"]])
+    else:
+        launch([["0"], ["1"]])
+    assert [alike for _, alike, _ in recorder.launched] == ([] if refused else [[["0"]], [["1"]]])
+
+
 def test_a_launcher_that_follows_no_cell_has_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "visible", tuple)
     recorder = Recorder(monkeypatch)
     recorder.config_loader = None
     Launcher(recorder, print, of_sweep("hydra/launcher=processes")).launch([["a=1"], ["a=2"]])  # type: ignore[arg-type]
