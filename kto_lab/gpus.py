@@ -155,4 +155,4 @@ def cells_at_once(accelerator: str, devices: int) -> int:
 def gpu_places(accelerator: str, devices: int) -> int | None:
     """How many cells have a place on this machine's GPUs, at least one; None where they use no GPU."""
     found = () if accelerator == "cpu" else visible()
-    return max(len(found) // devices, 1) if found else None
+    return max(len(found) // max(devices, 1), 1) if found else None

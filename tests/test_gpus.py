@@ -97,6 +97,7 @@ def test_visible_gpus_are_those_given_else_all(tmp_path: Path, monkeypatch: pyte
         ("0,1,2,3,4,5,6,7", "gpu", 2, 4),
         ("0,1,2", "gpu", 2, 1),
         ("0", "gpu", 2, 1),
+        ("0,1", "gpu", 0, 2),  # which the trainer refuses
         ("0,1,2,3", "cpu", 1, 2),
         ("", "auto", 1, 2),
     ],
