@@ -200,26 +200,6 @@ def test_jobs_ask_for_the_devices_of_their_cells(monkeypatch: pytest.MonkeyPatch
     assert len(folders) == 1 and folders.pop().startswith("elsewhere/slurm/")
 
 
-@pytest.mark.parametrize(
-    ("accelerator", "asked", "said"),
-    [
-        ("auto", {}, True),
-        ("gpu", {"gpus_per_node": 1}, False),
-        ("cpu", {}, False),
-        ("auto", {"gpus_per_node": 1}, False),
-        ("auto", {"additional_parameters": {"gres": "gpu:1"}}, False),
-        ("auto", {"additional_parameters": {"requeue": True}}, True),
-    ],
-)
-def test_jobs_that_ask_for_no_gpu_are_said_where_they_could_use_one(
-    accelerator: str, asked: dict[str, Any], said: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    launcher = {"gpus_per_node": None, "additional_parameters": None} | asked
-    config = OmegaConf.create({"hydra": {"launcher": launcher}, "trainer": {"accelerator": accelerator}})
-    slurm.tell_of_gpus(config)
-    assert ("ask for no GPU" in capsys.readouterr().out) == said
-
-
 def in_joblib(n_jobs: int | str, accelerator: str, devices: int) -> DictConfig:
     """What a cell that joblib runs is composed to, as far as launching goes."""
     launcher = {"_target_": "a.JoblibLauncher", "n_jobs": n_jobs}
