@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two processes of one thread each: tiny models gain nothing from more threads.
 TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow test-quantization lint docs clean
 
 demo: .venv/installed  ## align SmolLM2 with KTO on the shipped thumbs, and judge it
 	$(BIN)/kto-lab train
@@ -14,6 +14,11 @@ test: .venv/installed  ## the test suite
 
 test-slow: .venv/installed  ## the tests that take minutes, or download something
 	$(TEST) -m slow
+
+# Apart from the others: with bitsandbytes there, every process that imports peft takes a second longer to start.
+test-quantization: .venv/installed  ## the tests of quantised bases, with the extra that they need
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[quantization]'
+	$(TEST) tests/models/test_quantization.py
 
 lint: .venv/installed  ## formatting, lint, types, and which package may import which
 	$(BIN)/ruff format --check .

@@ -46,4 +46,4 @@ def test_the_workflow_runs_what_ci_runs() -> None:
     steps = workflow["jobs"]["checks"]["steps"]
     assert steps[-1] == {"run": ".ci/run"}
     ran = re.findall(r"^make (\S+)$", (ROOT / ".ci" / "run").read_text(), re.M)
-    assert ran == ["lint", "test", "docs", "test-slow"]
+    assert ran == ["lint", "test", "docs", "test-slow", "test-quantization"]

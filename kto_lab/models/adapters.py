@@ -20,8 +20,9 @@ from kto_lab.models.ending import Ending
 from kto_lab.models.load import hf
 from kto_lab.models.logps import evaluating
 from kto_lab.models.number_format import add_in_float32
+from kto_lab.models.quantization import quantised
 from kto_lab.models.reading import quiet
-from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, fill, merged
+from kto_lab.models.saved_adapter import ADAPTER, WEIGHTS, fill, make_dense, merged
 from kto_lab.sealed import check_sums, write_sums
 
 if TYPE_CHECKING:
@@ -47,8 +48,13 @@ class FullFineTuning:
         """The policy: the model itself.
 
         Raises:
-            LabError: it was loaded with an adapter that was kept.
+            LabError: it was loaded with an adapter that was kept, or its weights are quantised.
         """
+        if quantised(model):
+            raise LabError(
+                "The model's weights are quantised, and adapter=none trains all weights. Use adapter=lora, which "
+                "trains an adapter over them, or original weights."
+            )
         if is_adapted(model):
             raise LabError(
                 "model.saved_adapter=keep keeps an adapter beside the weights, and adapter=none trains all weights. "
@@ -281,8 +287,7 @@ def save_policy(
     adds to a 16-bit weight would be rounded away. Its settings of generation end an answer where training did.
     """
     if merge and is_adapted(policy):
-        nn.Module.float(policy)
-        policy = merged(policy).model
+        policy = merged(nn.Module.float(make_dense(policy))).model
     with quiet(), atomic_path(folder) as partial:
         if is_adapted(policy):
             policy.save_pretrained(str(partial), selected_adapters=[ADAPTER], save_embedding_layers=False)

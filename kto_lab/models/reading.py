@@ -17,7 +17,8 @@ from kto_lab import hub_errors
 from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_as_it_is
 from kto_lab.models.adapted import is_adapted
-from kto_lab.models.saved_adapter import SavedAdapter, find_adapter, merged, with_adapter
+from kto_lab.models.quantization import keep_packing, kind_of
+from kto_lab.models.saved_adapter import SavedAdapter, find_adapter, make_dense, merged, with_adapter
 from kto_lab.sealed import SUMS, check_sums
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Reader:
         own = saved.provenance | {"kept": keep}
         model: PreTrainedModel | PeftModel = with_adapter(under.model, saved)
         if is_adapted(model) and not keep:
-            model, own["in_bfloat16"] = merged(model)
+            model, own["in_bfloat16"] = merged(make_dense(model))
             # The base of what is trained on it next.
             model.name_or_path = model.config._name_or_path = _where(name)
         tokenizer = _tokenizer(name, revision, self.key, needed=needs_tokenizer and under.tokenizer is None)
@@ -148,6 +149,9 @@ class Reader:
             config = cached_file(where, "config.json", revision=revision)
         assert config is not None
         provenance = {"name": path.name if path.exists() else name, "weights": weights_digest(Path(config).parent)}
+        if (kind := kind_of(model, name)) is not None:
+            keep_packing(model)
+            provenance["quantization"] = kind
         if revision is not None:
             provenance["revision"] = revision
         # By the folder in the cache: transformers' configurations no longer carry the commit.

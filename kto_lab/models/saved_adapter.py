@@ -23,6 +23,7 @@ from transformers.utils import cached_file, extract_commit_hash, find_adapter_co
 from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_as_it_is
 from kto_lab.models.adapted import is_adapted
+from kto_lab.models.quantization import dequantised, is_quantised, quantised
 from kto_lab.sealed import read_json
 
 if TYPE_CHECKING:
@@ -80,13 +81,20 @@ class SavedAdapter:
         try:
             ran = read_json(record, "Put it back: it says which base the adapter was trained on.")["model"]
             # Where the run went on with an adapter that it was given, its own goes onto the same base.
-            trained_on = ran["base"]["weights"] if ran.get("adapter", {}).get("kept") else ran["weights"]
+            trained_on = ran["base"] if ran.get("adapter", {}).get("kept") else ran
+            weights, quantization = trained_on["weights"], trained_on.get("quantization")
         except (LookupError, TypeError):
             return
-        if trained_on != base.get("weights"):
+        if weights != base.get("weights"):
             raise LabError(
                 f"The adapter {self.name} was trained on other weights than those of {base['name']}: {record} says "
-                f"{trained_on}, and these are {base.get('weights')} (SHA-256). Put the base back as it was, or {mend}."
+                f"{weights}, and these are {base.get('weights')} (SHA-256). Put the base back as it was, or {mend}."
+            )
+        if quantization != base.get("quantization"):
+            raise LabError(
+                f"The adapter {self.name} was trained over weights in {quantization or 'their own format'}, says "
+                f"{record}, and these are in {base.get('quantization') or 'their own'}. Set "
+                f"model.quantization={quantization or 'null'}."
             )
 
 
@@ -188,6 +196,34 @@ def fill(policy: "PeftModel", weights: Path) -> None:
 def _few(names: list[str]) -> str:
     shown = ", ".join(names[:2])
     return shown if len(names) <= 2 else f"{shown} and {len(names) - 2} more"
+
+
+@torch.no_grad()
+def make_dense(policy: "PeftModel") -> "PeftModel":
+    """The policy with a quantised base made dense, in float32: what an adapter can be merged into.
+
+    Args:
+        policy: where its base is quantised, it is used up; else it is returned.
+    """
+    if not quantised(policy):
+        return policy
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    config, weights = policy.peft_config[ADAPTER], get_peft_model_state_dict(policy, save_embedding_layers=False)
+    base: Any = policy.unload()
+    for parent in list(base.modules()):
+        for name, layer in list(parent.named_children()):
+            if is_quantised(layer):
+                dense = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+                dense.weight = nn.Parameter(dequantised(layer), requires_grad=False)
+                dense.bias = layer.bias
+                setattr(parent, name, dense)
+    del base.config.quantization_config
+    base.hf_quantizer, base.is_quantized = None, False
+    whole = get_peft_model(base, config)
+    set_peft_model_state_dict(whole, weights)
+    assert is_adapted(whole)
+    return whole.to(policy.device).eval()
 
 
 class Merged(NamedTuple):

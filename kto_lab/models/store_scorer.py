@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import score, score_tokens
+from kto_lab.models.quantization import contents
 from kto_lab.models.ragged import owners, places
 from kto_lab.models.scorer import Scorer
 from kto_lab.models.sequences import Tokens, completion_lengths
@@ -60,7 +61,8 @@ def weights_hash(model: Policy) -> str:
     whole = xxhash.xxh3_128()
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        whole.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data)
+        for part in contents(tensor):
+            whole.update(part.reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data)
     return whole.hexdigest()
 
 

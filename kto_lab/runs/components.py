@@ -103,6 +103,17 @@ def assemble(cfg: DictConfig) -> Components:
     objective = components.objective
     attention = cfg.model.get("attention")
     check_feasible(objective, components.optimization, components.hardware, components.adapter, attention=attention)
+    quantization = cfg.model.get("quantization")
+    if quantization is not None and components.adapter.trains_the_model:
+        raise LabError(
+            f"model.quantization={quantization} freezes the model's weights, and adapter=none trains them. Use "
+            "adapter=lora, or model.quantization=null."
+        )
+    if quantization is not None and components.hardware.strategy == "fsdp":
+        raise LabError(
+            f"model.quantization={quantization} gives weights that fsdp cannot cut into shards. Use trainer=gpu or "
+            "trainer=ddp, where each process has them whole."
+        )
     if objective.needs.reference and not components.reference.exists:
         raise LabError(
             f"The loss {objective.name} compares the policy with a reference, and reference=none leaves it "

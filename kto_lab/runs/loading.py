@@ -16,6 +16,7 @@ from kto_lab.models.attention import set_packing
 from kto_lab.models.load import Loaded
 from kto_lab.models.logps import ExactRows, find_exact_rows
 from kto_lab.models.number_format import as_read, formats
+from kto_lab.models.quantization import numbers_in
 from kto_lab.models.reference import (
     Reference,
     ReferencePolicy,
@@ -230,7 +231,7 @@ def load_policy(
     )
     moved(policy, hardware.device)
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    everything = sum(p.numel() for p in policy.parameters())
+    everything = sum(numbers_in(p) for p in policy.parameters())
     kept = formats(policy)
     record.model = {**loaded.provenance, **kept, "parameters": everything, "trainable": trainable}
     if reference is not None:
