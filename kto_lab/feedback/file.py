@@ -28,7 +28,7 @@ def from_file(
 ) -> Dataset:
     """The table of examples of files; see `mapping` for what a row may be.
 
-    A file is read more than once: see `survey.table_of`.
+    A file is read once or more: see `survey.table_of`.
 
     Args:
         path: the file, or files; see `rows.existing`.

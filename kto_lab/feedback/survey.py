@@ -1,11 +1,13 @@
 """A first look at all rows of a table, before any of them is read.
 
-No single row can tell what a number means, whether an unmapped column matters, or whether lists are turns. So a source
-is read more than once, and what it leaves open is asked for in an error that shows what was found.
+No single row can tell what a number means, whether an unmapped column matters, or whether lists are turns. So all are
+looked at, and what they leave open is asked for in an error that shows what was found. Mostly the first rows tell how
+all are read: then the table is made in the same reading, and else in another.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,7 +44,7 @@ def surveyed(blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str)
             the prompt is neither mapped nor ignored, numbers lack thresholds, there are lists of texts, thumbs without
             prompts, system prompts beside text prompts, or numeric dates whose day and month cannot be told apart.
     """
-    look = _Look(how, Unread(how.node, how.ignore, frozenset(how.fields), how.message_keys))
+    look = _look_at(how)
     for block in blocks():
         look.over(block)
     settled, said = look.settled(source)
@@ -59,8 +61,8 @@ def table_of(blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str,
     """The table of examples of a source; remarks on its rows go to the terminal.
 
     Args:
-        blocks: gives its rows from the beginning each time: for the first look, for the times where they are mapped,
-            and for the table.
+        blocks: gives its rows from the beginning each time. They are read once where the first ones tell how all are
+            read, and else again: for a first look, for the times where they are mapped, and for the table.
         how: the layout as it was set.
         source: where the rows come from, for messages.
         name: the source's name in the table.
@@ -71,10 +73,87 @@ def table_of(blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str,
     """
     opened = how.open_blocks(blocks)
     given = opened if how.bad_rows == "drop" else lambda: all_readable_of(opened())
+
+    def built(blocks: Iterable[Block], settled: Layout) -> Dataset:
+        return build_table(table_rows(blocks, settled, source=source), source=name, held_out=held_out)
+
+    once = _Once(given, how, source)
+    try:
+        assumed = once.assumed()
+        return built(once.blocks(), assumed)
+    except _AnotherLookError:
+        pass
+    except LabError:
+        # What a look at all rows asks for comes before the fault of a single one.
+        if once.settled:
+            raise
     settled, said = surveyed(given, how, source=source)
+    _say(said)
+    return built(given(), settled)
+
+
+def _say(said: Iterable[str]) -> None:
     for sentence in said:
         narration.say(f"    {sentence}")
-    return build_table(table_rows(given(), settled, source=source), source=name, held_out=held_out)
+
+
+def _look_at(how: Layout) -> "_Look":
+    return _Look(how, Unread(how.node, how.ignore, frozenset(how.fields), how.message_keys))
+
+
+class _AnotherLookError(Exception):
+    """The first rows do not tell how all are read."""
+
+
+class _Once:
+    """The look at the rows while they are read, as the first of them say.
+
+    Attributes:
+        settled: whether all of them have been looked at, and are read as the first.
+    """
+
+    def __init__(self, blocks: Callable[[], Iterable[Block]], how: Layout, source: str) -> None:
+        """Take what `surveyed` takes."""
+        self._how, self._source = how, source
+        self._blocks = iter(blocks())
+        self.settled = False
+
+    def assumed(self) -> Layout:
+        """The layout of the first rows.
+
+        Raises:
+            _AnotherLookError: there are none.
+            LabError: see `surveyed`.
+        """
+        self._first = next(self._blocks, None)
+        if self._first is None:
+            raise _AnotherLookError
+        look = _look_at(self._how)
+        look.over(self._first)
+        self._assumed, _ = look.settled(self._source)
+        # A date with two readings is settled by all the times.
+        return replace(self._assumed, times=self._how.times.of(_another_look))
+
+    def blocks(self) -> Iterator[Block]:
+        """The rows; what is to be said of them all is said after the last.
+
+        Raises:
+            _AnotherLookError: they are not read as the first.
+            LabError: see `surveyed`.
+        """
+        look = _look_at(self._how)
+        for block in itertools.chain([self._first] if self._first else [], self._blocks):
+            look.over(block)
+            yield block
+        layout, said = look.settled(self._source)
+        if layout.scale != self._assumed.scale:
+            raise _AnotherLookError
+        self.settled = True
+        _say(said)
+
+
+def _another_look() -> Iterable[Any]:
+    raise _AnotherLookError
 
 
 @dataclass
