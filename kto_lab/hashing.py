@@ -17,10 +17,10 @@ def content_hash(*parts: Any) -> str:
     return hashlib.sha256(_canonical(parts)).hexdigest()[:16]
 
 
-def hashes_of_plain(rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    """`content_hash` of many rows of texts that UTF-8 can hold, truths and None: twice as fast."""
+def hashes_of_plain(rows: Iterable[tuple[Any, ...]]) -> bytes:
+    """`content_hash` of many rows of texts that UTF-8 can hold, truths and None, as bytes, eight for each row."""
     sha256, dumps = hashlib.sha256, orjson.dumps
-    return [sha256(dumps(row)).hexdigest()[:16] for row in rows]
+    return b"".join([sha256(dumps(row)).digest()[:8] for row in rows])
 
 
 def _canonical(parts: tuple[Any, ...]) -> bytes:

@@ -15,11 +15,12 @@ from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.feedback.asked import kept_of, messages_of
 from kto_lab.feedback.checkers import arithmetic_checks, ifeval_checks, read_checks
+from kto_lab.feedback.known import require_same_checks
 from kto_lab.feedback.messages import canonical
 from kto_lab.feedback.paths import opened
 from kto_lab.feedback.row_values import check_prompt
 from kto_lab.feedback.rows import ContainerName, Paths, Reading, all_readable, existing, read_rows
-from kto_lab.feedback.table import prompt_id, require_same_checks
+from kto_lab.feedback.table import prompt_id
 from kto_lab.feedback.unread import Unread, ignored
 from kto_lab.feedback.whole import READ as OF_MESSAGES
 from kto_lab.kinds import Seed

@@ -33,12 +33,14 @@ table. Nothing downstream depends on where a thumb came from.
 
 import functools
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from kto_lab.errors import LabError
+from kto_lab.feedback.known import SPLITS, Known, held_out_of, split_of, texts_of
 from kto_lab.feedback.on_disk import Record, Records, part_on_disk, table_on_disk
 from kto_lab.feedback.plain_blocks import Thumbs
 from kto_lab.feedback.row_values import check_completion, check_label, check_prompt
@@ -105,16 +107,6 @@ def prompt_id(prompt: "Prompt") -> str:
     return content_hash("prompt", plain)
 
 
-def split_of(identity: str, held_out: float) -> str:
-    """The split of a prompt: a pure function of its identity, hence the same in every run of every sweep.
-
-    Args:
-        identity: the prompt's `prompt_id`.
-        held_out: share of prompts in the test split, in [0, 1].
-    """
-    return "test" if int(content_hash("split", identity)[:8], 16) / 16**8 < held_out else "train"
-
-
 def build_table(rows: Iterable[Mapping[str, Any] | Thumbs], *, source: str, held_out: float) -> "Dataset":
     """Check rows and make the table of examples.
 
@@ -178,7 +170,7 @@ class _Columns:
 
 def _records(rows: Iterable[Mapping[str, Any] | Thumbs], *, source: str, held_out: float) -> Iterator[Record | Records]:
     """The records of rows, each with an identity of its own."""
-    known = _Known()
+    known = Known()
     number = 0
     for row in rows:
         if isinstance(row, Thumbs):
@@ -194,62 +186,31 @@ def _records(rows: Iterable[Mapping[str, Any] | Thumbs], *, source: str, held_ou
         yield record
 
 
-@dataclass
-class _Known:
-    """What the rows so far have been."""
-
-    examples: set[str] = field(default_factory=set)
-    repeats: Counter[str] = field(default_factory=Counter)
-    splits: dict[str, str] = field(default_factory=dict)
-    checks: dict[str, str] = field(default_factory=dict)
-
-    def own(self, identity: str) -> str:
-        """The identity of an example, or another one where an earlier example has it."""
-        if identity in self.examples:
-            self.repeats[identity] += 1
-            return content_hash(identity, self.repeats[identity] + 1)
-        self.examples.add(identity)
-        return identity
-
-    def own_of_all(self, identities: list[str]) -> list[str]:
-        """`own` of each."""
-        new = set(identities)
-        if len(new) < len(identities) or not self.examples.isdisjoint(new):
-            return list(map(self.own, identities))
-        self.examples |= new
-        return identities
-
-    def settle(self, prompt: str, split: str, checks: str, where: str) -> None:
-        """LabError where a prompt has another split or other checks than before."""
-        if self.splits.setdefault(prompt, split) != split:
-            raise LabError(
-                f"{where}: this prompt is in 'train' in one row and in 'test' in another. A held-out prompt must not "
-                "be trained on: give all rows of a prompt the same split."
-            )
-        require_same_checks(self.checks, prompt, checks, where)
-
-
-def _records_of(thumbs: Thumbs, known: _Known, *, source: str, held_out: float) -> Records:
+def _records_of(thumbs: Thumbs, known: Known, *, source: str, held_out: float) -> Records:
     """The records of many rows, by column; see `_record`."""
-    prompts = thumbs.prompts.to_pylist()
-    asked = _of_texts(prompts, held_out)
-    before = ""
-    for (identity, split), where in zip(asked, thumbs.places, strict=True):
-        if identity != before:
-            known.settle(identity, split, "", where)
-            before = identity
+    encoded = thumbs.prompts.dictionary_encode()
+    different, which = encoded.dictionary.to_pylist(), encoded.indices.to_pylist()
+    hashes = hashes_of_plain(("prompt", prompt) for prompt in different)
+    identities, tested = texts_of(hashes), held_out_of(hashes, held_out)
+    if not known.settle_all(hashes, tested):
+        names = identities.to_pylist()
+        for place, where in zip(which, thumbs.places, strict=True):
+            known.settle(names[place], SPLITS[tested[place]], "", where)
     raters = [None] * len(thumbs) if thumbs.raters is None else thumbs.raters
-    told = zip(prompts, thumbs.completions.to_pylist(), raters, thumbs.desirable, strict=True)
+    told = zip(
+        [different[place] for place in which], thumbs.completions.to_pylist(), raters, thumbs.desirable, strict=True
+    )
+    splits = pa.DictionaryArray.from_arrays(tested.astype("int32"), pa.array(SPLITS)).dictionary_decode()
     columns = {
         "example_id": known.own_of_all(hashes_of_plain(told)),
         "prompt": thumbs.prompts,
-        "prompt_id": [identity for identity, _ in asked],
+        "prompt_id": identities.take(encoded.indices),
         "completion": thumbs.completions,
         "message": None,
         "finished": True,
         "desirable": thumbs.desirable,
         "desirable_clean": thumbs.desirable,
-        "split": [split for _, split in asked],
+        "split": splits.take(encoded.indices),
         "group": source if thumbs.groups is None else [group or source for group in thumbs.groups],
         "checks": "",
         "rater": thumbs.raters,
@@ -261,15 +222,6 @@ def _records_of(thumbs: Thumbs, known: _Known, *, source: str, held_out: float) 
         "place": thumbs.places,
     }
     return Records(len(thumbs), columns)
-
-
-def _of_texts(prompts: list[str], held_out: float) -> list[tuple[str, str]]:
-    """The identity of each prompt, and the split that it decides."""
-    different = list(dict.fromkeys(prompts))
-    identities = hashes_of_plain(("prompt", prompt) for prompt in different)
-    splits = [split_of(identity, held_out) for identity in identities]
-    found = dict(zip(different, zip(identities, splits, strict=True), strict=True))
-    return [found[prompt] for prompt in prompts]
 
 
 def _of_prompt(prompt: "Prompt", held_out: float) -> tuple[str, str]:
@@ -326,22 +278,6 @@ def require_share(held_out: float, key: str) -> None:
     """LabError where `key`, the share of prompts in the test split, is not in [0, 1)."""
     if not 0 <= held_out < 1:
         raise LabError(f"{key} is {held_out}: the held-out share must be at least 0 and below 1.")
-
-
-def require_same_checks(seen: dict[str, str], identity: str, checks: str, where: str) -> None:
-    """LabError where a prompt has different checks than in an earlier row, so that it is unclear which to use.
-
-    Args:
-        seen: `prompt_id` to checks; this row's are added.
-        identity: of the row's prompt.
-        checks: of the row.
-        where: its place.
-    """
-    if seen.setdefault(identity, checks) != checks:
-        raise LabError(
-            f"{where}: this prompt has the checks {checks or 'none'}, and in an earlier row "
-            f"{seen[identity] or 'none'}. They judge new answers to the prompt: give all its rows the same."
-        )
 
 
 def ratings_of(table: "Dataset") -> list[list[float] | None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kto_lab import console
 from kto_lab.errors import LabError
+from kto_lab.feedback.known import require_same_checks, split_of
 from kto_lab.feedback.layout import Layout, layout
 from kto_lab.feedback.mapping import rows_of
 from kto_lab.feedback.rows import (
@@ -23,7 +24,7 @@ from kto_lab.feedback.rows import (
 )
 from kto_lab.feedback.scale import Labels
 from kto_lab.feedback.survey import surveyed
-from kto_lab.feedback.table import prompt_id, require_same_checks, require_share, split_of
+from kto_lab.feedback.table import prompt_id, require_share
 from kto_lab.feedback.whole import as_text
 from kto_lab.hashing import content_hash
 from kto_lab.judging.answer import Answer

@@ -6,8 +6,11 @@ from datasets import Dataset
 
 from kto_lab.errors import LabError
 from kto_lab.feedback import table as tables
+from kto_lab.feedback import table_numbers
+from kto_lab.feedback.known import split_of
 from kto_lab.feedback.table import build_table
 from kto_lab.feedback.table_numbers import class_counts, fingerprint, require_both_classes
+from kto_lab.hashing import content_hash
 
 ROW = {"prompt": "Say hi.", "completion": "Hi.", "desirable": True}
 CHAT = [{"role": "user", "content": "Say hi."}]
@@ -53,13 +56,13 @@ def test_split_is_by_prompt_near_the_share_and_stable() -> None:
     assert 0.15 < sum(side == {"test"} for side in sides.values()) / len(sides) < 0.25
     # The pinned value guards against a change of the hash, which would mix old and new held-out prompts.
     assert tables.prompt_id("Say hi.") == "27d119260f11b345"
-    assert [tables.split_of(f"{i:016x}", 0.5) for i in range(6)] == ["train", "train", "train", "test", "test", "train"]
+    assert [split_of(f"{i:016x}", 0.5) for i in range(6)] == ["train", "train", "train", "test", "test", "train"]
 
 
 def test_a_larger_share_holds_out_the_same_prompts_and_more() -> None:
     ids = [f"{i:016x}" for i in range(300)]
-    small = {i for i in ids if tables.split_of(i, 0.1) == "test"}
-    large = {i for i in ids if tables.split_of(i, 0.3) == "test"}
+    small = {i for i in ids if split_of(i, 0.1) == "test"}
+    large = {i for i in ids if split_of(i, 0.3) == "test"}
     assert small < large
 
 
@@ -74,6 +77,15 @@ def test_fingerprint_ignores_row_order_and_sees_every_label() -> None:
     assert fingerprint(build(*rows)) == fingerprint(build(*shuffled))
     noisy = [{**rows[0], "desirable": False, "desirable_clean": True}, *rows[1:]]
     assert fingerprint(build(*rows)) != fingerprint(build(*noisy))
+
+
+@pytest.mark.parametrize("at_once", [2, 16384])
+def test_fingerprint_is_the_hash_of_the_sorted_hashes_of_rows(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(table_numbers, "_HASHED", at_once)
+    table = build(*({**ROW, "completion": f"answer {i}", "score": None if i else 0.5} for i in range(5)))
+    names = ["example_id", "finished", "desirable", "desirable_clean", "split", "group", "checks", "score"]
+    rows = [content_hash(*(row[name] for name in names), None) for row in table.to_list()]
+    assert fingerprint(table) == content_hash(sorted(rows))
 
 
 def test_fingerprint_sees_what_a_corruption_can_read() -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.collected import from_collected
-from kto_lab.feedback.table import split_of
+from kto_lab.feedback.known import split_of
 from kto_lab.judging.answer import Answer
 from kto_lab.labeling.answers import Examples, File, examples_of, of_prompts
 
