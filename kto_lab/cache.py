@@ -1,5 +1,6 @@
 """`kto-lab cache`: what lies in the cache folder, and making room there."""
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +14,8 @@ from rich.table import Table
 from kto_lab import console
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
+from kto_lab.feedback.table_cache import MOST, KeptTable, kept_tables
+from kto_lab.feedback.table_cache import too_many as too_many_tables
 from kto_lab.files import abandoned, cache_dir
 from kto_lab.files import remove as remove_tree
 from kto_lab.keys import CACHE
@@ -28,23 +31,25 @@ class Prune:
 
     Attributes:
         scorer: the start of a name in the list; None for none.
-        unused_days: what no run has used for so many days; None for no limit.
+        unused_days: what no run has used for so many days, tables too; None for no limit.
         to_mb: what was used longest ago, until so many megabytes are left; None for no limit. Shards written within an
             hour of the newest stay: a job may be at it.
-        everything: all of the store, and what `left_behind` names.
+        tables_to_mb: tables of files that were used longest ago, until so many megabytes are left; None for no limit.
+        everything: all of the store, all tables, and what `left_behind` names.
         left_behind: of the cache folder and the store, what killed processes were writing: half a model, say.
     """
 
     scorer: str | None
     unused_days: float | None
     to_mb: float | None
+    tables_to_mb: float | None
     everything: bool
     left_behind: bool
 
     def __post_init__(self) -> None:
         """Refuse limits that mean nothing."""
-        for name, value in (("unused_days", self.unused_days), ("to_mb", self.to_mb)):
-            if value is not None and value < 0:
+        for name in ("unused_days", "to_mb", "tables_to_mb"):
+            if (value := getattr(self, name)) is not None and value < 0:
                 raise LabError(f"prune.{name} is {value}; it cannot be negative.")
 
     def leaving(self, found: Sequence[Holding], now: float) -> list[File]:
@@ -75,6 +80,15 @@ class Prune:
             files |= {file.path: file for file in too_many(rest, int(self.to_mb * MEGABYTE))}
         return list(files.values())
 
+    def tables_leaving(self, found: Sequence[KeptTable], now: float) -> list[KeptTable]:
+        """The tables that leave; arguments as of `leaving`."""
+        oldest = (
+            math.inf if self.everything else -math.inf if self.unused_days is None else now - self.unused_days * DAY
+        )
+        rest = [table for table in found if table.last_used >= oldest]
+        leaving = [table for table in found if table.last_used < oldest]
+        return leaving + ([] if self.tables_to_mb is None else too_many_tables(rest, int(self.tables_to_mb * MEGABYTE)))
+
 
 def cache(cfg: DictConfig) -> None:
     """List what there is, and remove what `prune` names, after saying what that is.
@@ -90,16 +104,19 @@ def cache(cfg: DictConfig) -> None:
     found = holdings(store.folder)
     show_cache_folder(cache_dir(), store.folder)
     show_store(found, store.folder, store.max_bytes, now)
+    tables = kept_tables()
+    show_tables(tables, now)
     leaving, scratch = prune.leaving(found, now), left_behind(store.folder)
+    tables = prune.tables_leaving(tables, now)
     if scratch and not (prune.left_behind or prune.everything):
         size = sum(map(_size, scratch))
         console.say(
             f"    {_megabytes(size)} MB were left behind by killed processes; prune.left_behind=true removes them"
         )
         scratch = []
-    if not leaving and not scratch:
+    if not leaving and not scratch and not tables:
         return
-    console.stage("Pruning", "Log-probabilities that a run needs again are computed again.")
+    console.stage("Pruning", "Log-probabilities and tables that a run needs again are made again.")
     for holding in found:
         if mine := [file for file in leaving if file.path.parent == holding.path]:
             size = sum(file.size for file in mine)
@@ -107,6 +124,10 @@ def cache(cfg: DictConfig) -> None:
                 f"    removing {holding.path}: {len(mine)} of {len(holding.files)} files, {_megabytes(size)} MB"
             )
     freed = remove(leaving)
+    for table in tables:
+        console.say(f"    removing {table.path}: a table of {table.source or 'a file'}, {_megabytes(table.size)} MB")
+        remove_tree(table.path)
+        freed += table.size - _size(table.path)
     for path in scratch:
         console.say(f"    removing {path}: left behind by a killed process, {_megabytes(size := _size(path))} MB")
         remove_tree(path)
@@ -141,6 +162,23 @@ def show_store(found: Sequence[Holding], root: Path, max_bytes: int, now: float)
     console.show(_scorers(found, now))
     total = sum(holding.size for holding in found)
     console.say(f"    {_megabytes(total)} of at most {_megabytes(max_bytes)} MB (reference_store.max_mb)")
+
+
+def show_tables(found: Sequence[KeptTable], now: float) -> None:
+    """List the tables of large files, the one used last first."""
+    if not found:
+        return
+    console.stage("Tables", f"{found[0].path.parent}: large files of thumbs, as they were read.")
+    table = console.plain_table("")
+    table.add_column("table", no_wrap=True)
+    table.add_column("file", ratio=1, overflow="fold")
+    for heading in ("MB", "last used"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found:
+        table.add_row(one.path.name, one.source, _megabytes(one.size), _ago(now - one.last_used))
+    console.show(table)
+    total = sum(one.size for one in found)
+    console.say(f"    {_megabytes(total)} of at most {_megabytes(MOST)} MB")
 
 
 def _scorers(found: Sequence[Holding], now: float) -> Table:

@@ -5,7 +5,7 @@ change without a change to what the run is. A command plugs in the console (`nar
 notebook or a script, remarks are printed as they are and nothing shows how far a loop is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -52,6 +52,7 @@ class Plain:
 
 
 _narrator: Narrator = Plain()
+_listeners: list[Callable[[str], None]] = []
 
 
 def narrate_with(narrator: Narrator) -> None:
@@ -67,7 +68,19 @@ def stage(title: str, why: str) -> None:
 
 def say(text: str) -> None:
     """Say one plain line."""
+    for listener in _listeners:
+        listener(text)
     _narrator.say(text)
+
+
+@contextmanager
+def heard(listener: Callable[[str], None]) -> Iterator[None]:
+    """Have the plain lines that are said in the block told to a listener, too."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def progress(description: str, total: int, *, done: int = 0) -> AbstractContextManager[Advance]:

@@ -9,11 +9,13 @@ import pytest
 
 from kto_lab.cache import cache
 from kto_lab.errors import LabError
+from kto_lab.feedback import table_cache
 from kto_lab.files import scratch_beside
 from kto_lab.models.scorer import Scorer
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.store import ReferenceStore
 from kto_lab.models.store_disk import ABOUT, holdings, shards_in
+from tests.feedback.reading import read
 from tests.small_runs import composed
 
 SCORERS = [Scorer(name, name, "config", "32-true", "cpu AVX2", "torch", "code") for name in ("old model", "new model")]
@@ -99,6 +101,38 @@ def test_what_killed_processes_left_is_said_and_removed_on_demand(
     dead.mkdir()
     run("prune.everything=true")
     assert not dead.exists() and not left(root)
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        ([], ["new.jsonl", "old.jsonl"]),
+        (["prune.unused_days=30"], ["new.jsonl"]),
+        (["prune.tables_to_mb=1000"], ["new.jsonl", "old.jsonl"]),
+        (["prune.tables_to_mb=0"], []),
+        (["prune.everything=true"], []),
+    ],
+    ids=str,
+)
+def test_tables_of_files_are_listed_and_leave(
+    root: Path,
+    words: list[str],
+    files: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(table_cache, "LEAST", 0)
+    for name in ("old.jsonl", "new.jsonl"):
+        (root / name).write_text('{"prompt": "Say hi.", "completion": "Hi.", "label": true}\n')
+        read(root / name)
+    old = next(table.path for table in table_cache.kept_tables() if table.source == "old.jsonl")
+    os.utime(old, (1e9, 1e9))
+    run(*words)
+    said = capsys.readouterr().out
+    assert [table.source for table in table_cache.kept_tables()] == files
+    lines = {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
+    assert lines[old.name][1:] == ["old.jsonl", "0.0", *lines[old.name][3:5], "ago"]
+    assert said.count("a table of old.jsonl, 0.0 MB") == (files.count("old.jsonl") == 0)
 
 
 def test_a_store_elsewhere_and_no_store(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Feedback from a user's own files: JSON, JSON lines, CSV, Parquet or Arrow."""
 
 import functools
+from dataclasses import asdict
 from typing import Literal, Unpack
 
 from datasets import Dataset
@@ -9,6 +10,7 @@ from kto_lab.feedback.layout import FIELDS, Settings, layout
 from kto_lab.feedback.preset_fit import fit
 from kto_lab.feedback.rows import ContainerName, Paths, Reading, existing, in_blocks, read_blocks, read_rows
 from kto_lab.feedback.survey import table_of
+from kto_lab.feedback.table_cache import kept
 
 
 def from_file(
@@ -28,7 +30,7 @@ def from_file(
 ) -> Dataset:
     """The table of examples of files; see `mapping` for what a row may be.
 
-    A file is read once or more: see `survey.table_of`.
+    A file is read once or more (see `survey.table_of`), or, where it is large, not again (see `table_cache`).
 
     Args:
         path: the file, or files; see `rows.existing`.
@@ -47,32 +49,37 @@ def from_file(
     Raises:
         LabError: the file or a row of it cannot be read; the message names the file and the line (Parquet: the row).
     """
-    chat: Literal["all", "given"] = "all" if as_chat else "given"
     reading = Reading(container, encoding, delimiter, max_rows)
     files = existing(path, "feedback.path")
-    fitted = fit(
-        format,
-        settings,
-        functools.partial(read_rows, files, reading),
-        rows_at=rows_at,
-        fields=FIELDS,
-        node="feedback",
-        source=str(files),
-    )
-    how = layout(
-        **fitted.settings,
-        rows_at=fitted.rows_at,
-        chat=fitted.chat or chat,
-        min_certainty=min_certainty,
-        bad_rows=bad_rows,
-        formats=format is None,
-    )
-    # The table's identity holds the source's name, so it must not hold the folder.
-    blocks = functools.partial(read_blocks, files, reading)
-    return table_of(
-        blocks if format is None else lambda: in_blocks(fitted.raws()),
-        how,
-        source=str(files),
-        name=files.name,
-        held_out=held_out,
-    )
+
+    def table() -> Dataset:
+        fitted = fit(
+            format,
+            settings,
+            functools.partial(read_rows, files, reading),
+            rows_at=rows_at,
+            fields=FIELDS,
+            node="feedback",
+            source=str(files),
+        )
+        how = layout(
+            **fitted.settings,
+            rows_at=fitted.rows_at,
+            chat=fitted.chat or ("all" if as_chat else "given"),
+            min_certainty=min_certainty,
+            bad_rows=bad_rows,
+            formats=format is None,
+        )
+        blocks = functools.partial(read_blocks, files, reading)
+        # The table's identity holds the source's name, so it must not hold the folder.
+        return table_of(
+            blocks if format is None else lambda: in_blocks(fitted.raws()),
+            how,
+            source=str(files),
+            name=files.name,
+            held_out=held_out,
+        )
+
+    read_by = {**asdict(reading), **settings, "format": format, "rows_at": rows_at, "as_chat": as_chat}
+    read_by |= {"min_certainty": min_certainty, "bad_rows": bad_rows, "held_out": held_out}
+    return kept(files, read_by, table)

@@ -110,6 +110,27 @@ def part_on_disk(table: "Dataset", column: str, value: str) -> "Dataset":
     return _data_set(found.replace_schema_metadata(table.features.arrow_schema.metadata), table.info.copy())
 
 
+def write_stream(path: Path, table: "Dataset", about: Mapping[bytes, str]) -> None:
+    """Write a data set as an Arrow stream, with more metadata in its schema.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    schema = table.features.arrow_schema
+    schema = schema.with_metadata({**schema.metadata, **about})
+    whole = table.with_format("arrow")
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for start in range(0, len(table), BATCH):
+            writer.write_table(whole[start : start + BATCH].cast(schema).combine_chunks())
+
+
+def as_data_set(table: pa.Table) -> "Dataset":
+    """The data set of a table that `write_stream` wrote, without the metadata that was added there."""
+    from datasets import DatasetInfo, Features
+
+    return _data_set(table, DatasetInfo(features=Features.from_arrow_schema(table.schema)))
+
+
 def _data_set(table: pa.Table, info: "DatasetInfo") -> "Dataset":
     from datasets import Dataset
 

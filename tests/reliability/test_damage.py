@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from kto_lab.errors import LabError
+from kto_lab.feedback import table_cache
 from kto_lab.models import load
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.reports.report import report
@@ -77,6 +78,7 @@ CACHE = {
     "reference/*/*.logps": MENDED,
     "reference/*/scorer.json": SAME,
     "hashes/*": MENDED,
+    "tables/*": MENDED,
 }
 # One file of each pattern with a bit flipped; and every file with each damage, which takes minutes.
 EACH = pytest.mark.parametrize(
@@ -354,6 +356,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "_dequantise", convert)
         patch.setattr(identity, "READ_UP_TO", 1000)
+        patch.setattr(table_cache, "LEAST", 0)
         patch.setenv("KTO_LAB_CACHE", str(folder / "cache"))
         run_of_cache(folder, folder / "cache", folder / "first")
         yield folder
