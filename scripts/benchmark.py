@@ -8,6 +8,7 @@ python scripts/benchmark.py noise                     # what bf16 does to log-ra
 python scripts/benchmark.py keys "trainer.compile=true"      # what keys of a run cost in a step
 python scripts/benchmark.py generation                # greedy answers, beside transformers'
 python scripts/benchmark.py reading                   # a million thumbs, beside pyarrow and datasets
+python scripts/benchmark.py large                     # a run and an inspection of a million thumbs
 python scripts/benchmark.py page                      # the page on what was measured
 python scripts/benchmark.py all                       # all of these: hours; with --model tiny, minutes
 python scripts/benchmark.py rounding --model smollm2-135m --learning-rate 5e-5    # docs/number_formats.md
@@ -189,6 +190,13 @@ def reading(arguments: argparse.Namespace) -> None:
     print(main(Settings(arguments.rows, arguments.characters, formats, arguments.rounds), arguments.out))
 
 
+def large(arguments: argparse.Namespace) -> None:
+    """Measure commands on a large file."""
+    from benchmarks.large import Settings, main
+
+    print(main(Settings(arguments.rows, arguments.characters, arguments.threads), arguments.out))
+
+
 def page(arguments: argparse.Namespace) -> None:
     """Write the page."""
     from benchmarks.page import main
@@ -213,7 +221,8 @@ def everything(arguments: argparse.Namespace) -> None:
         main([*words, *base, *overrides])
     for words in (["noise"], ["generation"]):
         main([*words, *base])
-    main(["reading", "--out", str(arguments.out)])
+    for name in ("reading", "large"):
+        main([name, "--out", str(arguments.out)])
     page(arguments)
 
 
@@ -306,6 +315,12 @@ def parser() -> argparse.ArgumentParser:
     files.add_argument("--formats", default="jsonl,csv,parquet")
     files.add_argument("--rounds", type=int, default=3)
     files.set_defaults(run=reading)
+
+    many = commands.add_parser("large", parents=[out], help="a run and an inspection of many thumbs")
+    many.add_argument("--rows", type=int, default=1_000_000)
+    many.add_argument("--characters", type=int, default=350, help="of a completion")
+    many.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    many.set_defaults(run=large)
 
     written = commands.add_parser("page", parents=[out], help="the page on what was measured")
     written.set_defaults(run=page)

@@ -7,6 +7,7 @@ the process, which had only imported the same packages.
 
 import csv
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -30,7 +31,8 @@ from benchmarks.contestants import ENTRY
 from kto_lab.files import write_json
 
 PYARROW, DATASETS, ROWS, TABLE = "pyarrow", "datasets", "kto-lab, rows", "kto-lab, table of examples"
-CONTESTANTS = (PYARROW, DATASETS, ROWS, TABLE)
+KEPT = "kto-lab, table that is kept"
+CONTESTANTS = (PYARROW, DATASETS, ROWS, TABLE, KEPT)
 FORMATS = ("jsonl", "csv", "parquet")
 KINDS = {"jsonl": "json", "csv": "csv", "parquet": "parquet"}
 _MEGABYTE = 2**20
@@ -184,6 +186,32 @@ def by_rows(file: Path) -> Callable[[], Any]:
 
 def by_table(file: Path) -> Callable[[], Any]:
     """The table of examples: looked at, checked, hashed and written to the disk."""
+    from kto_lab.feedback import table_cache
+
+    table_cache.LEAST = sys.maxsize
+    return _of_examples(file)
+
+
+def by_kept(file: Path) -> Callable[[], Any]:
+    """The table of examples that an earlier reading has left in the cache folder."""
+    from kto_lab import hashing
+    from kto_lab.feedback import table_cache
+
+    table_cache.LEAST = 0
+    os.environ["KTO_LAB_CACHE"] = tempfile.mkdtemp(dir=file.parent)
+    examples = _of_examples(file)
+
+    def read() -> Any:
+        # Another process would hash the file again.
+        hashing._remembered.cache_clear()
+        return examples()
+
+    with redirect_stdout(StringIO()):
+        read()
+    return read
+
+
+def _of_examples(file: Path) -> Callable[[], Any]:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
@@ -196,4 +224,4 @@ def by_table(file: Path) -> Callable[[], Any]:
     return lambda: instantiate(node)
 
 
-READERS = {PYARROW: by_pyarrow, DATASETS: by_datasets, ROWS: by_rows, TABLE: by_table}
+READERS = {PYARROW: by_pyarrow, DATASETS: by_datasets, ROWS: by_rows, TABLE: by_table, KEPT: by_kept}

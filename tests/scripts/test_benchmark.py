@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from benchmarks import data, floor, gate, generation, page, reading, records, steps
+from benchmarks import data, floor, gate, generation, large, page, reading, records, steps
 from benchmarks.contestants import ENTRY
 from benchmarks.jobs import CONTESTANTS, FLOOR, OURS, TRL, TRL_PRECOMPUTED, Job
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -207,6 +207,15 @@ def test_every_reader_reads_the_same_files(tmp_path: Path) -> None:
     found = json.loads(file.read_text())["reading"]
     assert [one[""] for one in found] == list(reading.CONTESTANTS) * len(reading.FORMATS)
     assert all(one[name] > 0 for one in found for name in ("first, CPU s", "again, CPU s"))
+
+
+@pytest.mark.slow
+def test_commands_run_on_many_thumbs_and_on_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "FEW", 40)
+    monkeypatch.setenv("KTO_LAB_CACHE", "")
+    found = json.loads(large.main(large.Settings(80, 90, 1), tmp_path).read_text())["large"]
+    assert [one["thumbs"] for one in found] == [40] * 2 + [80] * 4
+    assert all(one["CPU s"] > 0.5 and one["peak MB"] > 64 for one in found)
 
 
 @pytest.mark.slow
