@@ -21,9 +21,10 @@ from kto_lab.feedback.mapping import table_rows
 from kto_lab.feedback.plain_blocks import are_words
 from kto_lab.feedback.plain_rows import LABEL_TYPES, begins_with_a_word
 from kto_lab.feedback.preset_fit import looks_like
-from kto_lab.feedback.rows import Block, Unreadable, all_readable_of, raws_of, readable
+from kto_lab.feedback.rows import Block, Unreadable, all_readable_of, readable
 from kto_lab.feedback.scale import Values
 from kto_lab.feedback.table import build_table
+from kto_lab.feedback.times import Ambiguous, order_of
 from kto_lab.feedback.unread import Unread
 
 _SHOWN = 60
@@ -35,7 +36,7 @@ def surveyed(blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str)
     """The layout with which these rows can be read, and remarks on them for the user.
 
     Args:
-        blocks: gives the rows from the beginning each time. Unreadable rows are skipped.
+        blocks: gives the rows; called once. Unreadable rows are skipped.
         how: the layout as it was set.
         source: where the rows come from, for messages.
 
@@ -48,9 +49,8 @@ def surveyed(blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str)
     for block in blocks():
         look.over(block)
     settled, said = look.settled(source)
-    column = how.columns.get("timestamp")
-    if column is not None:
-        times = how.times.of(lambda: (raw.get(column) for _, raw in readable(raws_of(blocks()))))
+    if "timestamp" in how.columns:
+        times = how.times.of(look.dates.values)
         # Now, so that the error is not taken for the fault of a single row.
         times.settle()
         settled = replace(settled, times=times)
@@ -62,7 +62,7 @@ def table_of(blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str,
 
     Args:
         blocks: gives its rows from the beginning each time. They are read once where the first ones tell how all are
-            read, and else again: for a first look, for the times where they are mapped, and for the table.
+            read, and else twice more: for a look at all of them, and for the table.
         how: the layout as it was set.
         source: where the rows come from, for messages.
         name: the source's name in the table.
@@ -172,6 +172,8 @@ class _Look:
     example: Any = None
     system_beside_text: int = 0
     holding: set[str] = field(default_factory=set)
+    # For each order of day and month, the first date that says it.
+    dates: dict[Ambiguous, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Look up what every row is asked for."""
@@ -179,6 +181,8 @@ class _Look:
         self.read = frozenset(self.columns.values())
         self.answering = [self.columns[name] for name in ANSWERS if name in self.columns]
         self.needed = {self.columns[name]: name for name in ("prompt", *ANSWERS) if name in self.columns}
+        # The column whose dates settle the order of day and month; None where there is nothing to settle.
+        self.dated = self.columns.get("timestamp") if self.how.times.day_first is None else None
         self.label = "chosen_wins" if self.how.paired else "label"
         self.labels = Counter[tuple[type, Any]]()
         named = self.columns.keys()
@@ -205,6 +209,9 @@ class _Look:
             for label in labels:
                 self._look_at_label(label)
         self.answers += len(block)
+        if self.dated is not None:
+            for value in block.column(self.dated) or [raw.get(self.dated) for _, raw in readable(block.raws())]:
+                self._look_at_time(value)
 
     def _is_plain(self, block: Block) -> bool:
         """Whether each row has one text that asks and one that answers, none of which spells anything else."""
@@ -222,6 +229,8 @@ class _Look:
         if len(self.holding) < len(self.needed):
             self.holding.update(column for column in self.needed if raw.get(column) is not None)
         self.unread.look(raw, self.read)
+        if self.dated is not None:
+            self._look_at_time(raw.get(self.dated))
         if self.label in self.columns:
             self._look_at_label(raw.get(self.columns[self.label]))
         if self._is_plain_row(raw):
@@ -241,6 +250,11 @@ class _Look:
         system = raw.get(self.columns["system"]) if "system" in self.columns else None
         if isinstance(system, str) and system.strip() and isinstance(asked, str):
             self.system_beside_text += 1
+
+    def _look_at_time(self, value: Any) -> None:
+        order = order_of(value)
+        if order is not None:
+            self.dates.setdefault(order, value)
 
     def _look_at_label(self, value: Any) -> None:
         if type(value) in LABEL_TYPES and len(self.labels) < _LABELS:

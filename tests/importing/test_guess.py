@@ -4,15 +4,23 @@ import csv
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
 
 from kto_lab import cli
 from kto_lab.errors import LabError
+from kto_lab.feedback.layout import DEFAULT_COLUMNS
+from kto_lab.feedback.rows import Raw
 from kto_lab.importing.command import import_feedback
+from kto_lab.importing.exports import file as file_export
+from kto_lab.importing.guess import option_config
 from kto_lab.importing.known import TOOLS
+from kto_lab.importing.preview import LOOKED_AT, first_of
+from kto_lab.importing.thumbs import Row
 from tests.small_runs import composed, write_jsonl
 
 EXPORTS = Path(__file__).parent / "exports" / "fixtures"
@@ -51,6 +59,26 @@ def test_the_export_of_a_tool_is_known_by_its_columns(
     assert f"{TOOLS[option].name}" in said and f"export={option}" in said
     assert version is None or f"version {version}" in said
     assert "told by" in said and "read as" in said and "rows as they are read" in said and "Nothing is written" in said
+
+
+def test_a_preview_and_the_import_share_one_look_at_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{**THUMBS[n % 24], "time": f"{n % 28 + 1:02d}/02/2026"} for n in range(LOOKED_AT + 100)]
+    write_jsonl(tmp_path / "thumbs.jsonl", rows)
+    whole, ended = file_export.read_rows, []
+
+    def counted(*words: Any, **more: Any) -> Iterator[Raw]:
+        yield from whole(*words, **more)
+        ended.append(words)
+
+    monkeypatch.setattr(file_export, "read_rows", counted)
+    node = option_config("file")
+    node.path, node.columns = str(tmp_path / "thumbs.jsonl"), {**DEFAULT_COLUMNS, "timestamp": "time"}
+    export = instantiate(node)
+    assert "read as up" in first_of(export).notes[0]
+    found = [row.thumbs[0].timestamp for row in export.read() if isinstance(row, Row)]
+    assert found == [f"2026-02-{n % 28 + 1:02d}T00:00:00Z" for n in range(LOOKED_AT + 100)]
+    # One to look, and one to read.
+    assert len(ended) == 2
 
 
 def test_an_answer_that_is_a_call_of_a_tool_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

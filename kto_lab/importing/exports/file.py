@@ -7,7 +7,7 @@ from typing import Unpack
 from kto_lab.feedback.layout import Layout, Settings
 from kto_lab.feedback.preset_fit import Fitted, fit, named
 from kto_lab.feedback.rows import ContainerName, Paths, Reading, existing, read_rows
-from kto_lab.importing.exports.mapped import FIELDS, mapped, mapped_rows
+from kto_lab.importing.exports.mapped import FIELDS, Survey, mapped, mapped_rows
 from kto_lab.importing.thumbs import Note, Row
 
 
@@ -51,7 +51,7 @@ class FileExport:
         """
         self.path, self._format = path, format
         self.reading = Reading(container, encoding, delimiter, max_rows, node="export")
-        self.rows_at, self._settings = rows_at, settings
+        self.rows_at, self._settings, self._survey = rows_at, settings, Survey()
         self.cut_at = settings["cut_at"]
         if format is not None and self.cut_at is None:
             self.cut_at = named(format, "export").cut_at
@@ -65,7 +65,7 @@ class FileExport:
         """
         source = existing(self.path, "export.path").name
         fitted, how = self.opened()
-        yield from mapped_rows(fitted.raws, how, source=source)
+        yield from mapped_rows(fitted.raws, how, self._survey, source=source)
 
     def opened(self) -> tuple[Fitted, Layout]:
         """The rows as the format has them, and how they are read.

@@ -12,7 +12,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.asked import messages_of, texts_of
 from kto_lab.feedback.layout import ANSWERS, ASKED, PAIR, THUMB, TOOLS, Layout, Settings, layout
 from kto_lab.feedback.mapping import answers_of
-from kto_lab.feedback.rows import Raw, in_blocks
+from kto_lab.feedback.rows import Block, Raw, in_blocks
 from kto_lab.feedback.scale import number_of
 from kto_lab.feedback.survey import surveyed
 from kto_lab.feedback.whole import with_results_as_turns
@@ -33,19 +33,34 @@ from kto_lab.importing.thumbs import LeftOut, Note, Reason, Row, Thumb
 FIELDS = (*ASKED, TOOLS, *THUMB, *PAIR, "rater", "model", "timestamp", "finished", "id")
 
 
-def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, *, source: str) -> Iterator[Row | Note]:
+class Survey:
+    """The look at all rows of an export before any of them is read, taken once: a preview and the import share it."""
+
+    def __init__(self) -> None:
+        """Begin without a look."""
+        self._found: tuple[Layout, list[str]] | None = None
+
+    def of(self, blocks: Callable[[], Iterable[Block]], how: Layout, *, source: str) -> tuple[Layout, list[str]]:
+        """See `kto_lab.feedback.survey.surveyed`; the arguments are the same each time."""
+        if self._found is None:
+            self._found = surveyed(blocks, how, source=source)
+        return self._found
+
+
+def mapped_rows(raws: Callable[[], Iterable[Raw]], how: Layout, survey: Survey, *, source: str) -> Iterator[Row | Note]:
     """What a first look at all rows says, then one row for each raw row.
 
     Args:
         raws: gives the rows with their places, from the beginning each time.
         how: the layout as it was set; see `mapped`.
+        survey: of this export.
         source: what the rows come from, for messages.
 
     Raises:
         LabError: see `kto_lab.feedback.survey.surveyed`.
     """
     rows = how.open(raws)
-    settled, said = surveyed(lambda: in_blocks(rows()), how, source=source)
+    settled, said = survey.of(lambda: in_blocks(rows()), how, source=source)
     yield from notes_on(said, settled.scale, settled.times if "timestamp" in settled.columns else None)
     seen = Seen()
 

@@ -20,7 +20,7 @@ from kto_lab.errors import LabError
 from kto_lab.feedback.layout import Settings, no_column
 from kto_lab.feedback.paths import steps_of
 from kto_lab.feedback.rows import Raw, Unreadable
-from kto_lab.importing.exports.mapped import mapped, mapped_rows
+from kto_lab.importing.exports.mapped import Survey, mapped, mapped_rows
 from kto_lab.importing.thumbs import Note, Row
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class SqlExport:
         """
         self._url, self._url_variable = url, url_variable
         self._query, self._parameters = query, parameters
-        self._how = mapped(**settings)
+        self._how, self._survey = mapped(**settings), Survey()
         self.cut_at = settings["cut_at"]
 
     def read(self) -> Iterator[Row | Note]:
@@ -83,7 +83,7 @@ class SqlExport:
             LabError: the database cannot be reached, the query is wrong or would write, or see
                 `kto_lab.feedback.survey.surveyed`.
         """
-        yield from mapped_rows(self._raws, self._how, source="the query")
+        yield from mapped_rows(self._raws, self._how, self._survey, source="the query")
 
     def _raws(self) -> Iterator[Raw]:
         from sqlalchemy import text
