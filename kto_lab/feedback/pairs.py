@@ -1,10 +1,13 @@
 """Pairs for DPO: those that were given, and joins of desirable with undesirable completions of the same prompt."""
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -105,40 +108,44 @@ def make_pairs(table: Dataset, *, seed: int) -> NDArray[np.int64]:
     Raises:
         LabError: there is no pair at all, or a pair has more than two examples.
     """
-    prompts: dict[str, tuple[list[int], list[int]]] = {}
-    prompt_ids, given = table["prompt_id"][:], given_pairs(table)
-    for row, (prompt, desirable, pair) in enumerate(
-        zip(prompt_ids, table["desirable"][:], pair_ids_of(table), strict=True)
-    ):
-        sides = prompts.setdefault(prompt, ([], []))
-        if pair is None:
-            sides[0 if desirable else 1].append(row)
-    of_prompt: dict[str, list[Pair]] = {}
-    for _, whole in sorted(given.pairs.items()):
-        of_prompt.setdefault(prompt_ids[whole[0]], []).append(whole)
-    identities, texts = table["example_id"][:], codes(table, "completion")
-    pairs: list[Pair] = []
-    for prompt, sides in prompts.items():
-        rng = np.random.default_rng(int(content_hash("pairs", seed, prompt), 16))
-        up, down = (
-            [rows[i] for i in rng.permutation(len(rows))]
-            for rows in (sorted(s, key=identities.__getitem__) for s in sides)
-        )
-        pairs += of_prompt.get(prompt, [])
-        pairs += _disjoint(up, down, texts)
+    given = given_pairs(table)
+    prompts = _column(table, "prompt_id").combine_chunks().dictionary_encode()
+    names, of_row = prompts.dictionary, prompts.indices.to_numpy()
+    desirable = _column(table, "desirable").to_numpy()
+    rank = np.empty(len(table), dtype=np.int64)
+    rank[pc.array_sort_indices(_column(table, "example_id")).to_numpy()] = np.arange(len(table))
+    # The rows that are no half of a given pair: by prompt, and within one by identity.
+    single = np.flatnonzero([pair is None for pair in pair_ids_of(table)])
+    single = single[np.lexsort((rank[single], of_row[single]))]
+    ends = np.searchsorted(of_row[single], np.arange(len(names) + 1))
+    ups = np.bincount(of_row[single][desirable[single]], minlength=len(names))
+    both = (ups > 0) & (ups < np.diff(ends))
+    whole: dict[int, list[Pair]] = {}
+    for _, pair in sorted(given.pairs.items()):
+        whole.setdefault(int(of_row[pair[0]]), []).append(pair)
+    texts = codes(table, "completion")
+    # Numbers of rows, two for each pair; Python's own integers would take ten times the memory.
+    pairs = array("q")
+    for number in sorted({*np.flatnonzero(both).tolist(), *whole}):
+        pairs.extend(row for pair in whole.get(number, ()) for row in pair)
+        if not both[number]:
+            continue
+        rows = single[ends[number] : ends[number + 1]]
+        rng = np.random.default_rng(int(content_hash("pairs", seed, names[number].as_py()), 16))
+        up, down = (side[rng.permutation(len(side))] for side in (rows[desirable[rows]], rows[~desirable[rows]]))
+        pairs.extend(_disjoint(up, down, texts).ravel().tolist())
     if not pairs and (given.agreeing or given.alone):
         raise LabError(
             f"There are no pairs: of those that were given, {given.agreeing} have halves with the same thumb and "
             f"{given.alone} lack a half. Use a milder corruption, or a loss that needs no pairs (kto, sft)."
         )
     if not pairs:
-        one_class = sum(not up or not down for up, down in prompts.values())
         raise LabError(
-            f"There are no pairs: of {len(prompts)} prompts, {one_class} have completions of one class only, and a "
+            f"There are no pairs: of {len(names)} prompts, {np.sum(~both)} have completions of one class only, and a "
             "pair needs a desirable and an undesirable completion of one prompt, with different texts. Use a loss that "
             "needs no pairs (kto, sft), or feedback with several completions per prompt."
         )
-    return np.array(pairs, dtype=np.int64)
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def codes(table: Dataset, column: str) -> NDArray[np.uint64]:
@@ -152,13 +159,15 @@ def codes(table: Dataset, column: str) -> NDArray[np.uint64]:
     return found
 
 
-def _disjoint(up: list[int], down: list[int], texts: NDArray[np.uint64]) -> list[Pair]:
-    """As many pairs as possible without using a completion twice, none of two equal texts."""
-    if not up or not down:
-        return []
+def _disjoint(up: NDArray[np.int64], down: NDArray[np.int64], texts: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """As many pairs as possible without using a completion twice, none of two equal texts; shape (pairs, 2)."""
     differ = texts[up][:, None] != texts[down][None, :]
     if differ.all():
-        return list(zip(up, down, strict=False))
-    differ = csr_array(differ)
-    partners = maximum_bipartite_matching(differ, perm_type="column")
-    return [(a, down[partner]) for a, partner in zip(up, partners, strict=True) if partner >= 0]
+        most = min(len(up), len(down))
+        return np.stack((up[:most], down[:most]), axis=1)
+    partners = maximum_bipartite_matching(csr_array(differ), perm_type="column")
+    return np.stack((up, down[partners]), axis=1)[partners >= 0]
+
+
+def _column(table: Dataset, name: str) -> pa.ChunkedArray:
+    return table.select_columns([name]).with_format("arrow")[:][name]

@@ -20,7 +20,7 @@ from kto_lab.files import write_json
 
 FEW = 4_000
 COMMANDS = {
-    "train": ("train", "scale=tiny", "trainer=debug"),
+    "train": ("train", "trainer=debug"),
     "feedback inspect": ("feedback", "inspect"),
 }
 _MEGABYTE = 2**20

@@ -57,6 +57,12 @@ def test_pairs_depend_on_seed_and_content_alone() -> None:
     assert texts(alone, make_pairs(alone, seed=0)) == first[:5]
 
 
+def test_pairs_are_those_that_earlier_versions_made() -> None:
+    rows = [{"prompt": f"p{n % 3}", "completion": f"c{n}", "desirable": n % 2 == 0} for n in range(14)]
+    pairs = make_pairs(build_table(rows, source="s", held_out=0.0), seed=1)
+    assert pairs.tolist() == [[6, 3], [12, 9], [10, 7], [4, 13], [2, 11], [8, 5]]
+
+
 def test_equal_texts_make_no_pair_and_cost_no_other() -> None:
     rows = [("same", True), ("good", True), ("same", False), ("bad", False)]
     table = build_table(
