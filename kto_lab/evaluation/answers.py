@@ -27,14 +27,15 @@ class ScoredAnswer:
         prompt_id: the identity of the prompt.
         group: what results are broken down by.
         prompt: the prompt.
-        answer: the answer's text.
-        n_tokens: tokens of the answer, its end not counted.
+        answer: the answer's text, without its reasoning.
+        n_tokens: tokens of reasoning and answer, the end not counted.
         finished: whether it ended by itself.
         scores: metric to score, for each by which the answer was judged: first the checks, if the prompt has any, then
             the judge that `evaluation.judge` names, if there is one and the answer is not too long for it.
         desirable: where it has none, a held-out answer to the prompt that got a thumb up, for a person to compare with;
             None where there is none.
         undesirable: the same with a thumb down.
+        reasoning: what the policy thought before the answer, where its chat template has markup for that; not judged.
     """
 
     prompt_id: str
@@ -46,6 +47,7 @@ class ScoredAnswer:
     scores: dict[str, float] = field(default_factory=dict)
     desirable: str | None = None
     undesirable: str | None = None
+    reasoning: str = ""
 
     @property
     def score(self) -> float | None:
@@ -122,6 +124,7 @@ def answer_prompts(
             scores={metric_name(row["checks"]): score_answer(row["checks"], answer.text)} if row["checks"] else {},
             desirable=thumbs[True].get(row["prompt_id"]),
             undesirable=thumbs[False].get(row["prompt_id"]),
+            reasoning=answer.reasoning,
         )
         for row, (answer,) in zip(rows, found, strict=True)
     ]

@@ -15,7 +15,7 @@ import importlib.resources
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from kto_lab.feedback.table import is_chat
 from kto_lab.files import atomic_path
 from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
+from kto_lab.models.reasoning import Markup
 from kto_lab.models.tokens import Encoder, Prompt
 from kto_lab.statistics import Estimate, Floats, cluster_interval, mean_interval, proportion_interval
 
@@ -60,12 +61,12 @@ def write_tasks(folder: Path, encoder: Encoder, table_test: Dataset, *, max_new_
         max_new_tokens: where an unfinished answer is cut.
         limit: prompts at most, chosen as for greedy answers; None for all.
     """
-    lead = encoder.ending(is_chat(table_test)).read_lead if len(table_test) else ""
+    markup = encoder.ending(is_chat(table_test)).read_markup if len(table_test) else Markup()
     documents = [
         {
             **_text(row["prompt"], encoder.control),
             **{key: row[key] for key in ("prompt_id", "group", "checks")},
-            **({"lead": lead} if lead else {}),
+            **({"markup": asdict(markup)} if markup != Markup() else {}),
         }
         for row in map(table_test.__getitem__, checked_rows(table_test, limit))
     ]

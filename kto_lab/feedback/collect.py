@@ -98,6 +98,12 @@ def collect(
     return rows
 
 
+def words(row: Mapping[str, Any]) -> str:
+    """The words of a row's answer, without its reasoning."""
+    said = row["completion"]
+    return str(said if isinstance(said, str) else said["content"])
+
+
 def _claim(folder: Path, identity: str) -> None:
     """Mark the folder as this collection's; LabError where it belongs to another."""
     marker = folder / "collection.json"
@@ -142,9 +148,10 @@ def _collect_block(
 def _row(item: CheckedPrompt, answer: Answer, sampling: Sampling, origin: str) -> dict[str, Any]:
     score = score_answer(item.checks, answer.text)
     passed = bool(score) if pass_or_fail(item.checks) else score > sampling.threshold
+    thought = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
         "prompt": item.prompt,
-        "completion": answer.text,
+        "completion": {"role": "assistant", "content": answer.text, **thought} if thought else answer.text,
         "finished": answer.finished,
         "desirable": passed,
         "score": float(score),

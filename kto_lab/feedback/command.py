@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from kto_lab import narration
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
-from kto_lab.feedback.collect import Sampling, collect
+from kto_lab.feedback.collect import Sampling, collect, words
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.feedback.table import build_table, require_share
 from kto_lab.feedback.table_numbers import class_counts
@@ -49,12 +49,12 @@ def collect_feedback(cfg: DictConfig) -> Path:
             provenance=loaded.provenance,
             advance=advance,
         )
-    empty = sum(not row["completion"].strip() for row in rows)
-    table = build_table((row for row in rows if row["completion"].strip()), source=target.stem, held_out=cfg.held_out)
+    said = [row for row in rows if words(row).strip()]
+    table = build_table(said, source=target.stem, held_out=cfg.held_out)
     with atomic_path(target) as partial:
         pq.write_table(table.data.table, partial, write_page_checksum=True)
     shutil.rmtree(shards)
-    narration.say(f"    {len(rows)} answers to {len(prompts)} prompts; {empty} empty answers left out")
+    narration.say(f"    {len(rows)} answers to {len(prompts)} prompts; {len(rows) - len(said)} empty answers left out")
     for split, count in class_counts(table).items():
         labels = f"{count['desirable']} desirable, {count['undesirable']} undesirable"
         narration.say(f"    {split:<5}  {count['prompts']} prompts, {labels}")

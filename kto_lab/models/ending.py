@@ -4,15 +4,32 @@ import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kto_lab.errors import LabError
+from kto_lab.models.reasoning import Markup
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 # Words before an end, since some tokenizers cut the beginning of a text unlike the rest of it.
 _WORDS = "completion"
+
+
+class Said(NamedTuple):
+    """What a sampled completion says.
+
+    Attributes:
+        words: without lead, reasoning and end.
+        length: tokens before its end.
+        finished: whether it has an end.
+        reasoning: what the template's markup sets apart from the words; "" where there is none.
+    """
+
+    words: str
+    length: int
+    finished: bool
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -25,14 +42,14 @@ class Ending:
         stop_ids: tokens each of which ends a sampled completion, in order. The last of `ids` is one of them, unless
             the end is ordinary text.
         tokenizer: reads sampled tokens.
-        lead: what the template has a completion begin with before its words, such as an empty thinking block.
+        markup: what the template writes before a completion's words.
     """
 
     ids: tuple[int, ...]
     text: str
     stop_ids: tuple[int, ...]
     tokenizer: "PreTrainedTokenizerBase" = field(repr=False, compare=False)
-    lead: str = ""
+    markup: Markup = field(default_factory=Markup)
 
     @property
     def stop_text(self) -> str | None:
@@ -52,20 +69,20 @@ class Ending:
         # Sampled text may be cut into other tokens than training's; none is shorter than a byte.
         return self.stop_text is not None and self.stop_text in self._read(tokens[-len(self.text.encode()) :])
 
-    def split(self, tokens: Sequence[int]) -> tuple[str, int, bool]:
-        """What a sampled completion says, in how many of its tokens, and whether it has an end, which is left out."""
+    def split(self, tokens: Sequence[int]) -> Said:
+        """What a sampled completion says."""
         if not tokens or not self.reached(tokens):
-            return self._said(tokens), len(tokens), False
+            return self._said(tokens, finished=False)
         if tuple(tokens[-len(self.ids) :]) == self.ids:
-            length = len(tokens) - len(self.ids)
-        elif tokens[-1] in self.stop_ids:
-            length = len(tokens) - 1
-        else:
-            # The end begins inside a token: words and end are parted as text.
-            assert self.stop_text is not None
-            text = self._said(tokens).partition(self.stop_text)[0]
-            return text, max(n for n in range(len(tokens)) if len(self._said(tokens[:n])) <= len(text)), True
-        return self._said(tokens[:length]), length, True
+            return self._said(tokens[: -len(self.ids)], finished=True)
+        if tokens[-1] in self.stop_ids:
+            return self._said(tokens[:-1], finished=True)
+        # The end begins inside a token: words and end are parted as text.
+        assert self.stop_text is not None
+        before = self._text(tokens).partition(self.stop_text)[0]
+        length = max(n for n in range(len(tokens)) if len(self._text(tokens[:n])) <= len(before))
+        reasoning, words = self._parted(before)
+        return Said(words, length, True, reasoning)
 
     def written(self, config: "GenerationConfig") -> "GenerationConfig":
         """A copy of a model's settings of generation that ends a completion here."""
@@ -74,29 +91,36 @@ class Ending:
         own.stop_strings = None if self.stop_text is None else [self.stop_text]
         return own
 
-    def _said(self, tokens: Sequence[int]) -> str:
-        """The words of a sampled completion, after its lead."""
-        own, lead = list(tokens), self._marked_lead
-        if lead:
-            # Where special tokens mark the words, whatever is before the last such mark is not the answer.
-            starts = [place for place in range(len(own)) if own[place : place + len(lead)] == lead]
-            own = own[starts[-1] + len(lead) :] if starts else own
-        text = str(self.tokenizer.decode(own, skip_special_tokens=True))
-        return text if lead else text.removeprefix(self.lead)
-
     @property
-    def read_lead(self) -> str:
-        """The lead as whoever leaves out special tokens reads it."""
-        return str(self.tokenizer.decode(self._lead_ids, skip_special_tokens=True))
+    def read_markup(self) -> Markup:
+        """The markup as whoever leaves out special tokens reads it."""
+        return Markup(*map(self._without_specials, (self.markup.lead, self.markup.opens, self.markup.closes)))
+
+    def _said(self, tokens: Sequence[int], *, finished: bool) -> Said:
+        reasoning, words = self._parted(self._text(tokens))
+        return Said(words, len(tokens), finished, reasoning)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        """Sampled tokens as text, with special tokens where the markup has such."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=not self._specials))
+
+    def _parted(self, text: str) -> tuple[str, str]:
+        """The reasoning and the words of a sampled text, without special tokens."""
+        reasoning, words = self.markup.part(text)
+        return self._without_specials(reasoning), self._without_specials(words)
+
+    def _without_specials(self, text: str) -> str:
+        for special in self._specials:
+            text = text.replace(special, "")
+        return text
 
     @cached_property
-    def _marked_lead(self) -> list[int]:
-        """The ids of a lead that has special tokens, whose text would be lost; of any other, none."""
-        return self._lead_ids if set(self._lead_ids) & set(self.tokenizer.all_special_ids) else []
-
-    @cached_property
-    def _lead_ids(self) -> list[int]:
-        return list(self.tokenizer(self.lead, add_special_tokens=False)["input_ids"]) if self.lead else []
+    def _specials(self) -> list[str]:
+        """The texts of special tokens, the longest first; none where the markup has none of them."""
+        added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        marks = (self.markup.lead, self.markup.opens, self.markup.closes)
+        marked = any(special in mark for special in added for mark in marks)
+        return sorted(added, key=len, reverse=True) if marked else []
 
     def _read(self, tokens: Sequence[int]) -> str:
         return read(self.tokenizer, tokens)

@@ -22,16 +22,18 @@ class Answer:
     """One sampled answer.
 
     Attributes:
-        text: the answer without special tokens.
+        text: the answer without special tokens, and without its reasoning where the chat template has markup for that.
         tokens: its token ids, with its end when it is finished.
         finished: whether it ended by itself rather than at the token limit.
         length: tokens before the end.
+        reasoning: what was thought before the answer.
     """
 
     text: str
     tokens: tuple[int, ...]
     finished: bool
     length: int
+    reasoning: str = ""
 
 
 @torch.inference_mode()
@@ -159,5 +161,5 @@ def _draw(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _answer(ending: Ending, ids: list[int]) -> Answer:
-    text, length, finished = ending.split(ids)
-    return Answer(text=text, tokens=tuple(ids), finished=finished, length=length)
+    said = ending.split(ids)
+    return Answer(said.words, tuple(ids), said.finished, said.length, said.reasoning)

@@ -181,17 +181,7 @@ class Encoder:
 
     def notes(self, *, chat: bool) -> tuple[str, ...]:
         """What the chat template does with every answer, in sentences; none where it writes the words and their end."""
-        if not chat:
-            return ()
-        shape, found = self._chat.shape, []
-        if shape.gap:
-            found.append(
-                f"the generation prompt ends with {shape.gap!r}, which the template leaves out of a conversation that "
-                "has its answer: the answer is trained as it is sampled, after it"
-            )
-        if shape.lead:
-            found.append(f"an answer without reasoning begins with {shape.lead!r}, as the template has it")
-        return tuple(found)
+        return self._chat.notes() if chat else ()
 
     def with_control(self, control: str) -> "Encoder":
         """The encoder that ends each prompt with a control text; for an encoder that has none yet."""
@@ -369,7 +359,7 @@ class Encoder:
     def _end_of_turn(self) -> Ending:
         """What the template writes after the assistant's words."""
         shape = self._chat.shape
-        return replace(end_of_turn(self.tokenizer, shape.tail, self._ends), lead=shape.lead)
+        return replace(end_of_turn(self.tokenizer, shape.tail, self._ends), markup=shape.markup)
 
 
 class _Said(NamedTuple):

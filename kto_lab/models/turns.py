@@ -18,11 +18,12 @@ In every other case it is not known what the policy would have to say after the 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kto_lab.errors import LabError
+from kto_lab.models.reasoning import Markup
 from kto_lab.models.template_limit import within_limit
 
 # transformers takes seconds to import, and a mistyped key should show before.
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Message: TypeAlias = Mapping[str, str | None]
 
 PROBE = "completion"
+_THOUGHT = "pondering"
 _QUESTION: list[Message] = [{"role": "user", "content": "prompt"}]
 _MASKED = re.compile(r"\{%-?\s*generation\b")
 _OPEN = re.compile(r"\s*<(\w+)>\s*")
@@ -49,13 +51,13 @@ class Shape:
 
     Attributes:
         gap: the end of the generation prompt that the whole conversation lacks.
-        lead: what the policy has to say after the prompt before the words of its answer.
+        markup: what the policy has to say after the prompt before the words of its answer.
         tail: what the template writes after them.
     """
 
     gap: str
-    lead: str
-    tail: str
+    markup: Markup = field(default_factory=Markup)
+    tail: str = ""
 
     @property
     def opened(self) -> str | None:
@@ -130,6 +132,18 @@ class Conversations:
         self._check_said(text, answer)
         return text
 
+    def notes(self) -> tuple[str, ...]:
+        """What the template does with every answer, in sentences; none where it writes the words and their end."""
+        shape, found = self.shape, []
+        if shape.gap:
+            found.append(
+                f"the generation prompt ends with {shape.gap!r}, which the template leaves out of a conversation that "
+                "has its answer: the answer is trained as it is sampled, after it"
+            )
+        if shape.markup.lead:
+            found.append(f"an answer without reasoning begins with {shape.markup.lead!r}, as the template has it")
+        return tuple(found)
+
     @cached_property
     def shape(self) -> Shape:
         """How the template writes the assistant's turn.
@@ -145,11 +159,22 @@ class Conversations:
             gap = plain[_common(plain, whole) :]
             if not (_OPEN.fullmatch(gap) or _EMPTY.fullmatch(gap)):
                 raise self._no_reading()
-        text = self._turn(_QUESTION, answer, Shape(gap, "", ""))
+        text = self._turn(_QUESTION, answer, Shape(gap))
         if text is None or PROBE not in text:
             raise self._no_reading()
         lead, _, tail = text.partition(PROBE)
-        return Shape(gap, lead, tail)
+        return Shape(gap, self._markup(gap, lead), tail)
+
+    def _markup(self, gap: str, lead: str) -> Markup:
+        """What the template writes before the words of an answer without reasoning (`lead`), and of one with it."""
+        answer = {"role": "assistant", "content": PROBE, "reasoning_content": _THOUGHT}
+        try:
+            text = self._turn(_QUESTION, answer, Shape(gap)) or ""
+        except RefusedByTemplateError:
+            return Markup(lead)
+        opens, thought, rest = text.partition(_THOUGHT)
+        closes, words, _ = rest.partition(PROBE)
+        return Markup(lead, opens.strip(), closes.strip()) if thought and words else Markup(lead)
 
     def _turn(self, messages: Sequence[Message], answer: Message, shape: Shape) -> str | None:
         """What follows the prompt; None where the whole conversation does not say."""
@@ -164,7 +189,7 @@ class Conversations:
     def _turn_after_change(self, messages: Sequence[Message], answer: Message) -> str | None:
         """What follows the prompt where the answer changes how earlier turns are written; None where not known."""
         whole, gap = self._render([*messages, answer], generate=False), self.shape.gap
-        alone = self._turn(_QUESTION, answer, Shape(gap, "", self.shape.tail))
+        alone = self._turn(_QUESTION, answer, self.shape)
         if alone is not None and whole.endswith(alone):
             return alone
         begin = self._masked_from([*messages, answer])

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from kto_lab.evaluation.lm_eval import write_tasks
 from kto_lab.evaluation.lm_eval_tasks import why_not_checks
 from kto_lab.evaluation.tasks.task_functions import score
@@ -15,14 +17,22 @@ ASKED = {"role": "user", "content": "3+3="}
 ROW = {"completion": "6", "desirable": True, "split": "test", "checks": arithmetic_checks("6")}
 
 
-def test_what_a_template_puts_before_an_answer_is_not_judged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ("turn tokens", ["6"]),
+        ("empty thinking written into the last turn", ["<think>\n\n</think>\n\n6", "<think>\n3?\n</think>\n\n6", "6"]),
+        ("thinking begun by the generation prompt", ["\n</think>\n\n6", "3?\n</think>\n\n6"]),
+        # As lm-eval reads it, without special tokens.
+        ("channels", ["final6", "analysis3 or 4?assistantfinal6"]),
+    ],
+)
+def test_what_a_template_puts_before_an_answer_is_not_judged(shape: str, said: list[str], tmp_path: Path) -> None:
     table = build_table([{**ROW, "prompt": [ASKED]}], source="test", held_out=0)
-    for shape, lead in (("empty thinking written into the last turn", "<think>\n\n</think>\n\n"), ("turn tokens", "")):
-        write_tasks(tmp_path / shape, Encoder(shaped(shape)), table, max_new_tokens=4, limit=None)
-        (line,) = (tmp_path / shape / "checks.jsonl").read_text().splitlines()
-        document = json.loads(line)
-        assert document.get("lead", "") == lead
-        judged, plain = score(document, [f"{lead}6"]), score({"checks": ROW["checks"]}, ["6"])
+    write_tasks(tmp_path / "tasks", Encoder(shaped(shape)), table, max_new_tokens=4, limit=None)
+    (line,) = (tmp_path / "tasks" / "checks.jsonl").read_text().splitlines()
+    for text in said:
+        judged, plain = score(json.loads(line), [text]), score({"checks": ROW["checks"]}, ["6"])
         assert judged == plain and judged["answer_words"] == 1.0
 
 

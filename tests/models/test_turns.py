@@ -42,8 +42,8 @@ def test_what_is_trained_follows_what_is_sampled_from(shape: str) -> None:
     assert list(tokens.prompt) == asked and tokenizer.decode(tokens.prompt) == wanted.prompt
     assert tokenizer.decode(tokens.completion) == wanted.turn
     # What is sampled is read as the answer, and what the answer is read as is what was sampled.
-    said, _, finished = encoder.ending(chat=True).split(tokens.completion)
-    assert (said.strip(), finished) == ("yes", True)
+    said = encoder.ending(chat=True).split(tokens.completion)
+    assert (said.words.strip(), said.finished, said.reasoning) == ("yes", True, "")
     if wanted.thought is not None:
         message = {"role": "assistant", "content": "yes", "reasoning_content": "why"}
         assert tokenizer.decode(encoder.completion(ASKED, message, finished=True)) == wanted.thought

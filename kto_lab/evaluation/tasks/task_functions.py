@@ -17,8 +17,9 @@ def score(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """The score of an answer by the document's checks, and its length in words."""
     # Imported here, so that the neutral text can be scored where kto_lab is not installed.
     from kto_lab.feedback.checkers import metric_name, score_answer
+    from kto_lab.models.reasoning import Markup
 
     (answer,) = results
-    # What the chat template has an answer begin with, such as an empty thinking block.
-    answer = answer.removeprefix(doc.get("lead", ""))
+    # The words are judged, and not what the chat template has before them.
+    _, answer = Markup(**doc.get("markup", {})).part(answer)
     return {metric_name(doc["checks"]): score_answer(doc["checks"], answer), "answer_words": float(len(answer.split()))}
