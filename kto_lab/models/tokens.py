@@ -5,10 +5,11 @@
 - A prompt has the same tokens whatever follows it: those that it has when it is sampled from.
 - The completion of a chat prompt is what the template writes for it after the prompt in the whole conversation (see
   `turns`). Its tokens are those that follow the prompt's in the whole text; where a token of the whole text begins in
-  the prompt and ends in the completion, the completion is tokenised apart.
+  the prompt and ends in the completion, the completion is tokenised apart. What a template's own mask leaves out before
+  the completion is read with the prompt.
 - A finished completion ends as the template ends a turn (for plain text: with the end-of-sequence token), and the
-  log-probability of that counts. A completion that was cut short has no end: ending there is not what the model did.
-  See `Ending`.
+  log-probability of that counts, unless the template's mask leaves it out. A completion that was cut short has no end:
+  ending there is not what the model did. See `Ending`.
 - What a completion says is text. Where it has the text of a special token inside, that is read letter by letter, as the
   tokenizer reads any other word; where it ends with the end of a turn, that is the end, and is not written twice.
 - A prompt is read as the tokenizer reads it for whoever serves the policy, and for lm-eval: the text of a special token
@@ -151,7 +152,10 @@ class Encoder:
             raise RefusedByTemplateError(f"{where}: {error}") from error
 
     def completion(self, prompt: Prompt, completion: Completion, *, finished: bool) -> tuple[int, ...]:
-        """Token ids of an answer to a prompt, with its end when it is finished or has the text of the end itself."""
+        """Token ids of an answer to a prompt, with its end when it is finished or has the text of the end itself.
+
+        What a template's mask leaves out is not among them; see `encode` for what comes before.
+        """
         return self._said(prompt, completion, finished=finished).ids
 
     def encode(
@@ -165,9 +169,10 @@ class Encoder:
         """
         ids = self.prompt(prompt, where=where)
         try:
-            said = self._said(prompt, completion, finished=finished).ids
+            said = self._said(prompt, completion, finished=finished)
         except RefusedByTemplateError as error:
             raise RefusedByTemplateError(f"{where}: {error}") from error
+        ids = (*ids, *said.header)
         room = self.lengths.max_length - len(ids)
         if room < self.lengths.min_completion:
             if self.lengths.overlong_prompt == "drop":
@@ -177,7 +182,7 @@ class Encoder:
                 f"{self.lengths.max_length} for the completion (at least {self.lengths.min_completion} are asked for). "
                 "Raise lengths.max_length, shorten the prompt, or set lengths.overlong_prompt=drop."
             )
-        return Tokens(ids, said[:room])
+        return Tokens(ids, said.ids[:room])
 
     def notes(self, *, chat: bool) -> tuple[str, ...]:
         """What the chat template does with every answer, in sentences; none where it writes the words and their end."""
@@ -288,11 +293,15 @@ class Encoder:
         given: Message = {"role": "assistant", "content": completion} if isinstance(completion, str) else completion
         words, ended = self._without_end(given["content"] or "", True)
         answer = {**given, "content": words}
-        body, end = self._parted(self._chat.turn(prompt, answer))
-        before = self._asked(prompt)[0]
+        turn = self._chat.turn(prompt, answer)
+        body, end = self._parted(turn.text)
+        if not turn.ends_after(len(body)):
+            end = ()
+        before, header, body = self._asked(prompt)[0], body[: turn.begin], body[turn.begin : turn.end]
         special = any(self._special.search(text or "") for text in answer.values())
-        ids = self._as_text(before, body, words) if special else self._after(before, body)
-        return _Said((*ids, *end) if finished or ended else tuple(ids), ended, special)
+        ids = self._as_text(before + header, body, words) if special else self._after(before + header, body)
+        read_before = tuple(self._after(before, header)) if header else ()
+        return _Said((*ids, *end) if finished or ended else tuple(ids), ended, special, read_before)
 
     def _parted(self, turn: str) -> tuple[str, tuple[int, ...]]:
         """A turn without what the template ends it with, and the ids of its end."""
@@ -369,11 +378,13 @@ class _Said(NamedTuple):
         ids: its tokens, with its end where it has one.
         ended: its words had the text of the end.
         special: they have the text of a special token inside.
+        header: tokens between the prompt and it that the template's mask leaves out.
     """
 
     ids: tuple[int, ...]
     ended: bool
     special: bool
+    header: tuple[int, ...] = ()
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -13,6 +13,10 @@ the answer in the whole conversation:
   after a single question, or else what the template's own mask (`{% generation %}`) says that the assistant said.
 
 In every other case it is not known what the policy would have to say after the prompt, and the template is refused.
+
+Where the template masks what the assistant says (`{% generation %}`), only that counts in the turn: what the mask
+leaves out before it is context that is not trained, and an end that it leaves out is not trained either. What the
+generation prompt has already said never counts, even where the mask begins there.
 """
 
 import json
@@ -20,7 +24,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from kto_lab.errors import LabError
 from kto_lab.models.reasoning import Markup
@@ -64,6 +68,24 @@ class Shape:
         """The name of the block that the gap begins and does not end, such as "think"."""
         found = _OPEN.fullmatch(self.gap)
         return found[1] if found else None
+
+
+class Turn(NamedTuple):
+    """What follows the prompt in the conversation that ends with an answer.
+
+    Attributes:
+        text: to the end of the conversation.
+        begin: the character at which what counts begins: 0, unless the template's mask leaves out what is before it.
+        end: the one at which that ends.
+    """
+
+    text: str
+    begin: int
+    end: int
+
+    def ends_after(self, words: int) -> bool:
+        """Whether the end, which the template writes after so many characters or leaves to the sequence, counts."""
+        return self.end > words or self.end == len(self.text)
 
 
 def spoken(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Any] | None]:
@@ -117,11 +139,12 @@ class Conversations:
             )
         return text
 
-    def turn(self, messages: Sequence[Message], answer: Message) -> str:
+    def turn(self, messages: Sequence[Message], answer: Message) -> Turn:
         """What the policy says after the prompt: to the end of the conversation that ends with the answer.
 
         Raises:
-            RefusedByTemplateError: the template does not take it, or leaves out a part of the answer.
+            RefusedByTemplateError: the template does not take it, or leaves out a part of the answer, or its mask does
+                so with all of it.
             LabError: it is not known what follows the prompt.
         """
         text = self._turn(messages, answer, self.shape)
@@ -130,7 +153,7 @@ class Conversations:
         if text is None:
             raise self._no_reading()
         self._check_said(text, answer)
-        return text
+        return self._counted([*messages, answer], text)
 
     def notes(self) -> tuple[str, ...]:
         """What the template does with every answer, in sentences; none where it writes the words and their end."""
@@ -142,6 +165,12 @@ class Conversations:
             )
         if shape.markup.lead:
             found.append(f"an answer without reasoning begins with {shape.markup.lead!r}, as the template has it")
+        turn = self.turn(_QUESTION, {"role": "assistant", "content": PROBE})
+        if turn.begin:
+            before = turn.text[: turn.begin]
+            found.append(f"the template's mask leaves out {before!r} before an answer: it is read, and not trained")
+        if not turn.ends_after(len(turn.text) - len(shape.tail)):
+            found.append(f"the template's mask leaves out the end of an answer, {shape.tail!r}: it is not trained")
         return tuple(found)
 
     @cached_property
@@ -192,9 +221,10 @@ class Conversations:
         alone = self._turn(_QUESTION, answer, self.shape)
         if alone is not None and whole.endswith(alone):
             return alone
-        begin = self._masked_from([*messages, answer])
-        if begin is None:
+        spans = self._masked([*messages, answer])
+        if not spans:
             return None
+        begin = spans[-1][0]
         # The mask may begin with what the generation prompt has, too.
         said, before = whole[begin:], self._plain(messages).removesuffix(gap)
         shared = next(size for size in range(len(said), -1, -1) if before.endswith(said[:size]))
@@ -254,8 +284,26 @@ class Conversations:
                 messages, tools=tools, tokenize=False, add_generation_prompt=generate
             )
 
-    def _masked_from(self, messages: Sequence[Message]) -> int | None:
-        """The character at which the template's mask of its last assistant's turn begins; None where it has none."""
+    def _counted(self, messages: Sequence[Message], text: str) -> Turn:
+        """The last turn of a conversation, of which the template's mask says what counts."""
+        spans = self._masked(messages)
+        if spans is None:
+            return Turn(text, 0, len(text))
+        # The turn is the end of the conversation.
+        shift = len(text) - len(self._render(messages, generate=False))
+        own = [(begin + shift, end + shift) for begin, end in spans if end + shift > 0]
+        if not own:
+            raise RefusedByTemplateError(
+                f"{self.name} masks what the assistant says ({{% generation %}}), and the mask leaves out this answer. "
+                "Set model.chat_template to one that has it, or leave such rows out with "
+                "lengths.refused_by_template=drop."
+            )
+        # A block that the generation prompt begins is the policy's to end, and no conversation has that end.
+        begin = 0 if self.shape.opened else max(0, own[0][0])
+        return Turn(text, begin, own[-1][1])
+
+    def _masked(self, messages: Sequence[Message]) -> list[tuple[int, int]] | None:
+        """From which character to which the template's mask has what the assistant says; None where it has no mask."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         own, tools = spoken(messages)
@@ -268,7 +316,7 @@ class Conversations:
                 conversations=[own], tools=tools, chat_template=template, return_assistant_tokens_mask=True, **marks
             )
         _, spans = rendered
-        return int(spans[0][-1][0]) if spans[0] else None
+        return [(int(begin), int(end)) for begin, end in spans[0]]
 
     def _check_said(self, text: str, answer: Message) -> None:
         """Refuse an answer of which the template leaves out a call or the reasoning."""

@@ -157,6 +157,54 @@ def test_earlier_turns_that_change_with_the_answer_leave_the_prompt_as_it_is_sam
     assert tokenizer.decode(tokens.completion) == "It rains.<|end|>"
 
 
+@pytest.mark.parametrize(
+    ("turn", "counted", "notes"),
+    [
+        (
+            "{{ begin + '<|channel|>' }}{% generation %}{{ said + '<|end|>' }}{% endgeneration %}",
+            "yes<|end|>",
+            "before",
+        ),
+        ("{{ begin }}{% generation %}{{ said }}{% endgeneration %}{{ '<|end|>' }}", "yes", "the end of an answer"),
+        ("{% generation %}{{ begin + said + '<|end|>\\n' }}{% endgeneration %}", "yes<|end|>", ""),
+        ("{% generation %}{{ begin + 'A: ' + said + '<|end|>' }}{% endgeneration %}", "A: yes<|end|>", ""),
+    ],
+    ids=["header outside", "end outside", "header and line break inside", "lead inside"],
+)
+def test_the_templates_own_mask_says_what_counts(turn: str, counted: str, notes: str) -> None:
+    tokenizer = with_text(
+        "{% for m in messages %}{% set begin, said = '<|' + m.role + '|>', m.content %}{% if m.role == 'assistant' %}"
+        + turn
+        + "{% else %}{{ begin + said + '<|end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
+    encoder, model = Encoder(tokenizer), random_llama(vocabulary=len(tokenizer), hidden=32, layers=2, intermediate=64)
+    assert any("mask" in note and notes in note for note in encoder.notes(chat=True)) == bool(notes)
+    earlier = [*ASKED, {"role": "assistant", "content": "no"}, {"role": "user", "content": "sure?"}]
+    for prompt in (ASKED, earlier):
+        tokens = encoder.encode(prompt, "yes")
+        assert tokens is not None and tokenizer.decode(tokens.completion) == counted
+        asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
+        whole = tokenizer.apply_chat_template(
+            [*prompt, {"role": "assistant", "content": "yes"}], return_dict=True, return_assistant_tokens_mask=True
+        )
+        assert [*tokens.prompt, *tokens.completion] == whole["input_ids"][: len(tokens)]
+        # What the prompt has said is not the answer's, and after the end of the turn nothing is sampled.
+        mask = torch.tensor(whole["assistant_masks"])
+        mask[: len(asked)] = 0
+        mask[whole["input_ids"].index(tokenizer.convert_tokens_to_ids("<|end|>"), len(asked)) + 1 :] = 0
+        ids = torch.tensor([whole["input_ids"]])
+        logps = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+        found = score(model, [tokens], pad_id=0, token_budget=1000)
+        assert torch.allclose(found, (logps * mask[1:]).sum()[None], atol=1e-4)
+
+
+def test_a_mask_without_the_answer_is_refused() -> None:
+    template = SHAPES["turn tokens"].template + "{% if false %}{% generation %}{% endgeneration %}{% endif %}"
+    with pytest.raises(RefusedByTemplateError, match=r"the mask leaves out this answer.*model\.chat_template"):
+        Encoder(with_text(template)).completion(ASKED, "yes", finished=True)
+
+
 def test_a_mask_tells_the_turn_where_the_answer_changes_what_is_before_it() -> None:
     # Each turn has its number, and what a turn says depends on it.
     template = (
