@@ -7,7 +7,12 @@ numbers for the saved policy:
         --tasks kto_lab_checks --batch_size 64 --apply_chat_template
 
 (`add_bos_token=False` keeps the tokenizer from adding to what the chat template wrote; without that and
-`--apply_chat_template` where the prompts are plain text). The checks need kto_lab to be installed there.
+`--apply_chat_template` where the prompts are plain text; after a run in bf16-mixed, to rounding, with
+`mixed_precision_dtype=bfloat16` among the model's arguments). The checks need kto_lab to be installed there.
+
+lm-eval computes in the number format that the lab scores in: that of the autocast block in which it is run. Left to
+itself it opens a block without autocast, in which float32 weights are judged in float32, and adapters over a 16-bit
+base cannot be run at all.
 """
 
 import contextlib
@@ -20,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from datasets import Dataset
 
@@ -29,6 +35,7 @@ from kto_lab.feedback.table import is_chat
 from kto_lab.files import atomic_path
 from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
+from kto_lab.models.head import float32_logits
 from kto_lab.models.reasoning import Markup
 from kto_lab.models.tokens import Encoder, Prompt
 from kto_lab.statistics import Estimate, Floats, cluster_interval, mean_interval, proportion_interval
@@ -94,8 +101,9 @@ def run_lm_eval(
 ) -> TaskResults:
     """Run lm-eval's `simple_evaluate` on a model in memory.
 
-    The chat template is applied where the table's prompts are chat messages, and not where they are plain text. What
-    lm-eval prints goes to `lm_eval.log` beside the folder. The model's mode and the global random state are kept.
+    It computes in the number format of the autocast block that it is called in. The chat template is applied where the
+    table's prompts are chat messages, and not where they are plain text. What lm-eval prints goes to `lm_eval.log`
+    beside the folder. The model's mode and the global random state are kept.
 
     Args:
         model: the policy.
@@ -124,7 +132,7 @@ def run_lm_eval(
     found = TaskResults()
     try:
         with isolate_rng(), printing_to(folder.with_name("lm_eval.log")), _ending_at(model, encoder.ending(chat)):
-            lm = _language_model(model, encoder, batch_size)
+            lm = language_model(model, encoder, batch_size)
             for part, adds in _by_special_tokens(tasks, chat):
                 lm.add_bos_token = adds
                 results = simple_evaluate(
@@ -151,16 +159,29 @@ def run_lm_eval(
     return found
 
 
-def _language_model(model: Policy, encoder: Encoder, batch_size: int) -> Any:
-    """The policy as lm-eval takes it."""
+def language_model(model: Policy, encoder: Encoder, batch_size: int) -> Any:
+    """The policy as lm-eval takes it, computing in the number format of the autocast block that this is called in."""
     from lm_eval.models.huggingface import HFLM
 
     class InMemory(HFLM):
+        def _model_call(self, *args: Any, **settings: Any) -> Any:
+            with float32_logits(model.get_output_embeddings()):
+                return super()._model_call(*args, **settings)
+
         def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
             # An end of several tokens is found in the text, for which transformers asks for the tokenizer.
             return super()._model_generate(context, max_length, stop, tokenizer=self.tokenizer, **settings)
 
-    return InMemory(pretrained=model, tokenizer=encoder.tokenizer, batch_size=batch_size, trust_remote_code=False)
+    device = model.device.type
+    return InMemory(
+        pretrained=model,
+        tokenizer=encoder.tokenizer,
+        batch_size=batch_size,
+        trust_remote_code=False,
+        # It opens an autocast block of its own, which without a format turns ours off.
+        mixed_precision_dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
+        softmax_dtype=torch.float32,
+    )
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ A frozen head gets its gradient in the forward pass, where the logits are at han
 while they are few, and computes the logits again where they are many: one matrix product more, and no memory.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,17 +26,37 @@ def token_logps(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
         targets: (T,) the tokens.
     """
     if type(head) is nn.Linear and head.bias is None:
-        weight = head.weight
-        if torch.is_autocast_enabled(states.device.type):
-            # Rounded here, once, for all chunks and for the backward pass.
-            number_format = torch.get_autocast_dtype(states.device.type)
-            states, weight = states.to(number_format), weight.to(number_format)
+        # Rounded here, once, for all chunks and for the backward pass.
+        states, weight = _as_read(states, head.weight)
         with torch.autocast(states.device.type, enabled=False):
             logps: Tensor = LinearLogps.apply(states, weight, targets)
             return logps
     rows = _rows_at_once(head(states[:1]).shape[-1])
     parts = zip(states.split(rows), targets.split(rows), strict=True)
     return torch.cat([-F.cross_entropy(head(part).float(), wanted, reduction="none") for part, wanted in parts])
+
+
+@contextmanager
+def float32_logits(head: nn.Module) -> Iterator[None]:
+    """For a block without gradients, a head gives the logits that `token_logps` reads: float32, also under autocast.
+
+    Args:
+        head: makes logits of hidden states; any but a plain linear layer gives what it gave before.
+    """
+    if type(head) is not nn.Linear or head.bias is not None:
+        yield
+        return
+
+    def forward(states: Tensor) -> Tensor:
+        states, weight = _as_read(states, head.weight)
+        with torch.autocast(states.device.type, enabled=False):
+            return _float32_logits(states.flatten(0, -2), weight).unflatten(0, states.shape[:-1])
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 class LinearLogps(torch.autograd.Function):
@@ -95,6 +117,14 @@ def _softmax(states: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, T
     total = logits.logsumexp(1)
     logps = logits.gather(1, targets[:, None])[:, 0] - total
     return logits.sub_(total[:, None]).exp_(), logps
+
+
+def _as_read(*operands: Tensor) -> tuple[Tensor, ...]:
+    """The operands of a product in the format that it reads them in: under autocast, autocast's."""
+    device = operands[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return operands
+    return tuple(operand.to(torch.get_autocast_dtype(device)) for operand in operands)
 
 
 def _float32_logits(states: Tensor, weight: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from kto_lab.hashing import content_hash
 from kto_lab.keys import EVALUATE, TRAIN
 from kto_lab.models.adapters import Policy, load_saved, moved
 from kto_lab.models.attention import set_packing
-from kto_lab.models.number_format import add_in_float32
+from kto_lab.models.number_format import add_in_float32, as_read
 from kto_lab.models.reference import ReferencePolicy, initial_model, none
 from kto_lab.models.saved_adapter import check_merged
 from kto_lab.models.tokens import Encoder, Lengths
@@ -102,7 +102,8 @@ def evaluate_run(cfg: DictConfig) -> Path:
         config=plain_values(own),
         seeds=finished["seeds"],
         environment=environment(),
-        model=finished["model"],
+        # Judged in the number format of now.
+        model=finished["model"] | {"number_format": made.hardware.number_format},
         training=finished["training"],
     )
     table = read_feedback(made.feedback, record, ("train", "test"))
@@ -172,10 +173,11 @@ def evaluate_model(cfg: DictConfig) -> Path:
     console.stage("Policy", "The model to judge.")
     loaded = instantiate(cfg.model)
     check_merged(loaded.provenance, narrow=hardware.number_format == "bf16-mixed")
+    as_read(loaded.model, number_format=hardware.number_format, trained=False)
     if hardware.number_format == "bf16-mixed":
         add_in_float32(loaded.model)
     encoder = Encoder.of(loaded, lengths)
-    record.model = {**loaded.provenance, **encoder.hashes}
+    record.model = {**loaded.provenance, **encoder.hashes, "number_format": hardware.number_format}
     record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"], encoder.hashes)
     console.say(f"    {loaded.provenance['name']}; {hardware.said}")
     judge = Judge(

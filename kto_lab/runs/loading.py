@@ -233,7 +233,13 @@ def load_policy(
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     everything = sum(numbers_in(p) for p in policy.parameters())
     kept = formats(policy)
-    record.model = {**loaded.provenance, **kept, "parameters": everything, "trainable": trainable}
+    record.model = {
+        **loaded.provenance,
+        **kept,
+        "number_format": hardware.number_format,
+        "parameters": everything,
+        "trainable": trainable,
+    }
     if reference is not None:
         record.model["reference"] = reference
         narration.say(f"    reference: {reference['name']}")

@@ -6,11 +6,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
 from kto_lab.errors import LabError
+from kto_lab.evaluation.evaluate import Judge, Measured
 from kto_lab.feedback.prompts import arithmetic
 from kto_lab.feedback.table import build_table
-from kto_lab.models import tiny
+from kto_lab.models import load, tiny
 from kto_lab.models.chat_template import CHATML
 from kto_lab.runs.command import train
 from kto_lab.runs.evaluate import evaluate
@@ -137,6 +140,31 @@ def test_a_model_alone_answers_as_in_the_run(
     assert found["model"]["name"] == "policy"
     assert (tmp_path / "alone" / "model.json").exists()
     assert "Held-out prompts: policy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number_format", ["32-true", "bf16-mixed"])
+def test_a_model_alone_is_judged_in_the_number_format_of_a_run(
+    number_format: str, feedback: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load.tiny("random", seed=0)
+    saved = tmp_path / "short"
+    loaded.model.bfloat16().save_pretrained(str(saved))
+    loaded.tokenizer.save_pretrained(saved)
+    seen: list[LlamaForCausalLM] = []
+
+    def measure(self: Judge, policy: LlamaForCausalLM, name: str) -> Measured:
+        seen.append(policy)
+        return Measured(answers=[], logps=[])
+
+    monkeypatch.setattr(Judge, "measure", measure)
+    words = ["model=hf", f"model.name={saved}", "model.dtype=bfloat16", f"trainer.precision={number_format}"]
+    record = again(*words, *feedback, "evaluation=none", f"output={tmp_path / 'found.json'}")
+    assert record["model"]["number_format"] == number_format
+    # As a base in a run: sums between layers are float32, and products read bfloat16 in bf16-mixed alone.
+    (policy,) = seen
+    product = policy.model.layers[0].mlp.up_proj.weight
+    assert product.dtype == (torch.float32 if number_format == "32-true" else torch.bfloat16)
+    assert policy.model.embed_tokens(torch.tensor([1])).dtype == torch.float32
 
 
 def test_where_a_model_alone_is_written_by_default(
