@@ -14,5 +14,5 @@ cp "$out/run/policy/config.json" "$out/run/policy/model.safetensors" kto_lab/mod
 
 kto-lab feedback collect model=tiny trainer=cpu prompts=arithmetic prompts.prompts=1500 \
     sampling.worked_samples=0 sampling.temperature=1 sampling.max_new_tokens=4 sampling.block=1500 \
-    sampling.batch_size=512 output="$out/arithmetic.parquet"
+    output="$out/arithmetic.parquet"
 cp "$out/arithmetic.parquet" kto_lab/feedback/data/

@@ -83,7 +83,7 @@ def answer_prompts(
     *,
     prompts: int,
     max_new_tokens: int,
-    batch_size: int,
+    batch_tokens: int,
     seed: int,
     advance: Callable[[int], None] = lambda answers: None,
 ) -> list[ScoredAnswer]:
@@ -95,7 +95,7 @@ def answer_prompts(
         table_test: the held-out part of a table of examples.
         prompts: how many prompts; see `select_prompts`.
         max_new_tokens: where an unfinished answer is cut.
-        batch_size: answers in flight at once.
+        batch_tokens: tokens of prompts and answers held at once; see `generate`.
         seed: passed to the sampler, which needs none while it is greedy.
         advance: called with the number of answers each time some are done.
     """
@@ -109,7 +109,7 @@ def answer_prompts(
         encoder,
         [row["prompt"] for row in rows],
         max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
+        batch_tokens=batch_tokens,
         seed=seed,
         advance=advance,
     )
@@ -184,7 +184,7 @@ def sample_answers(
     *,
     prompts: int,
     max_new_tokens: int,
-    batch_size: int,
+    batch_tokens: int,
     seed: int,
     advance: Callable[[int], None] = lambda answers: None,
 ) -> list[tuple[Prompt, tuple[int, ...]]]:
@@ -200,7 +200,7 @@ def sample_answers(
         asked,
         max_new_tokens=max_new_tokens,
         temperature=1.0,
-        batch_size=batch_size,
+        batch_tokens=batch_tokens,
         seed=seed,
         advance=advance,
     )

@@ -275,7 +275,7 @@ class Judge:
                 self.held_out.table,
                 prompts=prompts,
                 max_new_tokens=self.settings.max_new_tokens,
-                batch_size=self.settings.batch_size,
+                batch_tokens=self.settings.batch_tokens,
                 seed=self.seed,
                 advance=advance,
             )
@@ -318,7 +318,7 @@ class Judge:
             folder=self.folder / name / "lm_eval",
             max_new_tokens=self.settings.max_new_tokens,
             limit=self.settings.lm_eval_limit,
-            batch_size=self.settings.batch_size,
+            batch_size=self.settings.lm_eval_batch_size,
             num_fewshot=self.settings.lm_eval_fewshot,
             seed=self.seed,
         )
@@ -334,7 +334,7 @@ class Judge:
                     self.held_out.table,
                     prompts=prompts,
                     max_new_tokens=self.settings.max_new_tokens,
-                    batch_size=self.settings.batch_size,
+                    batch_tokens=self.settings.batch_tokens,
                     seed=self.seed,
                     advance=advance,
                 )

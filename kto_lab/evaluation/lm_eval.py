@@ -36,6 +36,8 @@ from kto_lab.files import atomic_path
 from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
 from kto_lab.models.head import float32_logits
+from kto_lab.models.kv_cache import make_cache
+from kto_lab.models.products import converted_once, product_format
 from kto_lab.models.reasoning import Markup
 from kto_lab.models.tokens import Encoder, Prompt
 from kto_lab.statistics import Estimate, Floats, cluster_interval, mean_interval, proportion_interval
@@ -131,7 +133,12 @@ def run_lm_eval(
     was_training = model.training
     found = TaskResults()
     try:
-        with isolate_rng(), printing_to(folder.with_name("lm_eval.log")), _ending_at(model, encoder.ending(chat)):
+        with (
+            isolate_rng(),
+            printing_to(folder.with_name("lm_eval.log")),
+            _ending_at(model, encoder.ending(chat)),
+            converted_once(model, model.device),
+        ):
             lm = language_model(model, encoder, batch_size)
             for part, adds in _by_special_tokens(tasks, chat):
                 lm.add_bos_token = adds
@@ -170,16 +177,16 @@ def language_model(model: Policy, encoder: Encoder, batch_size: int) -> Any:
 
         def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
             # An end of several tokens is found in the text, for which transformers asks for the tokenizer.
-            return super()._model_generate(context, max_length, stop, tokenizer=self.tokenizer, **settings)
+            settings |= {"tokenizer": self.tokenizer, "past_key_values": make_cache(model)}
+            return super()._model_generate(context, max_length, stop, **settings)
 
-    device = model.device.type
     return InMemory(
         pretrained=model,
         tokenizer=encoder.tokenizer,
         batch_size=batch_size,
         trust_remote_code=False,
         # It opens an autocast block of its own, which without a format turns ours off.
-        mixed_precision_dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
+        mixed_precision_dtype=product_format(model.device),
         softmax_dtype=torch.float32,
     )
 

@@ -25,10 +25,11 @@ class Evaluation:
         prompts: held-out prompts answered greedily and checked, at most.
         kl_prompts: held-out prompts answered at temperature 1 for the KL from the reference, at most.
         max_new_tokens: where an unfinished answer is cut, in tokens.
-        batch_size: answers (and lm-eval requests) in flight at once.
+        batch_tokens: tokens of prompts and answers held at once, padding included; changes no greedy answer.
         lm_eval: names of lm-eval tasks to run, its own, a task file's path, or the local `kto_lab_checks` and
             `kto_lab_neutral`; or "auto", for the local ones that the held-out prompts allow.
         lm_eval_limit: documents a lm-eval task, at most; None for all of them.
+        lm_eval_batch_size: requests that lm-eval has in flight at once, each with the logits of all its tokens.
         lm_eval_fewshot: worked examples before each document; None for what the task says.
         judge: the reward model that scores the greedy answers; None for none.
         metrics: dotted names of further metrics; see `kto_lab.evaluation.metrics`.
@@ -38,9 +39,10 @@ class Evaluation:
     prompts: Count
     kl_prompts: Count
     max_new_tokens: AtLeastOne
-    batch_size: AtLeastOne
+    batch_tokens: AtLeastOne
     lm_eval: list[str] | Literal["auto"]
     lm_eval_limit: AtLeastOne | None
+    lm_eval_batch_size: AtLeastOne
     lm_eval_fewshot: Count | None
     judge: "RewardModel | None" = None
     metrics: Sequence[str] = ()

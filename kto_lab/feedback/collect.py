@@ -34,7 +34,7 @@ class Sampling:
             The row holds the prompt and the answer without the example, and says so in `origin`.
         temperature: of the sampling.
         max_new_tokens: where an answer is cut.
-        batch_size: answers generated at once.
+        batch_tokens: tokens of prompts and answers held at once, padding included.
         block: prompts per shard.
         seed: of the sampling.
         threshold: a sentiment score above it is a thumbs-up (checks that pass or fail ignore it).
@@ -44,14 +44,14 @@ class Sampling:
     worked_samples: int
     temperature: float
     max_new_tokens: int
-    batch_size: int
+    batch_tokens: int
     block: int
     seed: Seed
     threshold: float
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        least = {"samples": 1, "worked_samples": 0, "max_new_tokens": 1, "batch_size": 1, "block": 1}
+        least = {"samples": 1, "worked_samples": 0, "max_new_tokens": 1, "batch_tokens": 1, "block": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise LabError(f"sampling.{name} is {getattr(self, name)}; it must be at least {bound}.")
@@ -130,7 +130,7 @@ def _collect_block(
             max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             samples=samples,
-            batch_size=sampling.batch_size,
+            batch_tokens=sampling.batch_tokens,
             seed=seed,
         )
 

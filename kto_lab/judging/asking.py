@@ -136,7 +136,7 @@ def _reply_logps(
     model: "PreTrainedModel | PeftModel", heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], *, pad_id: int
 ) -> Tensor:
     """(heads * tails, vocabulary) float32 log-probabilities of the first token after each head and tail, on the CPU."""
-    cache = make_cache(model.config)
+    cache = make_cache(model)
     ids, mask = _left_padded(heads, pad_id, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     next_token_logits(model, ids, mask, positions, cache)

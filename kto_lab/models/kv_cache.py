@@ -2,6 +2,9 @@
 
 transformers' own cache makes each layer's tensors anew for every token, so that a long answer copies all that came
 before it again and again. With room at their end a token is written in place; the values are the same.
+
+Under autocast attention reads keys and values in 16 bits, while rotary embeddings, and layers under adapters, hand them
+over in float32. They are kept as they are read: in half the memory, and converted once rather than for every token.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+from kto_lab.models.products import product_format
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -45,6 +50,10 @@ class RoomyLayer(DynamicLayer):
             room = self.rooms[0]
             self.batch_select_indices(torch.arange(len(room), device=room.device).repeat_interleave(repeats))
 
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Have each row be what this one was."""
+        self.batch_select_indices(beam_idx)
+
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows."""
         if self.rooms:
@@ -57,11 +66,32 @@ class RoomyLayer(DynamicLayer):
         return keys, values
 
 
-def make_cache(config: PretrainedConfig) -> DynamicCache:
-    """An empty cache for a model; layers other than plain attention (sliding windows, states) are transformers' own."""
-    cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
+class CacheAsRead(DynamicCache):
+    """A cache that keeps keys and values in the format that attention reads them in.
+
+    Attributes:
+        number_format: of what is kept; None for that of what is handed over.
+    """
+
+    def __init__(self, config: PretrainedConfig, number_format: torch.dtype | None) -> None:
+        """Empty; layers other than plain attention (sliding windows, states) are transformers' own."""
+        super().__init__(config=config)
+        self.number_format = number_format
+        self.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append a layer's keys and values, (rows, heads, new tokens, width), and return all there are."""
+        if self.number_format is not None:
+            key_states, value_states = key_states.to(self.number_format), value_states.to(self.number_format)
+        keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return keys, values
+
+
+def make_cache(model: "PreTrainedModel | PeftModel") -> CacheAsRead:
+    """An empty cache for a model, in the number format of the moment."""
+    return CacheAsRead(model.config, product_format(model.device))
 
 
 def next_token_logits(

@@ -54,16 +54,15 @@ class PolicySamples:
         Every process draws the same ones, so nothing depends on their number.
         """
         prompts = [step.prompts[place % len(step.prompts)] for place in range(sampled.samples)]
-        devices = [policy.device] if policy.device.type == "cuda" else []
-        with evaluating(policy), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.seed * 1_000_003 + step.number)
+        own = torch.Generator().manual_seed(self.seed * 1_000_003 + step.number)
+        with evaluating(policy):
             drawn = sample_tokens(
                 policy,
                 prompts,
                 pad_id=self.pad_id,
                 ended=self.ending.reached,
                 max_new_tokens=sampled.max_new_tokens,
-                temperature=1.0,
+                chances=torch.rand(len(prompts), sampled.max_new_tokens, dtype=torch.float64, generator=own),
             )
         sequences = [Tokens(prompt, tuple(ids)) for prompt, ids in zip(prompts, drawn, strict=True)]
         under_policy = score(policy, sequences, pad_id=self.pad_id, token_budget=self.token_budget)

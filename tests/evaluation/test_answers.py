@@ -82,7 +82,7 @@ def test_answers_are_scored_greedy_and_leave_the_model_as_it_was(model: LlamaFor
     table, done = sums(9), []
     model.train()
     found = answer_prompts(
-        model, encoder, table, prompts=6, max_new_tokens=5, batch_size=4, seed=0, advance=done.append
+        model, encoder, table, prompts=6, max_new_tokens=5, batch_tokens=256, seed=0, advance=done.append
     )
     assert model.training and sum(done) == 6
     for row, answer in zip(select_prompts(table, 6), found, strict=True):
@@ -90,7 +90,7 @@ def test_answers_are_scored_greedy_and_leave_the_model_as_it_was(model: LlamaFor
         right = json.loads(table["checks"][row])["answer"]
         assert answer.scores == {"pass_rate": answer.answer.strip() == right}
         assert answer.n_tokens <= 5 and (answer.finished or answer.n_tokens == 5)
-    again = answer_prompts(model, encoder, table, prompts=6, max_new_tokens=5, batch_size=2, seed=9)
+    again = answer_prompts(model, encoder, table, prompts=6, max_new_tokens=5, batch_tokens=128, seed=9)
     assert [a.answer for a in again] == [a.answer for a in found]
 
 
@@ -103,13 +103,13 @@ def test_a_right_answer_passes(model: LlamaForCausalLM, encoder: Encoder, monkey
         answers, "generate", lambda *a, **k: [[Answer("8", tokens, True, len(tokens) - 1)] for _ in a[2]]
     )
     table = sums(9)
-    found = answer_prompts(model, encoder, table, prompts=9, max_new_tokens=5, batch_size=4, seed=0)
+    found = answer_prompts(model, encoder, table, prompts=9, max_new_tokens=5, batch_tokens=256, seed=0)
     assert {a.prompt[0]["content"]: a.score for a in found if a.score} == {"4 + 4": 1.0}
     assert {a.n_tokens for a in found} == {1}
 
 
 def test_prompts_without_checks_have_no_score(model: LlamaForCausalLM, encoder: Encoder) -> None:
-    found = answer_prompts(model, encoder, sums(4, checks=False), prompts=3, max_new_tokens=3, batch_size=4, seed=0)
+    found = answer_prompts(model, encoder, sums(4, checks=False), prompts=3, max_new_tokens=3, batch_tokens=256, seed=0)
     assert all(answer.score is None and answer.scores == {} for answer in found)
     assert list(summarise(scores_of(found), {})) == ["answer_length", "finished"]
     assert list(compare_answers(found, found, seed=0).overall) == ["answer_length", "finished"]
@@ -149,11 +149,11 @@ def test_other_prompts_cannot_be_compared() -> None:
 
 def test_samples_for_the_kl_are_what_was_sampled(model: LlamaForCausalLM, encoder: Encoder) -> None:
     table = sums(12)
-    found = sample_answers(model, encoder, table, prompts=8, max_new_tokens=6, batch_size=8, seed=5)
+    found = sample_answers(model, encoder, table, prompts=8, max_new_tokens=6, batch_tokens=512, seed=5)
     assert [prompt for prompt, _ in found] == [table["prompt"][row] for row in select_prompts(table, 8)]
     assert all(1 <= len(answer) <= 6 for _, answer in found)
-    assert found == sample_answers(model, encoder, table, prompts=8, max_new_tokens=6, batch_size=8, seed=5)
-    assert found != sample_answers(model, encoder, table, prompts=8, max_new_tokens=6, batch_size=8, seed=6)
+    assert found == sample_answers(model, encoder, table, prompts=8, max_new_tokens=6, batch_tokens=512, seed=5)
+    assert found != sample_answers(model, encoder, table, prompts=8, max_new_tokens=6, batch_tokens=512, seed=6)
 
 
 def test_kl_of_two_known_distributions() -> None:

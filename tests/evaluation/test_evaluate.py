@@ -19,7 +19,7 @@ GLAD = (0.98, 0.99, 0.6)
 def test_a_policy_of_glad_answers_has_an_interval_within_the_scale_of_sentiment(tmp_path: Path) -> None:
     encoder = Encoder(byte_tokenizer())
     table = Dataset.from_dict({"prompt_id": list("abc"), "group": ["g"] * 3, "desirable_clean": [True] * 3})
-    settings = Evaluation(0, 3, 0, 4, 4, lm_eval=[], lm_eval_limit=None, lm_eval_fewshot=None)
+    settings = Evaluation(0, 3, 0, 4, 4, lm_eval=[], lm_eval_limit=None, lm_eval_batch_size=1, lm_eval_fewshot=None)
     judge = Judge(
         held_out=HeldOut(table, encoder, [], []),
         plain=encoder,

@@ -63,7 +63,7 @@ def table(prompts: list[Prompt], answers: list[str] | None = None) -> Dataset:
 def half_right(model: LlamaForCausalLM, encoder: Encoder, prompts: list[Prompt]) -> Dataset:
     """A table whose right answer is the model's own greedy one for every other prompt, and wrong for the rest."""
     found = answer_prompts(
-        model, encoder, table(prompts), prompts=len(prompts), max_new_tokens=TOKENS, batch_size=4, seed=0
+        model, encoder, table(prompts), prompts=len(prompts), max_new_tokens=TOKENS, batch_tokens=400, seed=0
     )
     own = {str(answer.prompt): answer.answer for answer in found}
     assert len(set(own.values())) > 1 and any(answer.split() for answer in own.values())
@@ -204,7 +204,7 @@ def test_checks_hold_the_first_prompts_up_to_the_limit(
         write_tasks(tmp_path / "tasks", encoder, data, max_new_tokens=3, limit=limit)
         lines = (tmp_path / "tasks" / "checks.jsonl").read_text().splitlines()
         assert len(lines) == expected
-    answers = answer_prompts(model, encoder, data, prompts=4, max_new_tokens=1, batch_size=4, seed=0)
+    answers = answer_prompts(model, encoder, data, prompts=4, max_new_tokens=1, batch_tokens=400, seed=0)
     assert [json.loads(line)["prompt_id"] for line in lines[:4]] == [answer.prompt_id for answer in answers]
 
 

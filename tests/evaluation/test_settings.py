@@ -37,7 +37,8 @@ def test_an_unknown_key_is_an_error() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "prompts=-1", "batch_size=0", "max_new_tokens=0", "lm_eval_limit=0", "lm_eval_limit=0.5", "kl_prompts=many",
+        "prompts=-1", "batch_tokens=0", "lm_eval_batch_size=0", "max_new_tokens=0",
+        "lm_eval_limit=0", "lm_eval_limit=0.5", "kl_prompts=many",
         "prompts=true", "prompts=null", "lm_eval=kto_lab_checks", "lm_eval=[1]",
     ],
 )  # fmt: skip

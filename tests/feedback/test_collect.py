@@ -18,7 +18,7 @@ from tests.damage import DAMAGES
 from tests.small_tokenizers import dated
 
 SAMPLING = Sampling(
-    samples=2, worked_samples=1, temperature=1.0, max_new_tokens=5, batch_size=4, block=2, seed=0, threshold=0.0
+    samples=2, worked_samples=1, temperature=1.0, max_new_tokens=5, batch_tokens=100, block=2, seed=0, threshold=0.0
 )
 SHOWN = ({"role": "user", "content": "Say blue."}, {"role": "assistant", "content": "Blue it is"})
 
