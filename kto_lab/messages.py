@@ -5,6 +5,7 @@ import errno
 import re
 
 from kto_lab.errors import LabError
+from kto_lab.memory import explanation, is_out_of_memory
 
 # What a file system says that a person can mend.
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
@@ -24,6 +25,9 @@ def explain(error: BaseException) -> str | None:
     for cause in causes:
         if isinstance(cause, LabError):
             return str(cause)
+    for cause in causes:
+        if is_out_of_memory(cause):
+            return explanation(cause, "what this command does")
     for cause in causes:
         if isinstance(cause, OSError) and cause.errno in REFUSED:
             return _refused(cause)

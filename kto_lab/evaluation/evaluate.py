@@ -30,6 +30,7 @@ from kto_lab.evaluation.rewards import reward_metrics
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.checkers import ON_A_SCALE
 from kto_lab.feedback.table import pair_ids_of
+from kto_lab.memory import within_memory
 from kto_lab.models.adapters import Policy
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.sequences import Tokens
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 # Of a folder: metric to prompt_id to the score of the trained policy.
 PROMPT_SCORES = "scores.json"
+# What to do where memory runs out.
+ANSWERING = "Lower evaluation.batch_tokens, which changes no answer, or evaluation.max_new_tokens."
+SCORING = "Lower optimization.micro_batch_tokens, which changes no number but by rounding."
 
 
 @dataclass(frozen=True)
@@ -264,6 +268,7 @@ class Judge:
         )
         return scores | own_scores(find_metrics(self.settings.metrics), results)
 
+    @within_memory("greedy answers", ANSWERING)
     def _answers(self, policy: Policy, name: str) -> list[ScoredAnswer]:
         prompts = self._at_most(self.settings.prompts)
         if not prompts:
@@ -280,6 +285,7 @@ class Judge:
                 advance=advance,
             )
 
+    @within_memory("log-probabilities of held-out examples and samples", SCORING)
     def _score(
         self,
         policy: Policy,
@@ -306,6 +312,7 @@ class Judge:
                 logp_cache.settle()
         return logps.tolist()
 
+    @within_memory("lm-eval", "Lower evaluation.lm_eval_batch_size, which changes no number but by rounding.")
     def _lm_eval(self, policy: Policy, name: str) -> TaskResults:
         if not self.settings.lm_eval:
             return TaskResults()
@@ -323,6 +330,7 @@ class Judge:
             seed=self.seed,
         )
 
+    @within_memory("sampled answers", ANSWERING)
     def _kl(self, policy: Policy, reference: ReferencePolicy) -> Estimate:
         """KL(policy || reference) on answers that are sampled from the policy at temperature 1."""
         prompts = self._at_most(self.settings.kl_prompts)

@@ -17,6 +17,7 @@ from kto_lab.feedback.checkers import pass_or_fail, score_answer
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.hashing import content_hash
 from kto_lab.kinds import Seed
+from kto_lab.memory import within_memory
 from kto_lab.models.generate import Answer, generate
 from kto_lab.models.tokens import Encoder, Prompt
 from kto_lab.sealed import read_json, recover, write_json
@@ -119,6 +120,7 @@ def _claim(folder: Path, identity: str) -> None:
     write_json(marker, {"identity": identity})
 
 
+@within_memory("answers", "Lower sampling.batch_tokens, which changes no answer, or sampling.max_new_tokens.")
 def _collect_block(
     model: PreTrainedModel, encoder: Encoder, block: Sequence[CheckedPrompt], sampling: Sampling, *, seed: int
 ) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.judging.answer import Answer
 from kto_lab.kinds import Dtype
+from kto_lab.memory import within_memory
 from kto_lab.models.chat_template import with_chat_template
 from kto_lab.models.template_limit import within_limit
 from kto_lab.models.tokenizer import dated, hashes
@@ -89,6 +90,7 @@ class RewardModel:
             )
         return Opened(tokenizer, model, place, chat, {**provenance, **hashes(tokenizer)})
 
+    @within_memory("the reward model's scores", "Lower labeler.batch_tokens, which changes no score but by rounding.")
     def scores(self, opened: Opened, answers: Sequence[Answer], device: "torch.device") -> list[float | None]:
         """(N,) the score of each answer: the reward, or the good class's log-odds in nats; None for one too long.
 

@@ -24,6 +24,7 @@ from kto_lab.labeling.labels import Label, Labelled, NoLabel, Verdict
 from kto_lab.labeling.principles import Principle, read_principles
 from kto_lab.labeling.threshold import NEAR, Threshold
 from kto_lab.labeling.yaml_file import shipped
+from kto_lab.memory import within_memory
 
 if TYPE_CHECKING:
     import torch
@@ -134,6 +135,7 @@ class Constitution:
     def _chat(self) -> bool:
         return bool(self.model.tokenizer.chat_template) if self.layout == "auto" else self.layout == "chat"
 
+    @within_memory("the judge's answers", "Lower labeler.batch_tokens, which changes no score but by rounding.")
     def _ask(
         self,
         exchanges: Sequence[Exchange],

@@ -1,9 +1,7 @@
 """What a run stood on: package versions, code version and hardware, with nothing about the person or the site."""
 
 import platform
-import resource
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import psutil
 
 import kto_lab
+from kto_lab.memory import peak_of_process
 
 PACKAGES = (
     "torch",
@@ -56,11 +55,9 @@ def peak_memory() -> dict[str, int | None]:
     """Peak memory so far, in bytes: `process` (resident) and `cuda` (allocated on all devices; null without one)."""
     import torch
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     devices = range(torch.cuda.device_count())
     return {
-        # Linux counts in KiB, macOS in bytes.
-        "process": peak if sys.platform == "darwin" else peak * 1024,
+        "process": peak_of_process(),
         "cuda": sum(map(torch.cuda.max_memory_allocated, devices)) if devices else None,
     }
 

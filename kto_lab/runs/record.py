@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 
 from kto_lab.errors import LabError
+from kto_lab.memory import ANYWHERE, within_memory
 from kto_lab.sealed import check_sum, parse_json, sums, write_json
 from kto_lab.statistics import Estimate
 
@@ -45,6 +46,17 @@ SCHEMA = 2
 # Schemas that are read.
 READABLE = (1, SCHEMA)
 RECORD = "record.json"
+# What to do where memory runs out in a stage, unless what the stage does says so itself.
+MENDS = {
+    "feedback": "Lower feedback.max_rows, or use a machine with more memory.",
+    "model": "Use a smaller model, or adapter=lora with model.dtype=bfloat16 and trainer.precision=bf16-mixed.",
+    "plan": "Lower lengths.max_length, evaluation.max_new_tokens or optimization.micro_batch_tokens.",
+    "training": (
+        "Lower optimization.micro_batch_tokens or set optimization.gradient_checkpointing=true: neither changes the "
+        "result. If that is not enough, use adapter=lora, a lower lengths.max_length, or trainer=fsdp on several GPUs."
+    ),
+    "saving": "Save the adapter alone (adapter.merge=false), or lower optimization.micro_batch_tokens.",
+}
 
 
 @dataclass
@@ -73,10 +85,15 @@ class Record:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the seconds that the block takes to the timing of this stage."""
+        """Add the seconds that the block takes to the timing of this stage.
+
+        Raises:
+            OutOfMemoryError: there was not enough for the block.
+        """
         start = time.perf_counter()
         try:
-            yield
+            with within_memory(f"the stage {name!r}", MENDS.get(name, ANYWHERE)):
+                yield
         finally:
             self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.losses.reference_points import Completions
+from kto_lab.memory import within_memory
 from kto_lab.models.adapters import Policy, moved
 from kto_lab.models.ragged import places
 from kto_lab.models.reference import ReferencePolicy
@@ -152,6 +153,10 @@ class ReferencePass(pl.Callback):
         found = known(self.logp_cache, sequences, per_token=per_token) if trainer.is_global_zero else torch.empty(0)
         return trainer.strategy.broadcast(found) if trainer.world_size > 1 else found
 
+    @within_memory(
+        "the reference's log-probabilities",
+        "Lower optimization.micro_batch_tokens, which changes no number but by rounding.",
+    )
     def _computed(
         self,
         trainer: pl.Trainer,

@@ -1,0 +1,104 @@
+"""How much memory a process has held, and what is said to a person where there is no more."""
+
+import errno
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from kto_lab.errors import LabError
+
+# How allocators say it: CUDA's, torch's on the CPU (two ways), cuBLAS's.
+SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What they were asked for, as torch and numpy write it.
+ASKED = re.compile(r"(?:tried to allocate|unable to allocate) ([\d.]+) ?(bytes|[KMGT]iB)", re.IGNORECASE)
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+# Of a command that says no more of what it was at.
+ANYWHERE = "Lower the number of tokens or rows that are run at once, or use a smaller model or a larger machine."
+
+
+class OutOfMemoryError(LabError):
+    """There was not enough memory; the message says at what, how much there was, and which key lowers the need."""
+
+
+@contextmanager
+def within_memory(doing: str, mend: str) -> Iterator[None]:
+    """Say in a person's words where memory runs out in a block (or in a function, as its decorator).
+
+    Of blocks in one another the innermost speaks.
+
+    Args:
+        doing: what the block does, such as "greedy answers".
+        mend: a sentence on which keys to lower.
+
+    Raises:
+        OutOfMemoryError: there was not enough.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(explanation(error, doing, mend)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the CPU or a GPU, and nothing has explained it yet."""
+    if isinstance(error, LabError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def explanation(error: BaseException, doing: str, mend: str = ANYWHERE) -> str:
+    """The message for a person behind an error that says that memory ran out; see `within_memory`."""
+    found = ASKED.search(str(error))
+    asked = f" {_readable(_bytes(found[1], found[2]))} more were asked for;" if found else ""
+    return f"Out of memory at {doing}:{asked} {_state(error)}. {mend}"
+
+
+def peak_of_process() -> int:
+    """Bytes of the most memory that this process has held since it began."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _state(error: BaseException) -> str:
+    """How much memory there is and was, on the device that had too little."""
+    torch = sys.modules.get("torch")
+    on_cpu = isinstance(error, MemoryError | OSError) or "DefaultCPUAllocator" in str(error)
+    if torch is not None and not on_cpu and torch.cuda.is_available():
+        # A device may be past answering.
+        with suppress(RuntimeError):
+            free, total = torch.cuda.mem_get_info()
+            held = torch.cuda.max_memory_allocated()
+            device = f"cuda:{torch.cuda.current_device()}"
+            return (
+                f"{device} has {_readable(free)} of {_readable(total)} free, and this run has held up to "
+                f"{_readable(held)} of it"
+            )
+    # Imported here: this module is a foundation, and most commands end well.
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return (
+        f"this machine has {_readable(memory.available)} of {_readable(memory.total)} free, and this process has held "
+        f"up to {_readable(peak_of_process())}"
+    )
+
+
+def _bytes(number: str, unit: str) -> float:
+    places = {name.lower(): place for place, name in enumerate(UNITS)}
+    return float(number) * 1024 ** places[unit.lower()]
+
+
+def _readable(size: float) -> str:
+    place = 0
+    while size >= 1024 and place < len(UNITS) - 1:
+        size, place = size / 1024, place + 1
+    return f"{size:.3g} {UNITS[place]}"
