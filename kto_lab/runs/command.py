@@ -106,7 +106,8 @@ class Display:
             "policy": folder / POLICY,
             "curves": folder / CURVES,
             "metrics of each step": folder / METRICS,
-            "answers and scores": folder / "evaluation",
+            # Missing where nothing was measured.
+            **({"answers and scores": answers} if (answers := folder / "evaluation").exists() else {}),
             "configuration": folder / CONFIG,
             **logs(folder),
         }

@@ -22,7 +22,7 @@ from tests.small_runs import composed, options, run
 @pytest.mark.parametrize("words", [[], *[[f"scale={scale}"] for scale in options("scale")], ["trainer=debug"]], ids=str)
 def test_no_scale_evaluates_what_is_not_to_be(words: list[str]) -> None:
     evaluation: Evaluation = instantiate(composed([*words, "evaluation=none"]).evaluation)
-    assert not evaluation.measures
+    assert not evaluation.measures and evaluation.judge is None
     assert replace(evaluation, kl_prompts=1).measures
 
 
@@ -33,6 +33,9 @@ def test_nothing_is_measured_and_the_record_says_so(tmp_path: Path, capsys: pyte
     said = capsys.readouterr().out
     assert record["metrics"] == {} and not (folder / "evaluation").exists()
     assert "Evaluation" not in said and "nothing is measured" in said
+    # Nothing is named that is not there.
+    assert "answers and scores" not in record["files"]
+    assert all((folder / file).exists() for file in record["files"].values())
 
 
 def test_lengths_beyond_the_positions_of_a_model_are_refused() -> None:
