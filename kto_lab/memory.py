@@ -68,6 +68,16 @@ def peak_of_process() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def forget_peak_of_devices() -> None:
+    """Have the peak of every CUDA device count from now on: a process may make one run after another."""
+    import torch
+
+    # Before that no device has held anything, and torch has nothing to reset.
+    if torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+
+
 def _state(error: BaseException) -> str:
     """How much memory there is and was, on the device that had too little."""
     torch = sys.modules.get("torch")

@@ -15,6 +15,7 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.metrics import refuse_taken_names
 from kto_lab.files import remove_abandoned
 from kto_lab.keys import TRAIN
+from kto_lab.memory import forget_peak_of_devices
 from kto_lab.processes import is_first
 from kto_lab.runs import train as run
 from kto_lab.runs import wandb_log
@@ -72,6 +73,7 @@ def train_in_own_folder(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path
         return folder
     logger = instantiate(cfg.logger)
     logger.check()
+    forget_peak_of_devices()
     return run.train(cfg, Display(logger), cache)
 
 

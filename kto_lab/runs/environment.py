@@ -52,7 +52,10 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory() -> dict[str, int | None]:
-    """Peak memory so far, in bytes: `process` (resident) and `cuda` (allocated on all devices; null without one)."""
+    """Peak memory in bytes: `process` (resident), and `cuda` (allocated on all devices; null without one).
+
+    The first counts from the start of the process, the second from the last `forget_peak_of_devices`.
+    """
     import torch
 
     devices = range(torch.cuda.device_count())

@@ -28,6 +28,7 @@ from kto_lab.evaluation.settings import Evaluation
 from kto_lab.feedback.table import of_split
 from kto_lab.hashing import content_hash
 from kto_lab.keys import EVALUATE, TRAIN
+from kto_lab.memory import forget_peak_of_devices
 from kto_lab.models.adapters import Policy, load_saved, moved
 from kto_lab.models.attention import set_packing
 from kto_lab.models.number_format import add_in_float32, as_read
@@ -79,6 +80,7 @@ def evaluate(cfg: DictConfig) -> Path:
         )
     if cfg.run is None and "feedback" not in given:
         OmegaConf.update(cfg, "feedback", SHIPPED, force_add=True)
+    forget_peak_of_devices()
     return evaluate_model(cfg) if cfg.run is None else evaluate_run(cfg)
 
 

@@ -15,7 +15,7 @@
 | `metrics`     | all final metrics, nested by name; a leaf is an estimate {value, low, high, n} (95 % interval) |
 | `declared`    | better side, label and so on of the metrics that `kto_lab.evaluation.metrics` does not declare |
 | `timings`     | stage to seconds, of the process that finished the run                                         |
-| `peak_memory` | bytes                                                                                          |
+| `peak_memory` | bytes: of the process since it began, of the CUDA devices since the run did                    |
 | `environment` | package versions, commit, hardware                                                             |
 | `files`       | what each file of the run folder is: name to path relative to it                               |
 | `checksums`   | SHA-256 of what is read back: path relative to the run folder to hex digits                    |

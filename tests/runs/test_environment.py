@@ -9,7 +9,10 @@ import psutil
 import pytest
 import torch
 
+from kto_lab.memory import forget_peak_of_devices
+from kto_lab.runs import command
 from kto_lab.runs.environment import PACKAGES, environment, git_state, peak_memory
+from tests.small_runs import configuration
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -62,6 +65,21 @@ def test_a_folder_inside_another_checkout_is_none(tmp_path: Path) -> None:
 def test_without_git_there_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_state(tmp_path) is None
+
+
+def test_the_peak_of_devices_is_that_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [30 * 2**30, 20 * 2**30]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: held[device])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: held.__setitem__(device, 2**20))
+    forget_peak_of_devices()
+    assert peak_memory()["cuda"] == 50 * 2**30, "torch has nothing to reset before it has begun"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    found: list[int | None] = []
+    # A run of an earlier cell has left its peak.
+    monkeypatch.setattr(command.run, "train", lambda *_: found.append(peak_memory()["cuda"]))
+    command.train_in_own_folder(configuration(tmp_path))
+    assert found == [2 * 2**20]
 
 
 def test_peak_memory_is_in_bytes() -> None:
