@@ -38,13 +38,26 @@ def within_memory(doing: str, mend: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_out_of_memory(error):
+        if (cause := shortage_behind(error)) is None:
             raise
-        raise OutOfMemoryError(explanation(error, doing, mend)) from error
+        raise OutOfMemoryError(explanation(cause, doing, mend)) from error
+
+
+def shortage_behind(error: BaseException) -> BaseException | None:
+    """The exception in a chain of causes that says that memory ran out, which nothing has explained yet; or None.
+
+    What reads a file, say, may have called it a damaged one.
+    """
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    if any(isinstance(one, OutOfMemoryError) for one in chain):
+        return None
+    return next(filter(is_out_of_memory, chain), None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the CPU or a GPU, and nothing has explained it yet."""
+    """Whether an exception itself says that memory ran out, on the CPU or a GPU."""
     if isinstance(error, LabError):
         return False
     if isinstance(error, OSError):

@@ -5,7 +5,7 @@ import errno
 import re
 
 from kto_lab.errors import LabError
-from kto_lab.memory import explanation, is_out_of_memory
+from kto_lab.memory import explanation, shortage_behind
 
 # What a file system says that a person can mend.
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
@@ -19,15 +19,14 @@ def explain(error: BaseException) -> str | None:
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
 
+    if (shortage := shortage_behind(error)) is not None:
+        return explanation(shortage, "what this command does")
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     for cause in causes:
         if isinstance(cause, LabError):
             return str(cause)
-    for cause in causes:
-        if is_out_of_memory(cause):
-            return explanation(cause, "what this command does")
     for cause in causes:
         if isinstance(cause, OSError) and cause.errno in REFUSED:
             return _refused(cause)

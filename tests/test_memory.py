@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from kto_lab.configuration import config_dir
 from kto_lab.errors import LabError
 from kto_lab.evaluation import evaluate as evaluation
 from kto_lab.memory import OutOfMemoryError, is_out_of_memory, within_memory
 from kto_lab.messages import explain
+from kto_lab.models import logps
 from kto_lab.models.sequences import Tokens
 from kto_lab.runs import train as run_module
 from kto_lab.runs.record import MENDS, Record
@@ -87,6 +89,29 @@ def test_other_errors_pass_and_the_innermost_block_speaks() -> None:
         within_memory("lm-eval", "y"),
     ):
         raise CPU
+
+
+def test_what_was_taken_for_another_fault_is_still_a_lack_of_memory() -> None:
+    def read() -> None:
+        try:
+            raise CPU
+        except RuntimeError as error:
+            raise LabError("The file cannot be read. Fetch it again.") from error
+
+    with pytest.raises(OutOfMemoryError, match="at the stage 'model': 1 GiB"), within_memory("the stage 'model'", ""):
+        read()
+    with pytest.raises(LabError) as found:
+        read()
+    said = explain(found.value)
+    assert said is not None and said.startswith("Out of memory at what this command does: 1 GiB")
+
+
+def test_the_trial_of_layouts_does_not_take_it_for_the_architecture(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logps, "continuation_logps", raising(CPU))
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        logps.find_exact_rows(model, longest=64)
 
 
 ROWS, CHECKPOINTING = "optimization.micro_batch_tokens", "optimization.gradient_checkpointing"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kto_lab.errors import LabError
+from kto_lab.memory import is_out_of_memory
 from kto_lab.models.adapted import is_adapted
 from kto_lab.models.attention import Kept, Segments, Span, packs, set_packing
 from kto_lab.models.head import token_logps
@@ -314,7 +315,10 @@ def _try_rows(model: "PreTrainedModel | PeftModel", *, share_prompts: bool, prom
             if keep is None:
                 return logps
             again = continuation_logps(model, keep, [sequence.completion for sequence in sequences])
-    except (RuntimeError, ValueError, TypeError, KeyError):
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        # That says nothing of the architecture.
+        if is_out_of_memory(error):
+            raise
         return None
     return logps if _agree(model, logps, again) else None
 
