@@ -35,7 +35,7 @@ from kto_lab.feedback.table import is_chat
 from kto_lab.files import atomic_path
 from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
-from kto_lab.models.head import float32_logits
+from kto_lab.models.head import float32_outputs
 from kto_lab.models.kv_cache import make_cache
 from kto_lab.models.products import converted_once, product_format
 from kto_lab.models.reasoning import Markup
@@ -172,7 +172,7 @@ def language_model(model: Policy, encoder: Encoder, batch_size: int) -> Any:
 
     class InMemory(HFLM):
         def _model_call(self, *args: Any, **settings: Any) -> Any:
-            with float32_logits(model.get_output_embeddings()):
+            with float32_outputs(model.get_output_embeddings()):
                 return super()._model_call(*args, **settings)
 
         def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:

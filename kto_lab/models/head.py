@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kto_lab.models.products import product_format
+
 CHUNK = 2**24  # logits computed at a time: 64 MiB in float32
 KEPT = 2**26  # probabilities kept for the backward pass, if they are no more than this: 256 MiB
 
@@ -26,37 +28,17 @@ def token_logps(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
         targets: (T,) the tokens.
     """
     if type(head) is nn.Linear and head.bias is None:
-        # Rounded here, once, for all chunks and for the backward pass.
-        states, weight = _as_read(states, head.weight)
+        weight = head.weight
+        if torch.is_autocast_enabled(states.device.type):
+            # Rounded here, once, for all chunks and for the backward pass.
+            number_format = torch.get_autocast_dtype(states.device.type)
+            states, weight = states.to(number_format), weight.to(number_format)
         with torch.autocast(states.device.type, enabled=False):
             logps: Tensor = LinearLogps.apply(states, weight, targets)
             return logps
     rows = _rows_at_once(head(states[:1]).shape[-1])
     parts = zip(states.split(rows), targets.split(rows), strict=True)
     return torch.cat([-F.cross_entropy(head(part).float(), wanted, reduction="none") for part, wanted in parts])
-
-
-@contextmanager
-def float32_logits(head: nn.Module) -> Iterator[None]:
-    """For a block without gradients, a head gives the logits that `token_logps` reads: float32, also under autocast.
-
-    Args:
-        head: makes logits of hidden states; any but a plain linear layer gives what it gave before.
-    """
-    if type(head) is not nn.Linear or head.bias is not None:
-        yield
-        return
-
-    def forward(states: Tensor) -> Tensor:
-        states, weight = _as_read(states, head.weight)
-        with torch.autocast(states.device.type, enabled=False):
-            return _float32_logits(states.flatten(0, -2), weight).unflatten(0, states.shape[:-1])
-
-    head.forward = forward
-    try:
-        yield
-    finally:
-        del head.forward
 
 
 class LinearLogps(torch.autograd.Function):
@@ -119,14 +101,6 @@ def _softmax(states: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, T
     return logits.sub_(total[:, None]).exp_(), logps
 
 
-def _as_read(*operands: Tensor) -> tuple[Tensor, ...]:
-    """The operands of a product in the format that it reads them in: under autocast, autocast's."""
-    device = operands[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return operands
-    return tuple(operand.to(torch.get_autocast_dtype(device)) for operand in operands)
-
-
 def _float32_logits(states: Tensor, weight: Tensor) -> Tensor:
     """Logits in float32 also of 16-bit operands: rounded to 8 bits, one near 20 would be off by up to 0.06 nats."""
     if states.itemsize > 2:
@@ -138,3 +112,27 @@ def _float32_logits(states: Tensor, weight: Tensor) -> Tensor:
 
 def _rows_at_once(vocabulary: int) -> int:
     return max(1, CHUNK // vocabulary)
+
+
+@contextmanager
+def float32_outputs(head: nn.Module) -> Iterator[None]:
+    """For a block without gradients, a head gives what `token_logps` reads: float32, also under autocast.
+
+    Args:
+        head: makes logits of hidden states; any but a plain linear layer gives what it gave before.
+    """
+    if type(head) is not nn.Linear or head.bias is not None:
+        yield
+        return
+
+    def forward(states: Tensor) -> Tensor:
+        number_format = product_format(states.device) or states.dtype
+        with torch.autocast(states.device.type, enabled=False):
+            outputs = _float32_logits(states.flatten(0, -2).to(number_format), head.weight.to(number_format))
+        return outputs.unflatten(0, states.shape[:-1])
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
