@@ -12,6 +12,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+# What leaves its product to autocast; a subclass, such as a quantised layer, may compute in a way of its own.
+PLAIN = (nn.Linear, Conv1D)
+
 
 def product_format(device: torch.device) -> torch.dtype | None:
     """The format that autocast gives to the operands of matrix products; None outside of autocast."""
@@ -25,7 +28,7 @@ def converted_once(model: nn.Module, device: torch.device) -> Iterator[None]:
     """For a block of passes without gradients, linear layers hold their weights as products read them.
 
     What a pass gives is the same, bit for bit. Outside of autocast nothing is converted. An embedding that shares its
-    weight with the head keeps it as it is, and so do weights that are sharded or quantised.
+    weight with the head keeps it as it is; so do weights that are sharded, those of experts, and layers of other kinds.
 
     Args:
         model: on the device.
@@ -39,7 +42,7 @@ def converted_once(model: nn.Module, device: torch.device) -> Iterator[None]:
     converted: dict[nn.Parameter, nn.Parameter] = {}
     try:
         for module in model.modules():
-            if not isinstance(module, nn.Linear | Conv1D):
+            if type(module) not in PLAIN:
                 continue
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if type(parameter) is not nn.Parameter or parameter.dtype != torch.float32:

@@ -66,6 +66,16 @@ def test_a_generation_converts_each_weight_once_and_gives_the_same(
     assert found == wanted and again > 3 * products
 
 
+def test_layers_of_another_kind_keep_their_weights() -> None:
+    class Own(nn.Linear):
+        pass
+
+    layers = nn.ModuleList([nn.Linear(2, 2), Own(2, 2), nn.Embedding(2, 2)])
+    with torch.autocast(**NARROW), converted_once(layers, CPU):
+        assert [layer.weight.dtype for layer in layers] == [torch.bfloat16, torch.float32, torch.float32]
+        assert layers[0].bias.dtype == torch.bfloat16 and layers[1].bias.dtype == torch.float32
+
+
 @torch.no_grad()
 def test_logits_are_those_of_autocast_and_weights_are_put_back(adapted: Policy, model: LlamaForCausalLM) -> None:
     ids = torch.arange(12)[None]
