@@ -28,7 +28,8 @@ def converted_once(model: nn.Module, device: torch.device) -> Iterator[None]:
     """For a block of passes without gradients, linear layers hold their weights as products read them.
 
     What a pass gives is the same, bit for bit. Outside of autocast nothing is converted. An embedding that shares its
-    weight with the head keeps it as it is; so do weights that are sharded, those of experts, and layers of other kinds.
+    weight with the head keeps it as it is; so do weights that are sharded or
+    quantised, those of experts, and layers of other kinds.
 
     Args:
         model: on the device.
@@ -42,10 +43,10 @@ def converted_once(model: nn.Module, device: torch.device) -> Iterator[None]:
     converted: dict[nn.Parameter, nn.Parameter] = {}
     try:
         for module in model.modules():
-            if type(module) not in PLAIN:
+            if type(module) not in PLAIN or type(module.weight) is not nn.Parameter:
                 continue
             for name, parameter in list(module.named_parameters(recurse=False)):
-                if type(parameter) is not nn.Parameter or parameter.dtype != torch.float32:
+                if parameter.dtype != torch.float32:
                     continue
                 if parameter not in converted:
                     converted[parameter] = nn.Parameter(parameter.detach().to(number_format), requires_grad=False)
