@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import ArrayLike
 
+from kto_lab import narration
 from kto_lab.feedback.checkers import metric_name, score_answer
 from kto_lab.hashing import content_hash
 from kto_lab.models.adapters import Policy
@@ -113,6 +114,9 @@ def answer_prompts(
         seed=seed,
         advance=advance,
     )
+    cut = sum(bool(answer.reasoning) and not answer.text and not answer.finished for (answer,) in found)
+    if cut:
+        narration.say(f"    {cut} of {len(found)} answers were cut in their reasoning: raise evaluation.max_new_tokens")
     return [
         ScoredAnswer(
             prompt_id=row["prompt_id"],

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _WORDS = "completion"
 
 
-class Said(NamedTuple):
-    """What a sampled completion says.
+class Sampled(NamedTuple):
+    """A sampled completion, read.
 
     Attributes:
         words: without lead, reasoning and end.
@@ -69,7 +69,7 @@ class Ending:
         # Sampled text may be cut into other tokens than training's; none is shorter than a byte.
         return self.stop_text is not None and self.stop_text in self._read(tokens[-len(self.text.encode()) :])
 
-    def split(self, tokens: Sequence[int]) -> Said:
+    def split(self, tokens: Sequence[int]) -> Sampled:
         """What a sampled completion says."""
         if not tokens or not self.reached(tokens):
             return self._said(tokens, finished=False)
@@ -82,7 +82,7 @@ class Ending:
         before = self._text(tokens).partition(self.stop_text)[0]
         length = max(n for n in range(len(tokens)) if len(self._text(tokens[:n])) <= len(before))
         reasoning, words = self._parted(before)
-        return Said(words, length, True, reasoning)
+        return Sampled(words, length, True, reasoning)
 
     def written(self, config: "GenerationConfig") -> "GenerationConfig":
         """A copy of a model's settings of generation that ends a completion here."""
@@ -96,9 +96,9 @@ class Ending:
         """The markup as whoever leaves out special tokens reads it."""
         return Markup(*map(self._without_specials, (self.markup.lead, self.markup.opens, self.markup.closes)))
 
-    def _said(self, tokens: Sequence[int], *, finished: bool) -> Said:
+    def _said(self, tokens: Sequence[int], *, finished: bool) -> Sampled:
         reasoning, words = self._parted(self._text(tokens))
-        return Said(words, len(tokens), finished, reasoning)
+        return Sampled(words, len(tokens), finished, reasoning)
 
     def _text(self, tokens: Sequence[int]) -> str:
         """Sampled tokens as text, with special tokens where the markup has such."""

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from kto_lab.errors import LabError
 from kto_lab.models.adapters import save_policy
-from kto_lab.models.ending import Said
+from kto_lab.models.ending import Sampled
 from kto_lab.models.generate import Answer, generate
 from kto_lab.models.tiny import CHATML, byte_tokenizer
 from kto_lab.models.tokens import Encoder
@@ -75,9 +75,9 @@ def test_an_end_in_text_is_found_however_it_is_cut_into_tokens() -> None:
     ids = encoder.tokenizer("yes!" + END)["input_ids"]
     assert tuple(ids[-len(END) :]) != ending.ids
     assert [ending.reached(ids[:length]) for length in range(1, len(ids) + 1)] == [False] * (len(ids) - 1) + [True]
-    assert ending.split(ids) == Said("yes!", 3, True)
-    assert ending.split(ids[:-1]) == Said("yes!" + END[:-1], len(ids) - 1, False)
-    assert ending.split([]) == Said("", 0, False)
+    assert ending.split(ids) == Sampled("yes!", 3, True)
+    assert ending.split(ids[:-1]) == Sampled("yes!" + END[:-1], len(ids) - 1, False)
+    assert ending.split([]) == Sampled("", 0, False)
 
 
 def test_what_the_models_own_settings_name_as_an_end_is_one_if_it_is_a_control_token() -> None:

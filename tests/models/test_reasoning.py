@@ -1,6 +1,6 @@
 """Sampled answers of templates with markup for reasoning: words and reasoning apart, in every place that reads them."""
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +9,7 @@ from kto_lab.feedback.checkers import arithmetic_checks
 from kto_lab.feedback.collect import Sampling, collect, words
 from kto_lab.feedback.prompts import CheckedPrompt
 from kto_lab.feedback.table import build_table
-from kto_lab.models.ending import Said
+from kto_lab.models.ending import Sampled
 from kto_lab.models.reasoning import Markup
 from kto_lab.models.sequences import completions_of
 from kto_lab.models.tokens import Encoder
@@ -25,7 +25,7 @@ ANSWER = {"role": "assistant", "content": "6", "reasoning_content": "5 or 7"}
 def test_a_sampled_answer_is_read_as_the_message_that_it_is(shape: str) -> None:
     encoder = Encoder(shaped(shape))
     ending, tokens = encoder.ending(chat=True), encoder.completion(SUM, ANSWER, finished=True)
-    assert ending.split(tokens) == Said("6", len(tokens) - 1, True, "5 or 7")
+    assert ending.split(tokens) == Sampled("6", len(tokens) - 1, True, "5 or 7")
     # Wherever it is cut, what was thought is not what was said.
     found = [ending.split(tokens[:length]) for length in range(len(tokens))]
     assert {said.words for said in found} == {"", "6"} and not any(said.finished for said in found)
@@ -50,7 +50,9 @@ def test_words_follow_the_last_end_of_the_reasoning() -> None:
 
 
 @pytest.mark.parametrize("shape", ["empty thinking written into the last turn", "channels"])
-def test_the_words_are_checked_and_the_reasoning_is_kept(shape: str, tmp_path: Any) -> None:
+def test_the_words_are_checked_and_the_reasoning_is_kept(
+    shape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     encoder = Encoder(shaped(shape))
     prompt, said = encoder.prompt(SUM), encoder.completion(SUM, ANSWER, finished=True)
     model = taught(encoder.tokenizer, [(prompt, said)])
@@ -59,6 +61,10 @@ def test_the_words_are_checked_and_the_reasoning_is_kept(shape: str, tmp_path: A
     table = build_table([row], source="sums", held_out=0)
     (answer,) = answer_prompts(model, encoder, table, prompts=1, max_new_tokens=99, batch_size=1, seed=0)
     assert (answer.answer, answer.reasoning, answer.score) == ("6", "5 or 7", 1.0)
+    assert "cut in their reasoning" not in capsys.readouterr().out
+    (cut,) = answer_prompts(model, encoder, table, prompts=1, max_new_tokens=15, batch_size=1, seed=0)
+    assert (cut.answer, cut.score) == ("", 0.0) and "5 or 7".startswith(cut.reasoning) and cut.reasoning
+    assert "1 of 1 answers were cut in their reasoning" in capsys.readouterr().out
     # Collected thumbs are trained as they were sampled.
     sampling = Sampling(1, 0, 1e-4, 99, 1, 1, 0, 0.0)
     (thumb,) = collect(
