@@ -16,7 +16,7 @@ class Answer:
 
     Attributes:
         prompt: text, or chat messages.
-        completion: the answer.
+        completion: the answer as text, calls and reasoning included.
         where: its place in the source, for messages.
         thumb: the thumb that it already has, or None.
         truth: the thumb before any noise, which labels are compared with, or None.
@@ -35,6 +35,12 @@ class Answer:
         """The answer as the table of examples takes it: a message where it is more than text."""
         message = self.more.get("message")
         return self.completion if message is None else json.loads(message)
+
+    @property
+    def words(self) -> str:
+        """The answer as text, without its reasoning: what a person would judge."""
+        said = self.said
+        return said if isinstance(said, str) else as_text({**said, "reasoning_content": None})
 
     @property
     def prompt_id(self) -> str:

@@ -171,7 +171,7 @@ def good_class(model: "PreTrainedModel", good: str | int | None) -> int | None:
 def encode(tokenizer: "PreTrainedTokenizerBase", answer: Answer, *, chat: bool) -> dict[str, list[int]]:
     """What the model reads of one answer, by the names that it knows, uncut."""
     if not chat:
-        return dict(tokenizer(answer.prompt_text, answer.completion))
+        return dict(tokenizer(answer.prompt_text, answer.words))
     plain = isinstance(answer.prompt, str)
     prompt: Any = [{"role": "user", "content": answer.prompt}] if plain else answer.prompt
     said = answer.said

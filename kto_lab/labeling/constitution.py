@@ -125,7 +125,7 @@ class Constitution:
         self, answers: Sequence[Answer], principles: Sequence[Principle], device: "torch.device"
     ) -> list[list[Leaning] | None]:
         """(N, P) what the judge says, None where it cannot read the answer; the same text is judged once."""
-        told = [Exchange(answer.prompt_text, answer.completion) for answer in answers]
+        told = [Exchange(answer.prompt_text, answer.words) for answer in answers]
         distinct = list(dict.fromkeys(told))
         with console.progress("answers judged", len(distinct)) as advance:
             heard = self._ask(distinct, principles, device, advance)

@@ -115,7 +115,7 @@ class Rules:
 
     def _try(self, book: RuleBook, answer: Answer, slow: Counter[str]) -> list[bool | NoLabel]:
         """Whether each rule matches, or why that cannot be said."""
-        seen = Text(answer.completion, answer, self.seconds)
+        seen = Text(answer.words, answer, self.seconds)
         found: list[bool | NoLabel] = []
         for rule in book.rules:
             try:

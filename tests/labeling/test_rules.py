@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from kto_lab.errors import LabError
 from kto_lab.feedback.checkers import arithmetic_checks
+from kto_lab.feedback.whole import as_text
 from kto_lab.judging.answer import Answer
 from kto_lab.labeling.labels import Label, Labelled, NoLabel
 from kto_lab.labeling.rules import NO_CHECKS, NO_RULE, Rules, read_rules
@@ -41,6 +43,14 @@ def test_the_first_rule_that_matches_gives_the_thumb_and_is_named(tmp_path: Path
     ]
     assert found.numbers["rules"]["thanks"] == {"thumb": "up", "matches": 3, "decides": 2, "contradicted": 1}
     assert found.numbers["rules"]["short"] == {"thumb": "down", "matches": 1, "decides": 0, "contradicted": 1}
+
+
+def test_rules_read_what_was_said_and_not_what_was_thought(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(BOOK)
+    message = {"role": "assistant", "content": "many thanks", "reasoning_content": "what an idiot"}
+    answer = Answer("p", as_text(message), "here", more={"message": json.dumps(message)})
+    found = Rules(str(tmp_path / "rules.yaml"), 1.0).label([answer], [], torch.device("cpu"))
+    assert found.verdicts == [Label(True, "thanks", scores={"thanks": 1.0})]
 
 
 def test_otherwise_is_a_thumb_of_its_own(tmp_path: Path) -> None:
