@@ -160,7 +160,8 @@ def hf(
     Args:
         name: hub name, folder in Hugging Face format, or path of a .gguf file (made dense once, and cached).
         dtype: of the weights, such as "float32" or "bfloat16".
-        attention: transformers' attention implementation, such as "sdpa", "eager" or "flash_attention_2".
+        attention: transformers' attention implementation, such as "sdpa", "eager" or "flash_attention_2"; "sdpa" is
+            eager where the architecture has no SDPA.
         revision: branch, tag or commit on the hub.
         saved_adapter: "merge" an adapter into the weights, or "keep" it beside them.
         base: the base of the adapter, named as `name` is; None for the one that its adapter_config.json names.
@@ -186,7 +187,9 @@ def hf(
         where, packed = str(folder), {"name": Path(name).name, "sha256": digest}
     if base is not None and base.endswith(".gguf"):
         base = str(_dense(Path(base))[0])
-    options: dict[str, Any] = {"dtype": number_format, "attn_implementation": attention}
+    # Asked for by name, SDPA is an error where an architecture has none; unasked, it is SDPA or else eager.
+    implementation = None if attention == "sdpa" else attention
+    options: dict[str, Any] = {"dtype": number_format, "attn_implementation": implementation}
     if quantization is not None:
         options["quantization_config"] = config_of(quantization)
     reader = Reader(AutoModelForCausalLM, "CAUSAL_LM", options, "model")

@@ -19,7 +19,7 @@ from kto_lab.errors import LabError
 from kto_lab.memory import is_out_of_memory
 from kto_lab.models.adapted import is_adapted
 from kto_lab.models.attention import Kept, Segments, Span, packs, set_packing
-from kto_lab.models.head import token_logps
+from kto_lab.models.head import CAPS, DIVISORS, FACTORS, LogitMap, token_logps
 from kto_lab.models.layout import Layout, continued, packed, padded
 from kto_lab.models.ragged import places
 from kto_lab.models.rows import cut_micro_batches
@@ -93,7 +93,7 @@ def completion_token_logps(
     """
     if not share_prompts:
         units = [[sequence] for unit in units for sequence in unit]
-    backbone, head = _parts(model)
+    backbone, head, logit_map = _parts(model)
     if packs_rows(model):
         batch = packed(units, share_prompts=share_prompts)
     else:
@@ -104,7 +104,8 @@ def completion_token_logps(
         keep.spans, keep.width = batch.prompts, batch.real
         keep.states = hidden[torch.tensor([span.end - 1 for span in batch.prompts]).to(hidden.device)].detach()
     device = hidden.device
-    return TokenLogps(token_logps(head, hidden[batch.predict_at.to(device)], batch.targets.to(device)), batch.counts)
+    logps = token_logps(head, hidden[batch.predict_at.to(device)], batch.targets.to(device), logit_map)
+    return TokenLogps(logps, batch.counts)
 
 
 @torch.no_grad()
@@ -121,7 +122,7 @@ def continuation_logps(
     Returns:
         (N,) float32, in nats, without a graph.
     """
-    backbone, head = _parts(model)
+    backbone, head, logit_map = _parts(model)
     device = prompts.states.device
     batch = continued(prompts.spans, completions)
     states = prompts.states
@@ -134,7 +135,7 @@ def continuation_logps(
                 ),
             ]
         )
-    logps = token_logps(head, states[batch.predict_at.to(device)], batch.targets.to(device))
+    logps = token_logps(head, states[batch.predict_at.to(device)], batch.targets.to(device), logit_map)
     return TokenLogps(logps, batch.counts).sums
 
 
@@ -203,12 +204,12 @@ def score_tokens(
     return sums, values
 
 
-def _parts(model: PreTrainedModel | nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The backbone, which computes hidden states, and the head, which maps them to logits."""
+def _parts(model: PreTrainedModel | nn.Module) -> tuple[nn.Module, nn.Module, LogitMap]:
+    """The backbone, which computes hidden states, the head on them, and what makes logits of the head's output."""
     inner = _inner(model)
     head = inner.get_output_embeddings()
     assert isinstance(head, nn.Module)
-    return getattr(inner, inner.base_model_prefix), head
+    return getattr(inner, inner.base_model_prefix), head, LogitMap.of(inner.config)
 
 
 def _inner(model: PreTrainedModel | nn.Module) -> PreTrainedModel:
@@ -226,7 +227,7 @@ def packs_rows(model: PreTrainedModel | nn.Module) -> bool:
 
 @torch.no_grad()
 def check_head(model: "PreTrainedModel | PeftModel") -> None:
-    """Refuse a model whose logits are not its head applied to its hidden states (for example, soft-capped ones).
+    """Refuse a model whose logits are not its head applied to its hidden states, scaled and capped as `LogitMap` does.
 
     Raises LabError naming the architecture; also where it reads more than text, or has its parts elsewhere than others.
     """
@@ -243,14 +244,14 @@ def check_head(model: "PreTrainedModel | PeftModel") -> None:
             "be computed here. Use another architecture."
         )
     ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
-    backbone, head = _parts(model)
+    backbone, head, logit_map = _parts(model)
     with evaluating(model):
-        ours = head(backbone(input_ids=ids, use_cache=False).last_hidden_state)
+        ours = logit_map(head(backbone(input_ids=ids, use_cache=False).last_hidden_state))
         whole = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(ours.float(), whole.float(), rtol=1e-3, atol=1e-3):
         raise LabError(
-            f"{name} changes its logits after the language-model head (scaling or "
-            "soft-capping), which kto-lab does not reproduce. Use another architecture."
+            f"{name} changes the output of its language-model head in a way that kto-lab does not reproduce (it knows "
+            f"{', '.join((*FACTORS, *DIVISORS, *CAPS))} of the configuration). Use another architecture."
         )
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
@@ -76,6 +78,14 @@ def test_a_model_of_another_kind_is_refused(
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(LabError, match=said):
         hf(str(tmp_path), dtype="float32", attention="sdpa")
+
+
+def test_an_architecture_without_sdpa_is_loaded_with_eager_attention(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    Gemma2ForCausalLM(Gemma2Config(**TEXT)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert hf(str(tmp_path), dtype="float32", attention="sdpa").model.config._attn_implementation == "eager"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kto_lab.models import head as module
-from kto_lab.models.head import token_logps
+from kto_lab.models.head import LogitMap, token_logps
 
 T, H, V = 23, 16, 50
 
@@ -20,22 +20,30 @@ def made(requires: tuple[bool, bool]) -> tuple[nn.Linear, Tensor, Tensor, Tensor
     return head, states, torch.randint(V, (T,), generator=draw), torch.randn(T, generator=draw)
 
 
-def plainly(head: nn.Linear, states: Tensor, targets: Tensor) -> Tensor:
-    return (states.double() @ head.weight.double().T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+def plainly(head: nn.Linear, states: Tensor, targets: Tensor, logit_map: LogitMap | None = None) -> Tensor:
+    logits = states.double() @ head.weight.double().T
+    if logit_map:
+        logits = logits * logit_map.scale
+        logits = logits if logit_map.cap is None else logit_map.cap * torch.tanh(logits / logit_map.cap)
+    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
+MAPS = [LogitMap(), LogitMap(0.25), LogitMap(cap=3.0), LogitMap(0.5, 2.0)]
+
+
+@pytest.mark.parametrize("logit_map", MAPS, ids=["as it is", "scaled", "capped", "scaled and capped"])
 @pytest.mark.parametrize("rows", [1, 7, 1000], ids=lambda rows: f"{rows} at once")
 @pytest.mark.parametrize("kept", [0, 2**26], ids=["computed again", "kept"])
 @pytest.mark.parametrize("requires", [(True, True), (True, False), (False, True)], ids=["both", "states", "weight"])
 def test_values_and_gradients_are_those_of_log_softmax(
-    monkeypatch: pytest.MonkeyPatch, rows: int, kept: int, requires: tuple[bool, bool]
+    monkeypatch: pytest.MonkeyPatch, rows: int, kept: int, requires: tuple[bool, bool], logit_map: LogitMap
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", rows * V)
     monkeypatch.setattr(module, "KEPT", kept)
     head, states, targets, weights = made(requires)
     wanted_of = [tensor for tensor in (states, head.weight) if tensor.requires_grad]
-    found = token_logps(head, states, targets)
-    wanted = plainly(head, states, targets)
+    found = token_logps(head, states, targets, logit_map)
+    wanted = plainly(head, states, targets, logit_map)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
     gradients = torch.autograd.grad((found * weights).sum(), wanted_of)
@@ -75,9 +83,9 @@ def test_a_head_with_a_bias_takes_the_plain_way() -> None:
     draw = torch.Generator().manual_seed(0)
     head = nn.Linear(H, V)
     states, targets = torch.randn(T, H, generator=draw), torch.randint(V, (T,), generator=draw)
-    torch.testing.assert_close(
-        token_logps(head, states, targets), head(states).log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    )
+    for logit_map in MAPS:
+        wanted = logit_map(head(states)).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        torch.testing.assert_close(token_logps(head, states, targets, logit_map), wanted)
 
 
 def test_in_bfloat16_the_logits_are_float32() -> None:

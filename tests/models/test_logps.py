@@ -1,9 +1,22 @@
 """Completion log-probabilities against a plain softmax, and their invariances."""
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    HyperCLOVAXConfig,
+    HyperCLOVAXForCausalLM,
+    LlamaForCausalLM,
+    PretrainedConfig,
+)
 
 from kto_lab.errors import LabError
 from kto_lab.models.layout import padded
@@ -74,22 +87,43 @@ def test_sharing_is_tried_on_the_model(model: LlamaForCausalLM) -> None:
         )
 
 
+TINY = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(**TINY, final_logit_softcapping=0.01),
+        CohereConfig(**TINY, logit_scale=0.3),
+        GraniteConfig(**TINY, logits_scaling=7.0),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_what_is_done_to_the_head_s_output_is_done_here_too(config: PretrainedConfig) -> None:
+    model = AutoModelForCausalLM.from_config(config).eval()
+    check_head(model)
+    found, wanted = completion_logps(model, UNITS, pad_id=2), [plainly(model, sequence) for sequence in SEQUENCES]
+    torch.testing.assert_close(found.double(), torch.stack(wanted), rtol=1e-5, atol=1e-4)
+    plain = copy.deepcopy(config)
+    plain.update({"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0})
+    model.config = plain
+    assert not torch.allclose(completion_logps(model, UNITS, pad_id=2), found, atol=1e-3), "nothing was done"
+
+
 def test_a_head_that_does_more_is_refused(model: LlamaForCausalLM) -> None:
     check_head(model)
-    capped = Gemma2ForCausalLM(
-        Gemma2Config(
-            vocab_size=99,
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            final_logit_softcapping=0.01,
-        )
-    )
-    with pytest.raises(LabError, match="soft-capping"):
-        check_head(capped.eval())
+    # It multiplies by what others divide by.
+    other = HyperCLOVAXForCausalLM(HyperCLOVAXConfig(**TINY, logits_scaling=7.0)).eval()
+    with pytest.raises(LabError, match="HyperCLOVAXForCausalLM changes the output of its language-model head"):
+        check_head(other)
 
 
 def test_peft_models_are_seen_through(model: LlamaForCausalLM) -> None:
