@@ -38,7 +38,7 @@ from kto_lab.cli import config_dir
 from kto_lab.feedback.corruption import Corrupted
 from kto_lab.feedback.table_numbers import flip_rates
 from kto_lab.files import write_json, write_text
-from kto_lab.models.logps import find_exact_rows
+from kto_lab.models.exact_rows import find_exact_rows
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.store_scorer import score_and_keep
 from kto_lab.models.tokens import Encoder

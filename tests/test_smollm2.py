@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from kto_lab.models.exact_rows import ExactRows, find_exact_rows
 from kto_lab.models.load import smollm2
-from kto_lab.models.logps import ExactRows, find_exact_rows
 from kto_lab.runs.command import train
 from tests.small_runs import composed, metrics, options
 

@@ -27,8 +27,8 @@ from kto_lab.feedback.corruption import Corrupted
 from kto_lab.losses import Objective
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved
 from kto_lab.models.attention import set_packing
+from kto_lab.models.exact_rows import find_exact_rows
 from kto_lab.models.load import Loaded
-from kto_lab.models.logps import find_exact_rows
 from kto_lab.models.number_format import as_read, masters
 from kto_lab.models.reference import ReferencePolicy, at_start, check_loaded, initial
 from kto_lab.models.sequences import Tokens

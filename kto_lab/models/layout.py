@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kto_lab.models.attention import Segment, Span
 from kto_lab.models.rows import make_rows
+from kto_lab.models.segments import Segment, Span
 from kto_lab.models.sequences import Unit
 
 _SAYS_NOTHING = torch.ones(1, 1, 1, 1, dtype=torch.bool)

@@ -8,7 +8,7 @@ weights.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kto_lab.errors import LabError
-from kto_lab.memory import is_out_of_memory
 from kto_lab.models.adapted import is_adapted
-from kto_lab.models.attention import Kept, Segments, Span, packs, set_packing
+from kto_lab.models.attention import packs
 from kto_lab.models.head import CAPS, DIVISORS, FACTORS, LogitMap, token_logps
 from kto_lab.models.layout import Layout, continued, packed, padded
 from kto_lab.models.ragged import places
 from kto_lab.models.rows import cut_micro_batches
+from kto_lab.models.segments import Kept, Segments, Span
 from kto_lab.models.sequences import Tokens, Unit, completion_lengths
 
 if TYPE_CHECKING:
@@ -98,12 +98,12 @@ def completion_token_logps(
         batch = packed(units, share_prompts=share_prompts)
     else:
         batch = padded(units, pad_id=pad_id, share_prompts=share_prompts)
-    segments = Segments(batch.segments, keep=keep.keys if keep else None)
-    hidden = _hidden_states(backbone, batch, segments, next(head.parameters()).device)
+    device = next(head.parameters()).device
+    segments = Segments(batch.segments, keep=keep.keys if keep else None, device=device)
+    hidden = _hidden_states(backbone, batch, segments)
     if keep is not None:
         keep.spans, keep.width = batch.prompts, batch.real
         keep.states = hidden[torch.tensor([span.end - 1 for span in batch.prompts]).to(hidden.device)].detach()
-    device = hidden.device
     logps = token_logps(head, hidden[batch.predict_at.to(device)], batch.targets.to(device), logit_map)
     return TokenLogps(logps, batch.counts)
 
@@ -127,25 +127,19 @@ def continuation_logps(
     batch = continued(prompts.spans, completions)
     states = prompts.states
     if batch.real:
-        states = torch.cat(
-            [
-                states,
-                _hidden_states(
-                    backbone, batch, Segments(batch.segments, seen=prompts.keys, seen_width=prompts.width), device
-                ),
-            ]
-        )
+        segments = Segments(batch.segments, seen=prompts.keys, seen_width=prompts.width, device=device)
+        states = torch.cat([states, _hidden_states(backbone, batch, segments)])
     logps = token_logps(head, states[batch.predict_at.to(device)], batch.targets.to(device), logit_map)
     return TokenLogps(logps, batch.counts).sums
 
 
-def _hidden_states(backbone: nn.Module, batch: Layout, segments: Segments, device: torch.device) -> Tensor:
-    """(rows * width, hidden) of a forward pass."""
+def _hidden_states(backbone: nn.Module, batch: Layout, segments: Segments) -> Tensor:
+    """(rows * width, hidden) of a forward pass on the segments' device."""
     more = {"segments": segments} if segments.parts else {}
     hidden: Tensor = backbone(
-        input_ids=batch.input_ids.to(device),
-        attention_mask=batch.mask.to(device),
-        position_ids=batch.position_ids.to(device),
+        input_ids=batch.input_ids.to(segments.device),
+        attention_mask=batch.mask.to(segments.device),
+        position_ids=batch.position_ids.to(segments.device),
         use_cache=False,
         **more,
     ).last_hidden_state
@@ -253,82 +247,6 @@ def check_head(model: "PreTrainedModel | PeftModel") -> None:
             f"{name} changes the output of its language-model head in a way that kto-lab does not reproduce (it knows "
             f"{', '.join((*FACTORS, *DIVISORS, *CAPS))} of the configuration). Use another architecture."
         )
-
-
-@dataclass(frozen=True)
-class ExactRows:
-    """How rows can be laid out for a model without changing a log-probability beyond rounding.
-
-    Attributes:
-        packed: one after another in one row.
-        shared: completions of a prompt after the prompt.
-    """
-
-    packed: bool
-    shared: bool
-
-
-# Keys of a configuration that limit how far back a token attends.
-REACHES = ("sliding_window", "window_size", "attention_chunk_size")
-
-
-@torch.no_grad()
-def find_exact_rows(model: "PreTrainedModel | PeftModel", *, longest: int) -> ExactRows:
-    """Try on the model itself, in the number format of the moment, how its rows can be laid out.
-
-    An architecture that ignores or rejects what packed or shared rows ask of it fails here, and is then run the plain
-    way: one sequence per row, with padding. A few tokens are enough, unless the model has a window (of sliding or
-    chunked attention) that a sequence can outgrow: then one of those tried does.
-
-    Args:
-        model: as it will be run.
-        longest: tokens of the longest sequence that it will be given.
-    """
-    reaches = [getattr(model.config.get_text_config(), name, None) for name in REACHES]
-    outgrown = [reach for reach in reaches if isinstance(reach, int) and reach < longest]
-    tried = partial(_try_rows, model, prompt_tokens=7 + max(outgrown, default=0))
-    was = packs(model)
-    try:
-        set_packing(model, False)
-        plain = tried(share_prompts=False)
-        assert plain is not None
-        shared = _agree(model, plain, tried(share_prompts=True))
-        set_packing(model, True)
-        if packs(model) and _agree(model, plain, tried(share_prompts=False)):
-            packed_and_shared = _agree(model, plain, tried(share_prompts=True))
-            if packed_and_shared or not shared:
-                return ExactRows(packed=True, shared=packed_and_shared)
-        return ExactRows(packed=False, shared=shared)
-    finally:
-        set_packing(model, was)
-
-
-def _try_rows(model: "PreTrainedModel | PeftModel", *, share_prompts: bool, prompt_tokens: int) -> Tensor | None:
-    """Log-probabilities of a few sequences, or None where the architecture refuses; packed rows also go on later."""
-    size = model.config.vocab_size
-    prompt = tuple(i % size for i in range(1, 1 + prompt_tokens))
-    sequences = [Tokens(prompt, tuple((7 * i + k) % size for i in range(4 + k))) for k in range(3)]
-    keep = KeptPrompts() if packs(model) else None
-    try:
-        with evaluating(model):
-            units = [[sequence] for sequence in sequences]
-            logps = completion_token_logps(model, units, pad_id=0, share_prompts=share_prompts, keep=keep).sums
-            if keep is None:
-                return logps
-            again = continuation_logps(model, keep, [sequence.completion for sequence in sequences])
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        # That says nothing of the architecture.
-        if is_out_of_memory(error):
-            raise
-        return None
-    return logps if _agree(model, logps, again) else None
-
-
-def _agree(model: "PreTrainedModel | PeftModel", wanted: Tensor, found: Tensor | None) -> bool:
-    if found is None:
-        return False
-    exact = next(model.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
-    return bool((wanted - found).abs().max() <= wanted.abs().max() * (1e-5 if exact else 2e-2))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from kto_lab.evaluation.evaluate import HeldOut, Judge, Measured
 from kto_lab.evaluation.settings import Evaluation
 from kto_lab.losses import Objective
 from kto_lab.models.adapters import Policy
-from kto_lab.models.logps import ExactRows
+from kto_lab.models.exact_rows import ExactRows
 from kto_lab.models.reference import ReferencePolicy, at_start
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.runs.process_cache import ProcessCache

@@ -13,8 +13,8 @@ from kto_lab.hashing import content_hash
 from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy, attached, moved
 from kto_lab.models.attention import set_packing
+from kto_lab.models.exact_rows import ExactRows, find_exact_rows
 from kto_lab.models.load import Loaded
-from kto_lab.models.logps import ExactRows, find_exact_rows
 from kto_lab.models.number_format import as_read, formats
 from kto_lab.models.quantization import numbers_in
 from kto_lab.models.reference import (
@@ -179,6 +179,8 @@ class ModelSource:
         with self.hardware.autocast():
             exact = self.cache.get("rows", made_of, lambda: find_exact_rows(model, longest=longest))
         set_packing(model, exact.packed)
+        for fault in exact.faults:
+            narration.say(f"    {fault}")
         return exact
 
 

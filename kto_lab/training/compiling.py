@@ -125,11 +125,13 @@ def _failure(policy: Policy, hardware: Hardware, share_prompts: bool) -> str | N
 @contextmanager
 def _packed_attention_apart() -> Iterator[None]:
     """Leave attention over packed rows uncompiled: each way to cut a row into sequences would be a graph of its own."""
-    AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.by_segment))
+    for name, function in attention.PACKING.items():
+        AttentionInterface.register(name, torch.compiler.disable(function))
     try:
         yield
     finally:
-        AttentionInterface.register(attention.NAME, attention.by_segment)
+        for name, function in attention.PACKING.items():
+            AttentionInterface.register(name, function)
 
 
 def _uncompile(chosen: list[nn.Module]) -> None:

@@ -111,7 +111,7 @@ class AlignmentData(pl.LightningDataModule):
             data: what they are made of.
             objective: what a unit is.
             optimization: how large they are.
-            share_prompts: see `models.logps.ExactRows`.
+            share_prompts: see `models.exact_rows.ExactRows`.
             packed: likewise.
             apart: each unit is a micro-batch of its own; the processes share a batch evenly.
         """

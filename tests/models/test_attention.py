@@ -17,17 +17,19 @@ from transformers import (
 )
 
 from kto_lab.models import attention
-from kto_lab.models.attention import Kept, Segment, Segments, Span, by_segment, packs, set_packing
+from kto_lab.models import segments as module_of_segments
+from kto_lab.models.attention import Scores, at_once, by_segment, in_groups, packs, set_packing
+from kto_lab.models.exact_rows import ExactRows, find_exact_rows
 from kto_lab.models.layout import packed
 from kto_lab.models.logps import (
-    ExactRows,
     KeptPrompts,
     completion_logps,
     completion_token_logps,
     continuation_logps,
-    find_exact_rows,
 )
+from kto_lab.models.segments import Kept, Segment, Segments, Span
 from kto_lab.models.sequences import Tokens
+from tests.models.flash import varlen
 
 SEQUENCES = [
     Tokens((5, 6, 7), (8, 9, 10)),
@@ -46,7 +48,7 @@ PARTS = [Segment(Span(0, 4)), Segment(Span(4, 9)), Segment(Span(9, 12), Span(4, 
 def test_each_segment_attends_to_itself_and_its_prompt(
     monkeypatch: pytest.MonkeyPatch, wasted: int, heads: int
 ) -> None:
-    monkeypatch.setattr(attention, "WASTED", wasted)
+    monkeypatch.setattr(module_of_segments, "WASTED", wasted)
     draw = torch.Generator().manual_seed(0)
     query = torch.randn(1, heads, 13, 8, generator=draw)
     key, value = torch.randn(2, 1, 2, 13, 8, generator=draw).unbind()
@@ -116,7 +118,7 @@ def test_other_completions_go_on_from_kept_prompts(model: LlamaForCausalLM, shar
 
 def test_what_is_asked_for_beside_is_refused() -> None:
     tensors = (torch.zeros(1, 2, 4, 8),) * 3
-    for odd in ({"softcap": 1.0}, {"is_causal": False}):
+    for odd in ({"position_bias": tensors[0]}, {"is_causal": False}):
         with pytest.raises(ValueError, match=next(iter(odd))):
             by_segment(nn.Module(), *tensors, None, segments=Segments(PARTS[:1]), **odd)
     with pytest.raises(ValueError, match="batch"):
@@ -176,7 +178,7 @@ def test_masks_of_padded_rows_know_no_window_and_are_used_only_within_it(
         raise ValueError("no packed rows")
 
     model = windowed("mistral", 12)
-    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, refusing)
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAMES["sdpa"], refusing)
     assert find_exact_rows(model, longest=longest) == ExactRows(packed=False, shared=shared)
 
 
@@ -186,7 +188,7 @@ def test_an_architecture_that_hides_its_window_is_run_the_plain_way(monkeypatch:
     whole = by_segment
     monkeypatch.setitem(
         AttentionInterface._global_mapping,
-        attention.NAME,
+        attention.NAMES["sdpa"],
         lambda *arguments, sliding_window=None, **more: whole(*arguments, **more),
     )
     assert find_exact_rows(model, longest=12) == ExactRows(packed=True, shared=True)
@@ -200,51 +202,20 @@ def test_the_places_of_all_keys_are_those_of_the_segments() -> None:
     assert after.key_places.tolist() == [4, 5, 13, 14]
 
 
-def emulated(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    starts: torch.Tensor,
-    key_starts: torch.Tensor,
-    *_: int,
-    **how: Any,
-) -> torch.Tensor:
-    """What flash attention over sequences of several lengths computes, where the last query meets the last key."""
-    before, after = how["window_size"]
-    assert after == 0 and how["enable_gqa"]
-    found = []
-    for number in range(len(starts) - 1):
-        q, k, v = (
-            part[bounds[number] : bounds[number + 1]].transpose(0, 1)[None]
-            for part, bounds in ((query, starts), (key, key_starts), (value, key_starts))
-        )
-        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
-        if before >= 0:
-            mask = mask.triu(k.shape[2] - q.shape[2] - before)
-        found.append(
-            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=how["scale"], enable_gqa=True)[0].transpose(
-                0, 1
-            )
-        )
-    return torch.cat(found)
-
-
 @pytest.mark.parametrize("window", [None, 2, 4, 4096])
 @pytest.mark.parametrize("seen", [False, True], ids=["own prompts", "prompts seen before"])
-def test_one_kernel_for_all_segments_gets_their_keys(
-    monkeypatch: pytest.MonkeyPatch, seen: bool, window: int | None
-) -> None:
+def test_one_kernel_for_all_segments_gets_their_keys(seen: bool, window: int | None) -> None:
     """The kernel itself exists on CUDA alone; here it is emulated, and what it is handed is right."""
-    monkeypatch.setattr(attention, "varlen_attn", emulated)
     draw = torch.Generator().manual_seed(0)
     module = nn.Module()
     query = torch.randn(1, 4, 13, 8, generator=draw)
     key, value, old_key, old_value = torch.randn(4, 1, 2, 13, 8, generator=draw).unbind()
     kept = Kept({module: (old_key, old_value)}) if seen else None
     segments = Segments(PARTS, seen=kept, seen_width=13 if seen else 0)
+    scores = Scores(0.3, window)
     torch.testing.assert_close(
-        attention._at_once(module, query, key, value, 0.3, segments, window, torch.float32),
-        attention._in_groups(module, query, key, value, 0.0, 0.3, segments, window),
-        rtol=1e-5,
-        atol=1e-6,
+        at_once(module, query, key, value, segments, scores, torch.bfloat16, varlen).float(),
+        in_groups(module, query, key, value, segments, scores),
+        rtol=0.02,
+        atol=0.02,
     )

@@ -1,10 +1,13 @@
-"""Models of other kinds than kto-lab trains are refused with a sentence when they are loaded."""
+"""Architectures beside the tiny policy's: numbers are transformers' own, or there is a sentence when one is loaded."""
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
     Gemma2Config,
@@ -26,7 +29,12 @@ from transformers import (
 
 from kto_lab.errors import LabError
 from kto_lab.models.adapters import Lora
+from kto_lab.models.attention import set_packing
+from kto_lab.models.exact_rows import ExactRows, find_exact_rows
 from kto_lab.models.load import hf
+from kto_lab.models.logps import check_head, completion_logps
+from kto_lab.models.sequences import Tokens
+from tests.models.families import FAMILIES, PADDED, of_family
 
 TEXT: dict[str, Any] = {
     "vocab_size": 300,
@@ -111,3 +119,75 @@ def test_adapters_that_mamba_can_have_are_trained(mamba: MambaForCausalLM) -> No
     policy = Lora(2, 4, 0.0, ["in_proj", "x_proj"], merge=False).attach(mamba)
     policy(input_ids=torch.ones((1, 4), dtype=torch.long)).logits.sum().backward()
     assert all(value.grad is not None for value in policy.parameters() if value.requires_grad)
+
+
+SEQUENCES = [
+    Tokens((5, 6, 7, 3, 12, 9, 11), (8, 9, 10)),
+    Tokens((12,), (13, 14, 15, 16, 17)),
+    Tokens((5, 6, 7, 3, 12, 9, 11), (19,)),
+    Tokens((30, 31, 32, 33, 34, 35), (36, 8)),
+    Tokens((5, 6, 7, 3, 12, 9, 11), (40, 41, 42, 43)),
+]
+UNITS = [[sequence] for sequence in SEQUENCES]
+
+
+def by_transformers(model: PreTrainedModel) -> Tensor:
+    """Log-probabilities of the completions in rows with padding, from the logits of the whole model."""
+    whole = [sequence.prompt + sequence.completion for sequence in SEQUENCES]
+    width = max(map(len, whole))
+    ids = torch.tensor([[*tokens, *[2] * (width - len(tokens))] for tokens in whole])
+    mask = torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in whole])
+    logps = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
+    logps = logps[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
+    return torch.stack([row[len(s.prompt) - 1 : len(s) - 1].sum() for row, s in zip(logps, SEQUENCES, strict=True)])
+
+
+def gradients(model: PreTrainedModel, logps: Tensor) -> Iterator[Tensor]:
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
+    parameters = list(model.parameters())
+    found = torch.autograd.grad((logps * weights).sum(), parameters, allow_unused=True)
+    return (torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
+
+
+@cache
+def laid_out(family: str) -> tuple[PreTrainedModel, ExactRows]:
+    """A model and how its rows can be laid out, tried in bf16, where no tolerance tells a leak from rounding."""
+    model = of_family(family)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = find_exact_rows(model, longest=64)
+    set_packing(model, rows.packed)
+    return model, rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_are_packed_and_prompts_shared_where_attention_alone_mixes_tokens(family: str) -> None:
+    packed, shared = family not in PADDED, family not in {"bloom", "lfm2"}
+    assert laid_out(family)[1] == ExactRows(packed=packed, shared=shared)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logps_and_gradients_are_those_of_transformers(family: str) -> None:
+    model, rows = laid_out(family)
+    check_head(model)
+    set_packing(model, False)
+    wanted = by_transformers(model)
+    expected = list(gradients(model, wanted))
+    set_packing(model, rows.packed)
+    for share_prompts in {False, rows.shared}:
+        found = completion_logps(model, UNITS, pad_id=2, share_prompts=share_prompts)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
+        for ours, theirs in zip(gradients(model, found), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sequence_does_not_move_the_log_prob_of_another(family: str) -> None:
+    model, rows = laid_out(family)
+    others = [Tokens(s.prompt[::-1], tuple(token + 50 for token in s.completion)) for s in SEQUENCES]
+    before = completion_logps(model, UNITS, pad_id=2, share_prompts=rows.shared)
+    for number in range(len(SEQUENCES)):
+        # The prompt that others share stays theirs.
+        changed = [[s if n == number else o] for n, (s, o) in enumerate(zip(SEQUENCES, others, strict=True))]
+        after = completion_logps(model, changed, pad_id=2, share_prompts=rows.shared)
+        torch.testing.assert_close(after[number], before[number], rtol=1e-5, atol=2e-5)

@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from kto_lab.errors import LabError
+from kto_lab.models.exact_rows import find_exact_rows
 from kto_lab.models.layout import padded
-from kto_lab.models.logps import check_head, completion_logps, find_exact_rows, score
+from kto_lab.models.logps import check_head, completion_logps, score
 from kto_lab.models.rows import cut_micro_batches, make_rows, padding
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.tokens import Encoder

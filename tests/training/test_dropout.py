@@ -21,7 +21,8 @@ from kto_lab.feedback.corruption import unchanged
 from kto_lab.feedback.table import build_table
 from kto_lab.models.adapters import attached
 from kto_lab.models.attention import set_packing
-from kto_lab.models.logps import evaluating, find_exact_rows
+from kto_lab.models.exact_rows import find_exact_rows
+from kto_lab.models.logps import evaluating
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.tokens import Encoder
 from kto_lab.runs.record import read_record
