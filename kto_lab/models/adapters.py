@@ -10,6 +10,7 @@ import torch
 from annotated_types import MinLen
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from kto_lab.errors import LabError
 from kto_lab.files import atomic_path
@@ -17,6 +18,7 @@ from kto_lab.kinds import AtLeastOne, ShareBelowOne, Text
 from kto_lab.models.adapted import is_adapted
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.ending import Ending
+from kto_lab.models.experts import heed_autocast
 from kto_lab.models.load import hf
 from kto_lab.models.logps import evaluating
 from kto_lab.models.number_format import add_in_float32
@@ -131,6 +133,7 @@ class Lora:
                 f"get an adapter, as adapter.target_modules=[name,name]; {has}.{_meant([_shown(targets)], last)}"
             ) from error
         assert is_adapted(policy)
+        _check_results(policy, f"adapter.target_modules is {_shown(targets)}")
         if listed and (unused := _unused(policy)):
             raise LabError(
                 f"adapter.target_modules is {_shown(targets)}, and {type(model).__name__} computes without calling "
@@ -175,11 +178,42 @@ def _shown(targets: str | set[str] | list[str] | None) -> str:
 
 
 @torch.no_grad()
+def _check_results(policy: "PeftModel", asked: str) -> None:
+    """Refuse adapters on layers that give more than one tensor, such as a router that is a linear layer.
+
+    Args:
+        policy: with adapters.
+        asked: which key asked for them.
+    """
+    from peft.tuners.lora import Linear
+
+    adapted = [(name, part.get_base_layer()) for name, part in policy.named_modules() if isinstance(part, Linear)]
+    # A plain linear layer gives what it should.
+    special = {name.split(".")[-1] for name, layer in adapted if type(layer) not in (nn.Linear, Conv1D)}
+    if not special:
+        return
+    try:
+        _called(policy)
+    except (AttributeError, TypeError) as error:
+        raise LabError(
+            f"{asked}, which takes in {', '.join(sorted(special))}: of {type(policy.get_base_model()).__name__} that "
+            "is a layer that gives more than one result, and peft has no adapter for such. Name the modules that get "
+            "an adapter, as adapter.target_modules=[name,name]."
+        ) from error
+
+
+@torch.no_grad()
 def _unused(policy: "PeftModel") -> list[str]:
     """Names of modules with an adapter of which the model calls none: it reads their weights and does the rest itself.
 
     By name, since a mixture of experts calls some of its modules for a token.
     """
+    all_names, called = _called(policy)
+    return sorted(all_names - called)
+
+
+def _called(policy: "PeftModel") -> tuple[set[str], set[str]]:
+    """Names of the modules with an adapter, and of those of them that a pass over a few tokens calls."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     called: set[str] = set()
@@ -194,7 +228,7 @@ def _unused(policy: "PeftModel") -> list[str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return sorted({name for name, _ in layers} - called)
+    return {name for name, _ in layers}, called
 
 
 def _meant(unknown: Sequence[str], names: Sequence[str]) -> str:
@@ -275,6 +309,8 @@ def load_saved(
         assert is_adapted(policy)
         fill(policy, folder / WEIGHTS)
     set_packing(policy, packs(like))
+    if number_format == "bf16-mixed":
+        heed_autocast(policy)
     return moved(policy, like.device).eval()
 
 

@@ -24,6 +24,7 @@ Under an adapter no weight of the base moves; there it is the adapter's output t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kto_lab.errors import LabError
 from kto_lab.models.adapted import is_adapted
+from kto_lab.models.experts import heed_autocast, weights_of_experts
 from kto_lab.models.quantization import compute_in, is_quantised, quantised
 
 # A bfloat16 is the upper half of a float32: so many float32 numbers lie between two neighbours.
@@ -38,18 +40,21 @@ CELL = 1 << 16
 
 
 def matrices(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters that autocast rounds wherever a product reads them: those of linear layers, in the model's order.
+    """The parameters that autocast rounds wherever a product reads them, in the model's order.
 
-    Embeddings are looked up and norms are computed in float32. A head that is tied to the embedding is a matrix.
-    Quantised matrices have numbers of their own; see `quantization.py`.
+    Those of linear layers, and the weights of experts and routers. Embeddings are looked up and norms are computed in
+    float32. A head that is tied to the embedding is a matrix. Quantised matrices have numbers of their own; see
+    `quantization.py`.
     """
     seen: set[nn.Parameter] = set()
     for module in model.modules():
-        if isinstance(module, nn.Linear | Conv1D) and not is_quantised(module):
-            for parameter in module.parameters(recurse=False):
-                if parameter not in seen:
-                    seen.add(parameter)
-                    yield parameter
+        if is_quantised(module):
+            continue
+        linear = isinstance(module, nn.Linear | Conv1D)
+        for parameter in module.parameters(recurse=False) if linear else weights_of_experts(module):
+            if parameter not in seen:
+                seen.add(parameter)
+                yield parameter
 
 
 @torch.no_grad()
@@ -93,6 +98,7 @@ def as_read(model: nn.Module, *, number_format: str, trained: bool) -> None:
         if module.weight in kept:
             module.register_forward_hook(_in_float32)
     if narrow:
+        heed_autocast(model)
         round_once(model)
 
 
@@ -171,14 +177,37 @@ def add_in_float32(policy: nn.Module) -> None:
 
     peft adds in the format of the layer's output. Under autocast that is a bfloat16 number, and adding less than half a
     step to it changes nothing. The reference, which is the policy with its adapters off, gives float32, too.
+
+    To experts and routers, whose weights are parameters of their own, peft adds in the format of the weight, and what
+    autocast would read is rounded again. They are float32, whatever they were loaded in, and computed without autocast.
     """
     if not is_adapted(policy):
         return
     from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
 
     for module in policy.modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, ParamWrapper):
+            weight = module.get_param()
+            weight.data = weight.data.float()
+            module.register_forward_pre_hook(_leave_autocast, with_kwargs=True)
+            module.register_forward_hook(_enter_autocast, always_call=True)
+        elif isinstance(module, LoraLayer):
             module.get_base_layer().register_forward_hook(_in_float32)
+
+
+def _leave_autocast(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def widened(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    outside = torch.autocast(args[0].device.type, enabled=False)
+    outside.__enter__()
+    module.__dict__.setdefault("_outside", []).append(outside)
+    return tuple(widened(arg) for arg in args), {name: widened(arg) for name, arg in kwargs.items()}
+
+
+def _enter_autocast(module: nn.Module, args: object, output: object) -> None:
+    module.__dict__["_outside"].pop().__exit__(None, None, None)
 
 
 def _in_float32(module: nn.Module, args: object, output: Tensor) -> Tensor:

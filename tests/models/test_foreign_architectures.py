@@ -22,6 +22,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     MambaConfig,
     MambaForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
@@ -113,6 +115,12 @@ def mamba() -> MambaForCausalLM:
 def test_adapters_that_mamba_cannot_have_are_refused(targets: Any, said: str, mamba: MambaForCausalLM) -> None:
     with pytest.raises(LabError, match=said):
         Lora(2, 4, 0.0, targets, merge=False).attach(mamba)
+
+
+def test_an_adapter_on_a_router_that_is_a_linear_layer_is_refused() -> None:
+    config = PhimoeConfig(**TEXT, num_local_experts=2, num_experts_per_tok=1)
+    with pytest.raises(LabError, match="takes in router: of PhimoeForCausalLM that is a layer that gives more than"):
+        Lora(2, 4, 0.0, "all-linear", merge=False).attach(PhimoeForCausalLM(config).eval())
 
 
 def test_adapters_that_mamba_can_have_are_trained(mamba: MambaForCausalLM) -> None:

@@ -1,17 +1,20 @@
 """Weights under bf16 products: rounding cells, and a policy that starts as its reference."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from kto_lab.models import exact_rows
 from kto_lab.models.adapters import FullFineTuning, Lora, Policy
 from kto_lab.models.logps import completion_logps
 from kto_lab.models.number_format import CELL, add_in_float32, anywhere_in_cell, as_read, dither, matrices, round_once
 from kto_lab.models.sequences import Tokens
+from tests.models.families import of_family
 
 SEQUENCES = [[Tokens(tuple(range(1, 5 + i)), tuple(range(9, 14 + 2 * i)))] for i in range(4)]
 
@@ -33,6 +36,9 @@ def untied() -> LlamaForCausalLM:
 def gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
     return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+
+
+EXPERTS = [partial(of_family, name) for name in ("qwen3-moe", "mixtral", "gpt-oss")]
 
 
 def logps(policy: Policy) -> torch.Tensor:
@@ -74,10 +80,10 @@ def test_the_rounded_weight_moves_by_the_update_in_expectation(value: float, upd
     assert not in_the_middle.any()
 
 
-@pytest.mark.parametrize("make", [untied, gpt2])
+@pytest.mark.parametrize("make", [untied, gpt2, *EXPERTS])
 def test_before_its_first_step_the_policy_is_its_reference_bit_for_bit(make: type) -> None:
     reference = make()
-    round_once(reference)
+    as_read(reference, number_format="bf16-mixed", trained=True)
     policy = copy.deepcopy(reference)
     dither(policy, seed=0)
     assert not torch.equal(next(matrices(policy)), next(matrices(reference)))
@@ -123,7 +129,7 @@ def test_a_head_tied_to_an_embedding_that_scales_is_left_alone(model: LlamaForCa
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("make", [untied, gpt2])
+@pytest.mark.parametrize("make", [untied, gpt2, *EXPERTS])
 def test_a_base_in_16_bits_computes_what_it_does_in_float32(make: type, dtype: torch.dtype) -> None:
     short, exact = make().to(dtype), make().to(dtype).float()
     for base in (short, exact):
@@ -143,6 +149,15 @@ def test_a_base_in_16_bits_computes_what_it_does_in_float32(make: type, dtype: t
 
 def _linears(model: torch.nn.Module) -> Iterator[str]:
     return (name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear | Conv1D))
+
+
+@pytest.mark.parametrize("make", EXPERTS)
+def test_experts_and_routers_are_matrices(make: Callable[[], PreTrainedModel]) -> None:
+    model = make()
+    found = set(matrices(model))
+    left = {name for name, p in model.named_parameters() if p.ndim > 1 and p not in found}
+    assert {name.split(".")[-1].removesuffix("_bias") for name in left} <= {"weight", "gate_up_proj", "down_proj"}
+    assert all("embed" in name or name.endswith("_bias") for name in left)
 
 
 def test_norms_and_embeddings_are_not_dithered() -> None:
@@ -220,3 +235,31 @@ def test_what_a_small_adapter_adds_is_kept(kept: bool) -> None:
     wanted, found = exact() - start, logps(policy) - narrow_start
     slope = ((found * wanted).sum() / wanted.square().sum()).item()
     assert abs(slope - 1) < 0.3 if kept else slope < 0.5
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "mixtral"])
+def test_what_small_adapters_of_experts_and_routers_add_is_kept(family: str) -> None:
+    """Weights of 0.15 have steps of 1e-3, and what is added to them is a third of that."""
+    model = of_family(family).bfloat16()
+    as_read(model, number_format="bf16-mixed", trained=False)
+    torch.manual_seed(0)
+    policy = Lora(rank=2, alpha=4, dropout=0.0, target_modules="all-linear", merge=False).attach(model)
+    add_in_float32(policy)
+    within = {name for name, _ in policy.named_parameters() if "lora_B" in name and ".mlp." in name}
+    assert any("gate.lora_B" in name for name in within) and any("experts.base_layer" in name for name in within)
+
+    def exact() -> torch.Tensor:
+        with torch.no_grad(), exact_rows._float32(policy):
+            return completion_logps(policy, SEQUENCES, pad_id=0)
+
+    start, narrow_start = exact(), logps(policy)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        completion_logps(policy, SEQUENCES, pad_id=0).sum().backward()
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if name in within:
+                assert parameter.grad is not None
+                parameter.copy_(2e-3 * parameter.grad.sign())
+    wanted, found = exact() - start, logps(policy) - narrow_start
+    assert abs((found * wanted).sum() / wanted.square().sum() - 1) < 0.3
+    assert not any("_outside" in module.__dict__ and module.__dict__["_outside"] for module in policy.modules())
