@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from kto_lab.memory import is_out_of_memory
 from kto_lab.models.attention import packs, set_packing
-from kto_lab.models.kernel_trial import try_kernels
+from kto_lab.models.kernel_trial import forget_faults, try_kernels
 from kto_lab.models.logps import KeptPrompts, completion_token_logps, continuation_logps, evaluating
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.tf32 import without_tf32
@@ -42,7 +42,7 @@ class ExactRows:
     Attributes:
         packed: one after another in one row.
         shared: completions of a prompt after the prompt.
-        faults: what is wrong with kernels that this GPU has for packed rows, so that they are not used.
+        faults: what is wrong, as sentences, where packed rows or the kernel that a GPU has for them are not used.
     """
 
     packed: bool
@@ -72,11 +72,13 @@ def find_exact_rows(model: "PreTrainedModel | PeftModel", *, longest: int) -> Ex
         if not rows.packed:
             return rows
         set_packing(model, True)
+        forget_faults()
         # Asks for the kernels, where there are such.
         found = _logps(model, sequences, share_prompts=rows.shared, rounding=float("inf"))
-        faults = tuple(sorted({f"attention in one call is not used: {fault}" for fault in try_kernels().values()}))
-        usable = found is not None and found.isfinite().all()
-        return replace(rows, packed=bool(usable), faults=faults)
+        if found is None or not found.isfinite().all():
+            return ExactRows(packed=False, shared=False, faults=("packed rows give no numbers in this number format",))
+        faults = {f"attention in one call is not used: {fault}" for fault in try_kernels().values()}
+        return replace(rows, faults=tuple(sorted(faults)))
     finally:
         set_packing(model, was)
 

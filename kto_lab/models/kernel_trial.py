@@ -43,6 +43,12 @@ def try_kernels(varlen: Callable[..., Any] = varlen_attn) -> dict[Kernel, str]:
     return {kernel: fault for kernel in asked if (fault := tried[kernel])}
 
 
+def forget_faults() -> None:
+    """Have kernels that were found wrong tried again when a model asks for them, so that each run hears of it."""
+    for kernel in [kernel for kernel, fault in tried.items() if fault]:
+        del tried[kernel]
+
+
 def fault_of(kernel: Kernel, varlen: Callable[..., Any]) -> str:
     """What is wrong with a kernel; "" where it is right."""
     try:

@@ -67,6 +67,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
         data, objective, record.training = planned.data, planned.objective, planned.about
         longest = longest_sequence(made.lengths, evaluation, objective)
         rows = source.lay_out_rows(start.model, longest=longest)
+        record.training["rows"] = asdict(rows)
         judge = judge_of(
             test, encoder, evaluation, made.optimization, hardware, rows, folder=folder / "evaluation", seed=seed
         )

@@ -115,3 +115,16 @@ def test_tensors_of_a_layout_are_put_in_place_once_for_all_layers(monkeypatch: p
     segments = Segments(packed(UNITS, share_prompts=True).segments)
     assert segments.groups() is segments.groups(4096), "a window that nothing outgrows is none"
     assert segments.key_places is segments.key_places and segments.starts is segments.starts
+
+
+def test_rows_that_give_no_numbers_in_the_run_s_format_are_not_packed(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowing(*arguments: Any, **how: Any) -> tuple[Tensor, Tensor | None]:
+        found, weights = by_segment(*arguments, **how)
+        return found * (float("inf") if torch.is_autocast_enabled("cpu") else 1), weights
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, NAMES["sdpa"], overflowing)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = find_exact_rows(model, longest=64)
+    assert not rows.packed and rows.faults == ("packed rows give no numbers in this number format",)

@@ -36,6 +36,10 @@ from kto_lab.models.exact_rows import ExactRows, find_exact_rows
 from kto_lab.models.load import hf
 from kto_lab.models.logps import check_head, completion_logps
 from kto_lab.models.sequences import Tokens
+from kto_lab.runs.command import train
+from kto_lab.runs.evaluate import evaluate
+from kto_lab.runs.record import read_record
+from tests import small_runs
 from tests.models.families import FAMILIES, PADDED, of_family
 
 TEXT: dict[str, Any] = {
@@ -199,3 +203,35 @@ def test_a_sequence_does_not_move_the_log_prob_of_another(family: str) -> None:
         changed = [[s if n == number else o] for n, (s, o) in enumerate(zip(SEQUENCES, others, strict=True))]
         after = completion_logps(model, changed, pad_id=2, share_prompts=rows.shared)
         torch.testing.assert_close(after[number], before[number], rtol=1e-5, atol=2e-5)
+
+
+QUICK = [
+    "evaluation=debug",
+    "evaluation.prompts=2",
+    "evaluation.kl_prompts=1",
+    "evaluation.max_new_tokens=2",
+    "optimization.max_steps=2",
+    "optimization.learning_rate=1e-3",
+]
+WAYS = {
+    "kto": ["loss=kto", "trainer.precision=32-true"],
+    "dpo, lora, bf16": ["loss=dpo", "adapter=lora", "adapter.dropout=0", "trainer.precision=bf16-mixed"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_trained_saved_and_judged_again(
+    family: str, way: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    of_family(family).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    words = small_runs.overrides(tmp_path, "model=hf", f"model.name={folder}", *WAYS[way], *QUICK)
+    run_folder = train(small_runs.composed([word for word in words if word != "model.weights=random"]))
+    first, *later = small_runs.metrics(run_folder)
+    assert abs(float(first["reward_margin"])) < 0.01 and later, "the policy starts as its reference"
+    judged = ["trainer=cpu", WAYS[way][-1], *QUICK[:4]]
+    again = read_record(evaluate(small_runs.composed([f"run={run_folder}", *judged], name="evaluate")))
+    assert again["metrics"] == read_record(run_folder)["metrics"]

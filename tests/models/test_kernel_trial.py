@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kto_lab.models import attention, kernel_trial
 from kto_lab.models.attention import Kernel
-from kto_lab.models.kernel_trial import fault_of, try_kernels, worst_errors
+from kto_lab.models.kernel_trial import fault_of, forget_faults, try_kernels, worst_errors
 from tests.models.flash import varlen
 
 TINY = Kernel(4, 2, 32, 32, None, None, torch.bfloat16, torch.device("cpu"))
@@ -100,3 +100,5 @@ def test_what_was_asked_for_is_tried_once(untried: dict[Kernel, str | None]) -> 
     assert try_kernels(refusing) == {}, "nothing is untried"
     untried[TINY._replace(size=48)] = None
     assert try_kernels(refusing) == {TINY._replace(size=48): "no kernel for this GPU"}
+    forget_faults()
+    assert untried == {biting: "", TINY: ""}
