@@ -11,6 +11,7 @@ own SDPA or, for an architecture that has none, its own eager attention.
 """
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -271,7 +272,7 @@ def _kernel(query: Tensor, value: Tensor, segments: Segments, scores: Scores) ->
 
 
 # What packs rows, by the name that a configuration has for it.
-PACKING = {NAMES["sdpa"]: by_segment, NAMES["eager"]: eager_by_segment}
+PACKING: dict[str, Callable[..., Any]] = {NAMES["sdpa"]: by_segment, NAMES["eager"]: eager_by_segment}
 for _name, _function in PACKING.items():
     AttentionInterface.register(_name, _function)
 AttentionMaskInterface.register(NAMES["sdpa"], sdpa_mask)
