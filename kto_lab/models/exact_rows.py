@@ -23,6 +23,7 @@ from kto_lab.memory import is_out_of_memory
 from kto_lab.models.attention import packs, set_packing
 from kto_lab.models.kernel_trial import forget_faults, try_kernels
 from kto_lab.models.logps import KeptPrompts, completion_token_logps, continuation_logps, evaluating
+from kto_lab.models.quantization import compute_in, quantised
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.tf32 import without_tf32
 
@@ -159,18 +160,24 @@ def _agree(wanted: Tensor, found: Tensor | None, rounding: float = ROUNDING) -> 
 def _float32(model: nn.Module) -> Iterator[None]:
     """Compute in float32 for a `with` block, whatever the number format, and whatever that of the weights.
 
-    Weights in 16 bits become float32 one layer at a time, and stay what they are.
+    Weights in 16 bits become float32 one layer at a time, and stay what they are; quantised layers compute in float32.
     """
     layers = _layers(model)
-    within = {parameter for layer in layers for parameter in layer.parameters()}
+    fixed = {weight for module in quantised(model) for weight in module.parameters(recurse=False)}
+    within = fixed | {parameter for layer in layers for parameter in layer.parameters()}
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(next(model.parameters()).device.type, enabled=False))
         stack.enter_context(without_tf32())
+        for module in quantised(model):
+            if (own_format := getattr(module, "compute_dtype", None)) is not None:
+                stack.callback(compute_in, module, own_format)
+        compute_in(model, torch.float32)
         _widen(stack, [parameter for parameter in model.parameters() if parameter not in within])
         for layer in layers:
             own = ExitStack()
+            weights = [parameter for parameter in layer.parameters() if parameter not in fixed]
             hooks = [
-                layer.register_forward_pre_hook(lambda layer, _, own=own: _widen(own, list(layer.parameters()))),
+                layer.register_forward_pre_hook(lambda *_, own=own, weights=weights: _widen(own, weights)),
                 layer.register_forward_hook(lambda *_, own=own: own.close(), always_call=True),
             ]
             for hook in hooks:

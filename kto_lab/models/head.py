@@ -184,7 +184,7 @@ def float32_outputs(head: nn.Module) -> Iterator[None]:
     def forward(states: Tensor) -> Tensor:
         number_format = product_format(states.device) or states.dtype
         with torch.autocast(states.device.type, enabled=False):
-            outputs = _float32_logits(states.flatten(0, -2).to(number_format), head.weight.to(number_format))
+            outputs = _float32_outputs(states.flatten(0, -2).to(number_format), head.weight.to(number_format))
         return outputs.unflatten(0, states.shape[:-1])
 
     head.forward = forward
