@@ -87,8 +87,8 @@ def find_exact_rows(model: "PreTrainedModel | PeftModel", *, longest: int) -> Ex
 def _find_layout(model: "PreTrainedModel | PeftModel", sequences: Sequence[Tokens]) -> ExactRows:
     set_packing(model, False)
     tried = partial(_logps, model, sequences)
-    plain = tried(share_prompts=False)
-    assert plain is not None
+    # What goes wrong here goes wrong in any layout.
+    plain, _ = _computed(model, sequences, share_prompts=False)
     shared = _agree(plain, tried(share_prompts=True))
     set_packing(model, True)
     if packs(model) and _agree(plain, tried(share_prompts=False)):
@@ -136,20 +136,27 @@ def _logps(
     rounding: float = ROUNDING,
 ) -> Tensor | None:
     """Log-probabilities, or None where the architecture refuses, or packed rows go on differently later."""
-    keep = KeptPrompts() if packs(model) else None
     try:
-        with evaluating(model):
-            units = [[sequence] for sequence in sequences]
-            logps = completion_token_logps(model, units, pad_id=0, share_prompts=share_prompts, keep=keep).sums
-            if keep is None:
-                return logps
-            again = continuation_logps(model, keep, [sequence.completion for sequence in sequences])
+        logps, again = _computed(model, sequences, share_prompts=share_prompts)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         # That says nothing of the architecture.
         if is_out_of_memory(error):
             raise
         return None
     return logps if _agree(logps, again, rounding) else None
+
+
+def _computed(
+    model: "PreTrainedModel | PeftModel", sequences: Sequence[Tokens], *, share_prompts: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities, and again those of the completions as they go on from packed prompts that were kept."""
+    keep = KeptPrompts() if packs(model) else None
+    with evaluating(model):
+        units = [[sequence] for sequence in sequences]
+        logps = completion_token_logps(model, units, pad_id=0, share_prompts=share_prompts, keep=keep).sums
+        if keep is None:
+            return logps, logps
+        return logps, continuation_logps(model, keep, [sequence.completion for sequence in sequences])
 
 
 def _agree(wanted: Tensor, found: Tensor | None, rounding: float = ROUNDING) -> bool:

@@ -128,3 +128,14 @@ def test_rows_that_give_no_numbers_in_the_run_s_format_are_not_packed(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rows = find_exact_rows(model, longest=64)
     assert not rows.packed and rows.faults == ("packed rows give no numbers in this number format",)
+
+
+def test_what_fails_in_any_layout_is_not_taken_for_a_refusal(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **how: Any) -> None:
+        raise NotImplementedError("no such operator here")
+
+    monkeypatch.setattr(model.model, "forward", broken)
+    with pytest.raises(NotImplementedError, match="no such operator here"):
+        find_exact_rows(model, longest=64)
