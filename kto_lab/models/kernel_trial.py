@@ -64,49 +64,49 @@ def fault_of(kernel: Kernel, varlen: Callable[..., Any]) -> str:
 
 def worst_errors(kernel: Kernel, varlen: Callable[..., Any]) -> dict[str, float]:
     """The largest error of the kernel's output and of its gradients, each as a share of the right value's size."""
+    found = [_errors(kernel, varlen, segments, seen_width) for segments, seen_width in _layouts(kernel)]
+    return {name: max(errors[name] for errors in found) for name in found[0]}
+
+
+def _errors(kernel: Kernel, varlen: Callable[..., Any], segments: Segments, seen_width: int) -> dict[str, float]:
+    """`worst_errors` of one row."""
     # As the model has them where there are few; else as many for each key head, and two of those.
     key_heads = min(kernel.key_heads, 2)
     heads = kernel.heads // kernel.key_heads * key_heads
-    worst: dict[str, float] = {}
-    for segments, seen_width in _layouts(kernel):
-        draw = torch.Generator().manual_seed(0)
-        module, width = nn.Module(), segments.parts[-1].own.end
-        scaling = kernel.scaling or kernel.size**-0.5
+    draw, module, width = torch.Generator().manual_seed(0), nn.Module(), segments.parts[-1].own.end
 
-        def drawn(number: int, tokens: int, size: int, scale: float = 1.0, draw: torch.Generator = draw) -> Tensor:
-            values = torch.randn(1, number, tokens, size, generator=draw) * scale
-            return values.to(kernel.device, kernel.number_format)
+    def drawn(number: int, tokens: int, size: int, scale: float = 1.0) -> Tensor:
+        values = torch.randn(1, number, tokens, size, generator=draw) * scale
+        return values.to(kernel.device, kernel.number_format)
 
-        inputs = {
-            "query": drawn(heads, width, kernel.size, SPREAD / (scaling * kernel.size**0.5)),
-            "key": drawn(key_heads, width, kernel.size),
-            "value": drawn(key_heads, width, kernel.value_size),
-        }
-        of_output = drawn(heads, width, kernel.value_size).transpose(1, 2)
-        scores = Scores(kernel.scaling, kernel.reach)
+    spread = SPREAD / ((kernel.scaling or kernel.size**-0.5) * kernel.size**0.5)
+    inputs = {
+        "query": drawn(heads, width, kernel.size, spread),
+        "key": drawn(key_heads, width, kernel.size),
+        "value": drawn(key_heads, width, kernel.value_size),
+    }
+    of_output = drawn(heads, width, kernel.value_size).transpose(1, 2)
+    seen = drawn(key_heads, seen_width, kernel.size), drawn(key_heads, seen_width, kernel.value_size)
+    scores = Scores(kernel.scaling, kernel.reach)
+
+    def fast(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if segments.seen:
-            segments.seen.states[module] = (
-                drawn(key_heads, seen_width, kernel.size),
-                drawn(key_heads, seen_width, kernel.value_size),
-            )
-        found = _with_gradients(
-            inputs,
-            of_output,
-            lambda q, k, v: at_once(module, q, k, v, segments, scores, kernel.number_format, varlen),  # noqa: B023
-        )
+            segments.seen.states[module] = seen
+        return at_once(module, query, key, value, segments, scores, kernel.number_format, varlen)
+
+    def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if segments.seen:
-            segments.seen.states[module] = tuple(part.float() for part in segments.seen.states[module])  # type: ignore[assignment]
-        with without_tf32():
-            wanted = _with_gradients(
-                {name: part.float() for name, part in inputs.items()},
-                of_output.float(),
-                lambda q, k, v: in_groups(module, q, k, v, segments, scores),  # noqa: B023
-            )
-        for name, right in wanted.items():
-            # Errors of a sum that nearly cancels (the gradient of a query that one key decides) are those of its terms.
-            error = _error(found[name].float(), right, floor=0.1 if name == "output" else 1.0)
-            worst[name] = max(worst.get(name, 0.0), error)
-    return worst
+            segments.seen.states[module] = seen[0].float(), seen[1].float()
+        return in_groups(module, query, key, value, segments, scores)
+
+    found = _with_gradients(inputs, of_output, fast)
+    with without_tf32():
+        wanted = _with_gradients({name: part.float() for name, part in inputs.items()}, of_output.float(), plain)
+    return {
+        # Errors of a sum that nearly cancels (the gradient of a query that one key decides) are those of its terms.
+        name: _error(found[name].float(), right, floor=0.1 if name == "output" else 1.0)
+        for name, right in wanted.items()
+    }
 
 
 def _layouts(kernel: Kernel) -> list[tuple[Segments, int]]:
