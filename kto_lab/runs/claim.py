@@ -1,7 +1,9 @@
 """Whose a run folder is: the run in it goes on with what it began with, and nothing else."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +20,8 @@ CLAIM = "run.json"
 _CHANGED = {
     "fingerprint": "other examples",
     "version": "another version of kto-lab",
+    "weights": "other weights of the model",
+    "reference": "other weights of the reference",
     "tokenizer": "another tokenizer",
     "chat_template": "another chat template",
 }
@@ -81,7 +85,7 @@ def refuse_another_configuration(folder: Path, cfg: DictConfig) -> None:
 
 
 def claim(
-    folder: Path, cfg: DictConfig, identity: Identity, fingerprint: str, tokenizer: dict[str, str], *, first: bool
+    folder: Path, cfg: DictConfig, identity: Identity, fingerprint: str, model: Mapping[str, Any], *, first: bool
 ) -> None:
     """Make the folder this run's, now that its data and its plan stand; a run that fails before leaves it free.
 
@@ -90,14 +94,17 @@ def claim(
         cfg: the run's configuration, which is kept there.
         identity: of the run.
         fingerprint: of the table of examples.
-        tokenizer: hashes of the tokenizer and of its chat template; see `Encoder.hashes`.
+        model: what the record says of it, with the hashes of its weights, its tokenizer and its chat template.
         first: whether this is the first process of the run, which writes for all.
 
     Raises:
-        LabError: an unfinished run in the folder had other data, another tokenizer, another chat template, another
-            version of kto-lab, or other code.
+        LabError: an unfinished run in the folder had other data, other weights, another tokenizer, another chat
+            template, another version of kto-lab, or other code.
     """
-    mine = {"fingerprint": fingerprint, "version": __version__, **tokenizer}
+    mine = {"fingerprint": fingerprint, "version": __version__}
+    mine |= {key: model.get(key) for key in ("weights", "tokenizer", "chat_template")}
+    # A checkpoint holds neither the frozen weights nor the reference's: a resumed run loads them again.
+    mine["reference"] = model.get("reference", {}).get("weights")
     kept = folder / CLAIM
     if not kept.exists():
         if first:

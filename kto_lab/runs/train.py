@@ -74,7 +74,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
         deployed = deployed_judge(judge, objective)
         load = partial(source.load_initial, packed=rows.packed)
         reference = source.reference_policy(load, share_prompts=judge.share_prompts, longest=longest)
-    claim(folder, cfg, identity, record.data["fingerprint"], encoder.hashes, first=first)
+    claim(folder, cfg, identity, record.data["fingerprint"], record.model, first=first)
     if first:
         with record.stage("evaluation before"):
             base = measure_base(judge, policy, reference, start.logp_cache, cache, made.base_key)
@@ -102,7 +102,7 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
 
 def clear(folder: Path) -> None:
     """Remove what a run that has finished needs no more."""
-    # Three times the policy on the disk, in every cell of a sweep, and what has finished does not resume.
+    # Three times what is trained on the disk, in every cell of a sweep, and what has finished does not resume.
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 

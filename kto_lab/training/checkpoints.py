@@ -1,4 +1,8 @@
-"""Checkpoints to resume from: whole files of whole steps, or none."""
+"""Checkpoints to resume from: whole files of whole steps, or none.
+
+One holds what is trained, with the optimiser's state and all else that a step changes. Frozen weights, such as the base
+under an adapter, come from the model that a resumed run loads; a claimed folder says which (`runs/claim.py`).
+"""
 
 import errno
 import zipfile

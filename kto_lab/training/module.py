@@ -99,6 +99,8 @@ class AlignmentModule(pl.LightningModule):
         self.has_reference = has_reference
         self.drops_out = bool(dropout_rates(policy, own=optimization.dropout))
         self.reference_point_state: State = ()
+        # A checkpoint lacks what is frozen; `on_load_checkpoint` sees that it lacks nothing else.
+        self.strict_loading = all(parameter.requires_grad for parameter in policy.parameters())
         self.samples: PolicySamples | None = None
 
     def configure_model(self) -> None:
@@ -290,13 +292,38 @@ class AlignmentModule(pl.LightningModule):
         log_pi = needs.reference_point and not needs.reference
         return z0 - micro_batch.reference.to(z0.device) if log_pi else z0
 
+    def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """What a checkpoint holds of the module: what is frozen is left out, for a resumed run loads it with the model.
+
+        Under fsdp it is this module's shards, which the strategy gathers.
+        """
+        found: dict[str, Any] = super().state_dict(*arguments, **named)
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                del found[name]
+        return found
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put what the reference point remembers into the checkpoint."""
+        """Put what the reference point remembers into the checkpoint, and the names of what is trained."""
         checkpoint["reference_point_state"] = list(self.reference_point_state)
+        checkpoint["trained"] = self._trained()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take back what the reference point remembers.
+
+        Raises:
+            LabError: the checkpoint is of a policy of which other weights were trained.
+        """
+        if differing := sorted(set(self._trained()) ^ set(checkpoint["trained"])):
+            raise LabError(
+                f"The checkpoint holds other trained weights than this policy has: {len(differing)} of them, such as "
+                f"{differing[0]}. Resume with the model and the adapter that the run began with, or choose another "
+                "run_dir."
+            )
         self.reference_point_state = tuple(checkpoint["reference_point_state"])
+
+    def _trained(self) -> list[str]:
+        return [name for name, parameter in self.policy.named_parameters() if parameter.requires_grad]
 
     def _clip_gradient(self, batch: Step) -> tuple[float, float]:
         """Clip the gradient to its largest global norm: over all shards, if any.

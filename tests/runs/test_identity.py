@@ -2,8 +2,10 @@
 
 import io
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
@@ -16,6 +18,9 @@ from kto_lab.runs import identity as identity_module
 from kto_lab.runs.claim import claim
 from kto_lab.runs.identity import RUN, differing, identify, stamp
 from tests.small_runs import composed, configuration, overrides, thumbs, write_jsonl
+
+# What a record says of a model, as far as it identifies an unfinished run.
+MODEL = {"weights": "w", "tokenizer": "a", "chat_template": "b", "reference": {"weights": "r"}}
 
 
 def run_id(cfg: DictConfig) -> str:
@@ -166,7 +171,25 @@ def test_a_loss_of_ones_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_unfinished_run_does_not_go_on_with_other_code(tmp_path: Path) -> None:
     cfg = configuration(tmp_path)
     found = identify(cfg)
-    claim(tmp_path / "run", cfg, found, "fingerprint", {"tokenizer": "a", "chat_template": "b"}, first=True)
+    claim(tmp_path / "run", cfg, found, "fingerprint", MODEL, first=True)
     other = replace(found, code={**found.code, RUN: "another"})
     with pytest.raises(LabError, match=rf"other code \({RUN}\)"):
-        claim(tmp_path / "run", cfg, other, "fingerprint", {"tokenizer": "a", "chat_template": "b"}, first=True)
+        claim(tmp_path / "run", cfg, other, "fingerprint", MODEL, first=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"weights": "x"}, "other weights of the model"),
+        ({"reference": {"weights": "x"}}, "other weights of the reference"),
+        ({}, None),
+    ],
+)
+def test_an_unfinished_run_does_not_go_on_with_other_weights(
+    changed: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    cfg = configuration(tmp_path)
+    found = identify(cfg)
+    claim(tmp_path / "run", cfg, found, "fingerprint", MODEL, first=True)
+    with pytest.raises(LabError, match=f"unfinished run with {said}") if said else nullcontext():
+        claim(tmp_path / "run", cfg, found, "fingerprint", MODEL | changed, first=True)

@@ -16,6 +16,7 @@ from kto_lab.runs import command
 from kto_lab.runs.record import RECORD
 from kto_lab.training.callbacks import METRICS
 from tests.small_runs import metrics, overrides, run
+from tests.training.checkpoints import assert_holds_what_is_trained
 from tests.training.pair_of_processes import Job, run_as_pair
 
 # Batches of five, in several micro-batches: neither can be shared evenly by two processes.
@@ -79,6 +80,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Job(words(folder / "stopped", *fsdp, *DROPOUT), nan_at=4),
         Job(words(folder / "stopped", *fsdp, *DROPOUT)),
         Job(words(folder / "handed over", *fsdp, *SIX), nan_at=5),
+        Job(words(folder / "handed over with an adapter", *fsdp, *DROPOUT), nan_at=5),
         Job(words(folder / "at once", *fsdp, *SIX), nan_at=1),
     ]
     said = run_as_pair(jobs, folder, timeout=400)
@@ -183,6 +185,10 @@ def test_one_process_goes_on_where_two_with_shards_stopped(pair: Path, alone: Pa
 def test_two_processes_drop_out_what_one_does(pair: Path, alone: Path) -> None:
     words(alone / "dropout")
     assert_same(run(alone / "dropout", *DROPOUT), pair / "straight" / "run")
+    # The base is gathered neither for a checkpoint nor out of one.
+    stopped = pair / "handed over with an adapter"
+    assert_holds_what_is_trained(stopped / "run" / "checkpoints" / "stopped.ckpt", weights(pair / "straight" / "run"))
+    assert_same(run(stopped, *DROPOUT), alone / "dropout" / "run")
 
 
 def test_before_the_first_step_there_is_nothing_to_keep(pair: Path) -> None:

@@ -22,6 +22,7 @@ from kto_lab.training.module import AlignmentModule
 from kto_lab.training.reference import ReferencePass
 from tests.damage import flip
 from tests.small_runs import metrics, overrides, run
+from tests.training.checkpoints import assert_holds_what_is_trained
 
 # Three epochs of 36 examples in batches of four: 27 steps, cut to six.
 SIX = ("optimization.max_steps=6", "optimization.checkpoint_every=2", "evaluation=none")
@@ -84,7 +85,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert len(metrics(folder)) == step - 1
     if checkpoint != "stopped.ckpt":
         (folder / "checkpoints" / "stopped.ckpt").unlink()
-    assert last_checkpoint(folder / "checkpoints").name == checkpoint  # type: ignore[union-attr]
+    kept = last_checkpoint(folder / "checkpoints")
+    assert kept is not None and kept.name == checkpoint
+    assert_holds_what_is_trained(kept, trained=weights(straight) if adapter == LORA else None)
     run(tmp_path, *SIX, *adapter)
     assert_same_run(straight, folder)
     # Nothing is left to resume.
