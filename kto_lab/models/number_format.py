@@ -59,9 +59,14 @@ def matrices(model: nn.Module) -> Iterator[nn.Parameter]:
 
 @torch.no_grad()
 def round_once(model: nn.Module) -> None:
-    """Round, in place, what products read to the nearest bfloat16; it stays in its own format (float32)."""
+    """Round what products read to the nearest bfloat16; it stays in its own format (float32).
+
+    What is rounded gets memory of its own: other models may share what it had.
+    """
     for parameter in matrices(model):
-        parameter.copy_(parameter.bfloat16())
+        rounded = parameter.bfloat16().to(parameter.dtype)
+        if not torch.equal(rounded, parameter):
+            parameter.data = rounded
 
 
 @torch.no_grad()

@@ -53,12 +53,19 @@ class ModelSource:
     cache: ProcessCache = NO_CACHE
     reference: Reference = field(default_factory=initial)
 
-    def load(self) -> Loaded:
-        """The model; its weights in the formats that the run computes with."""
-        number_format = self.hardware.number_format
-        loaded = self.cache.loaded(self.node)
+    def load(self, *, trains: bool = False) -> Loaded:
+        """The model on the device to compute on, its weights in the formats that the run computes with.
+
+        Args:
+            trains: it is loaded for training, in which a policy without an adapter writes into its weights.
+        """
+        number_format, device = self.hardware.number_format, self.hardware.device
+        # On a GPU the weights are a copy anyway.
+        written = trains and self.adapter.trains_the_model and device.type == "cpu"
+        loaded = self.cache.loaded(self.node, written=written)
         check_loaded(loaded.provenance, self.reference, number_format=number_format)
         provenance = {**loaded.provenance, "dtype": str(loaded.model.dtype).removeprefix("torch.")}
+        moved(loaded.model, device)
         as_read(loaded.model, number_format=number_format, trained=self.adapter.trains_the_model)
         return replace(loaded, provenance=provenance)
 
@@ -118,7 +125,6 @@ class ModelSource:
     def load_initial(self, *, packed: bool) -> Policy:
         """The model as it was before training, on the device to compute on, its rows laid out as the policy's are."""
         model = self.load().model
-        moved(model, self.hardware.device)
         set_packing(model, packed)
         return model
 
@@ -220,7 +226,7 @@ def load_policy(
 ) -> Start:
     """The model, with the adapter that is trained."""
     narration.stage("Policy", "The model to align, and what it is compared with.")
-    loaded = source.load()
+    loaded = source.load(trains=True)
     check_positions(loaded, lengths)
     reference, logp_cache = source.known_reference(loaded, store)
     pl.seed_everything(seed, verbose=False)

@@ -71,13 +71,24 @@ class ProcessCache:
         """The table of examples of a `feedback` node."""
         return self.get("table", feedback.key, feedback.make)
 
-    def loaded(self, model: Node, *, kind: str = "model") -> "Loaded":
+    def loaded(self, model: Node, *, kind: str = "model", written: bool = False) -> "Loaded":
         """The model of a `model` node, for the caller to change; what is kept stays as it was loaded, on the CPU.
 
         The last of each `kind` is kept: a policy and a reference do not drive each other out.
+
+        Args:
+            model: the node.
+            kind: of what is kept.
+            written: the caller writes into the weights where they are, so they are copied; else they share the memory
+                of what is kept, until they go to another device or get other values.
         """
         loaded = self.get(kind, model.key, model.make)
-        return replace(loaded, model=copy.deepcopy(loaded.model)) if self.keeps else loaded
+        if not self.keeps:
+            return loaded
+        # Here, since a sweep's first words need no torch.
+        from kto_lab.models.sharing import sharing
+
+        return replace(loaded, model=copy.deepcopy(loaded.model) if written else sharing(loaded.model))
 
 
 NO_CACHE = ProcessCache(keeps=False)

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from kto_lab.evaluation.evaluate import Judge
+from kto_lab.models.number_format import as_read
 from kto_lab.runs.command import train
 from kto_lab.runs.process_cache import NO_CACHE, Node, ProcessCache
 from kto_lab.runs.record import read_record
@@ -56,9 +58,9 @@ def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     measured: list[str] = []
     measure = Judge.measure
 
-    def counted(judge: Judge, policy: Any, name: str, *more: Any) -> Any:
+    def counted(judge: Judge, policy: Any, name: str, *more: Any, **named: Any) -> Any:
         measured.append(name)
-        return measure(judge, policy, name, *more)
+        return measure(judge, policy, name, *more, **named)
 
     monkeypatch.setattr(Judge, "measure", counted)
     warm = ProcessCache(keeps=True)
@@ -78,12 +80,30 @@ def test_changed_thumbs_are_read_again(tmp_path: Path) -> None:
     assert len(warm.table(Node(cfg.feedback))) == len(before) + 8
 
 
-def test_a_policy_that_was_trained_does_not_change_what_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [(), ("adapter=lora", "adapter.merge=true", "trainer.precision=bf16-mixed", "evaluation.kl_prompts=0")],
+    ids=["whole", "merged adapter in bf16"],
+)
+def test_a_policy_that_was_trained_does_not_change_what_is_kept(more: tuple[str, ...], tmp_path: Path) -> None:
     warm = ProcessCache(keeps=True)
-    run(tmp_path, "one", warm)
+    run(tmp_path, "one", warm, "evaluation.prompts=1", *more)
     node = Node(composed(overrides(tmp_path)).model)
     kept, fresh = warm.loaded(node).model.state_dict(), NO_CACHE.loaded(node).model.state_dict()
     assert all((kept[key] == fresh[key]).all() for key in fresh)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_weights_are_copied_for_whoever_writes_into_them(written: bool, tmp_path: Path) -> None:
+    warm, node = ProcessCache(keeps=True), Node(composed(overrides(tmp_path)).model)
+    one, other = (warm.loaded(node, written=here).model for here in (written, False))
+    for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        assert mine is not theirs and mine.requires_grad
+        assert (mine.data_ptr() != theirs.data_ptr()) == written
+    # Other values leave what is kept as it was.
+    as_read(other, number_format="bf16-mixed", trained=False)
+    kept, fresh = warm.loaded(node).model.state_dict(), NO_CACHE.loaded(node).model.state_dict()
+    assert all(torch.equal(kept[key], fresh[key]) for key in fresh)
 
 
 def test_a_cell_leaves_no_policy_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
