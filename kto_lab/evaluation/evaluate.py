@@ -5,7 +5,7 @@ base policy is measured before training, while it is in memory, and nothing has 
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +153,12 @@ class Judge:
         return replace(self, held_out=self.held_out.with_control(control))
 
     def measure(
-        self, policy: Policy, name: str, logp_cache: "LogpCache | None" = None, *, scorer: Policy | None = None
+        self,
+        policy: Policy,
+        name: str,
+        logp_cache: "LogpCache | None" = None,
+        *,
+        scorer: ReferencePolicy | None = None,
     ) -> Measured:
         """Measure one policy, and keep what was found in the folder.
 
@@ -164,13 +169,10 @@ class Judge:
             scorer: gives the log-probabilities in the place of the policy: a reference that is another model.
         """
         with self.autocast():
-            found = Measured(
-                answers=self._answers(policy, name),
-                logps=self._score(
-                    scorer or policy, self.held_out.tokens, f"{name}: rewards", self.share_prompts, logp_cache
-                ),
-                lm_eval=self._lm_eval(policy, name),
-            )
+            answers, lm_eval = self._answers(policy, name), self._lm_eval(policy, name)
+        scored = nullcontext(policy) if scorer is None else scorer.of(policy)
+        logps = self._score(scored, self.held_out.tokens, f"{name}: rewards", self.share_prompts, logp_cache)
+        found = Measured(answers, logps, lm_eval)
         # In the number format that is its own.
         if self.settings.judge is not None:
             found = replace(found, answers=judged(self.settings.judge, found.answers, policy.device))
@@ -288,17 +290,21 @@ class Judge:
     @within_memory("log-probabilities of held-out examples and samples", SCORING)
     def _score(
         self,
-        policy: Policy,
+        model: AbstractContextManager[Policy],
         tokens: Sequence[Tokens],
         what: str,
         share_prompts: bool,
         logp_cache: "LogpCache | None" = None,
     ) -> list[float]:
-        """Log-probabilities of sequences under a policy, nats: those in the cache, and the rest computed."""
+        """Log-probabilities of sequences under a model, nats: those in the cache, and the rest computed.
+
+        The model is made and put on the device only where something is missing. Autocast is entered for it alone: what
+        it keeps of a model's weights in 16 bits it keeps to the end of its block.
+        """
         logps = known(logp_cache, tokens)
         missing = not_finite(logps)
         if len(missing):
-            with narration.progress(what, len(missing)) as advance:
+            with model as policy, self.autocast(), narration.progress(what, len(missing)) as advance:
                 logps[missing] = score_and_keep(
                     policy,
                     [tokens[index] for index in missing],
@@ -334,25 +340,23 @@ class Judge:
     def _kl(self, policy: Policy, reference: ReferencePolicy) -> Estimate:
         """KL(policy || reference) on answers that are sampled from the policy at temperature 1."""
         prompts = self._at_most(self.settings.kl_prompts)
-        with self.autocast():
-            with narration.progress("trained: samples", prompts) as advance:
-                drawn = sample_answers(
-                    policy,
-                    self.held_out.encoder,
-                    self.held_out.table,
-                    prompts=prompts,
-                    max_new_tokens=self.settings.max_new_tokens,
-                    batch_tokens=self.settings.batch_tokens,
-                    seed=self.seed,
-                    advance=advance,
-                )
-            asked, plain = (
-                [Tokens(encoder.prompt(prompt), answer) for prompt, answer in drawn]
-                for encoder in (self.held_out.encoder, self.plain)
+        with self.autocast(), narration.progress("trained: samples", prompts) as advance:
+            drawn = sample_answers(
+                policy,
+                self.held_out.encoder,
+                self.held_out.table,
+                prompts=prompts,
+                max_new_tokens=self.settings.max_new_tokens,
+                batch_tokens=self.settings.batch_tokens,
+                seed=self.seed,
+                advance=advance,
             )
-            under_policy = self._score(policy, asked, "trained: KL", share_prompts=False)
-            with reference.of(policy) as model:
-                under_reference = self._score(model, plain, "reference: KL", share_prompts=False)
+        asked, plain = (
+            [Tokens(encoder.prompt(prompt), answer) for prompt, answer in drawn]
+            for encoder in (self.held_out.encoder, self.plain)
+        )
+        under_policy = self._score(nullcontext(policy), asked, "trained: KL", share_prompts=False)
+        under_reference = self._score(reference.of(policy), plain, "reference: KL", share_prompts=False)
         return sampled_kl(under_policy, under_reference)
 
     def _at_most(self, prompts: int) -> int:

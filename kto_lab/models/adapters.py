@@ -282,16 +282,18 @@ def load_saved(
     adapter: FullFineTuning | Lora,
     load: Callable[[], Policy],
     *,
+    device: torch.device,
     number_format: str,
     reference_without_adapter: bool = False,
 ) -> Policy:
-    """A policy that `save_policy` wrote, in eval mode, on the device of another one and with its rows laid out alike.
+    """A policy that `save_policy` wrote, in eval mode, with its rows laid out as those of another one.
 
     Args:
         folder: what was written.
         like: the other one.
         adapter: what was trained.
         load: loads the model that it was trained from; called only where an adapter is to be put onto it.
+        device: to put it on.
         number_format: Lightning's name of it.
         reference_without_adapter: see `Lora.attach`.
 
@@ -311,7 +313,7 @@ def load_saved(
     set_packing(policy, packs(like))
     if number_format == "bf16-mixed":
         heed_autocast(policy)
-    return moved(policy, like.device).eval()
+    return moved(policy, device).eval()
 
 
 def save_policy(

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,10 +31,10 @@ from kto_lab.hashing import content_hash
 from kto_lab.keys import EVALUATE, TRAIN
 from kto_lab.memory import forget_peak_of_devices
 from kto_lab.models.adapters import Policy, load_saved, moved
-from kto_lab.models.attention import set_packing
 from kto_lab.models.number_format import add_in_float32, as_read
 from kto_lab.models.reference import ReferencePolicy, initial_model, none
 from kto_lab.models.saved_adapter import check_merged
+from kto_lab.models.sharing import sharing
 from kto_lab.models.tokens import Encoder, Lengths
 from kto_lab.runs.claim import CONFIG
 from kto_lab.runs.components import assemble
@@ -121,14 +122,15 @@ def evaluate_run(cfg: DictConfig) -> Path:
     other, logp_cache = source.known_reference(loaded, made.store)
     if other is not None:
         check_weights(other, finished["model"]["reference"], folder)
-    policy = _trained(saved, source, loaded.model)
-    console.say(f"    {loaded.provenance['name']}; {saved}")
     longest = longest_sequence(made.lengths, evaluation, made.objective)
     rows = source.lay_out_rows(loaded.model, longest=longest)
-    set_packing(policy, rows.packed)
+    # The base of an adapter comes back onto the device with it; a whole policy is there alone.
+    moved(loaded.model, torch.device("cpu"))
+    policy = _trained(saved, source, loaded.model)
+    console.say(f"    {loaded.provenance['name']}; {saved}")
     files = target.with_suffix("")
     judge = judge_of(test, encoder, evaluation, made.optimization, made.hardware, rows, folder=files, seed=made.seed)
-    before = ReferencePolicy(partial(initial_model, loaded.model, made.reference), inside=True)
+    before = ReferencePolicy(partial(_initial, loaded.model, source), inside=True)
     reference = source.reference_policy(before.load, share_prompts=judge.share_prompts, longest=longest)
     with record.stage("evaluation"):
         console.stage("Evaluation", "The same held-out prompts for both. Labels are the clean ones.")
@@ -147,14 +149,19 @@ def evaluate_run(cfg: DictConfig) -> Path:
     return target
 
 
+def _initial(base: Policy, source: ModelSource) -> Policy:
+    """The base on the device, as what a whole policy is compared with; the one that is given stays on the host."""
+    return moved(sharing(initial_model(base, source.reference)), source.hardware.device)
+
+
 def _trained(saved: Path, source: ModelSource, base: Policy) -> Policy:
-    """The trained policy of a folder, over its base, which is moved onto the device."""
-    moved(base, source.hardware.device)
+    """The trained policy of a folder on the device, over its base where it is an adapter."""
     return load_saved(
         saved,
         base,
         source.adapter,
         lambda: base,
+        device=source.hardware.device,
         number_format=source.hardware.number_format,
         reference_without_adapter=source.reference.without_adapter,
     )

@@ -129,8 +129,6 @@ def base_measured(
     judge: Judge, policy: Policy, reference: ReferencePolicy | None, logp_cache: "LogpCache | None"
 ) -> Measured:
     """What the policy does before its first step, with the log-probabilities of its reference."""
-    if reference is None or reference.inside:
-        with at_start(policy) as first:
-            return judge.measure(first, "base", logp_cache)
-    with at_start(policy) as first, reference.of(policy) as other:
+    other = reference if reference is not None and not reference.inside else None
+    with at_start(policy) as first:
         return judge.measure(first, "base", logp_cache, scorer=other)

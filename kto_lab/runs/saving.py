@@ -10,6 +10,7 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation.evaluate import Judge
 from kto_lab.models.adapters import Policy, load_saved, save_policy
 from kto_lab.models.logps import score
+from kto_lab.models.reference import on_the_host
 from kto_lab.runs.loading import ModelSource
 from kto_lab.training.data import TrainingData
 
@@ -62,15 +63,18 @@ def save_and_compare(
 
     wanted = scored(policy)
     save_policy(policy, judge.held_out.encoder.released, folder, merge=adapter.merge, ending=data.ending)
-    saved = load_saved(
-        folder,
-        policy,
-        adapter,
-        load,
-        number_format=number_format,
-        reference_without_adapter=source.reference.without_adapter,
-    )
-    found = scored(saved)
+    with on_the_host(policy):
+        saved = load_saved(
+            folder,
+            policy,
+            adapter,
+            load,
+            device=source.hardware.device,
+            number_format=number_format,
+            reference_without_adapter=source.reference.without_adapter,
+        )
+        found = scored(saved)
+        del saved
     check_same(wanted, found, folder, number_format=number_format, merge=adapter.merge)
     return float((found - wanted).abs().max())
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -39,10 +40,12 @@ class PolicySamples:
             token_budget: padded tokens per batch of scoring.
             seed: of the sampling, with the number of the step.
         """
-        inside = reference.inside and is_adapted(policy)
-        own = policy if inside else copy.deepcopy(policy) if reference.inside else reference.load()
-        model = own if inside else own.requires_grad_(False)
-        self.reference = ReferencePolicy(load=lambda: model, inside=reference.inside)
+        self.reference = reference
+        self.model: Policy | None = None
+        if not (reference.inside and is_adapted(policy)):
+            # Every step asks both, so both stay on the device.
+            self.model = copy.deepcopy(policy) if reference.inside else reference.load()
+            self.model.requires_grad_(False).eval()
         self.pad_id = pad_id
         self.ending = ending
         self.token_budget = token_budget
@@ -66,7 +69,7 @@ class PolicySamples:
             )
         sequences = [Tokens(prompt, tuple(ids)) for prompt, ids in zip(prompts, drawn, strict=True)]
         under_policy = score(policy, sequences, pad_id=self.pad_id, token_budget=self.token_budget)
-        with self.reference.of(policy) as reference:
+        with self.reference.of(policy) if self.model is None else nullcontext(self.model) as reference:
             return under_policy - score(reference, sequences, pad_id=self.pad_id, token_budget=self.token_budget)
 
 

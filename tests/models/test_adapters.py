@@ -1,6 +1,7 @@
 """Adapters, the reference behind them, and how a policy is saved."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,10 +66,20 @@ def test_the_reference_is_the_policy_with_its_adapter_off(model: LlamaForCausalL
     assert not torch.allclose(changed, before)
 
 
-def test_the_reference_of_a_whole_policy_is_loaded(model: LlamaForCausalLM) -> None:
-    other = torch.nn.Linear(1, 1)
-    with ReferencePolicy(lambda: other, inside=True).of(model) as reference:
+def test_the_reference_of_a_whole_policy_takes_its_place_on_the_device(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, moves = torch.nn.Linear(1, 1), []
+    monkeypatch.setattr(LlamaForCausalLM, "device", torch.device("cuda", 0), raising=False)
+    monkeypatch.setattr("kto_lab.models.reference.moved", lambda one, device: moves.append((one, str(device))))
+
+    def load() -> Any:
+        assert moves == [(model, "cpu")]
+        return other
+
+    with ReferencePolicy(load, inside=True).of(model) as reference:
         assert reference is other and not reference.training
+    assert moves[1:] == [(other, "meta"), (model, "cuda:0")]
 
 
 @pytest.mark.parametrize("merge", [False, True])
