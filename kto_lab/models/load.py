@@ -43,8 +43,8 @@ class Loaded:
     """A model with its tokenizer, and where they came from.
 
     Attributes:
-        model: in eval mode, on the CPU, or if quantised by bitsandbytes where a GPU is, there; with an adapter only
-            where one was kept.
+        model: in eval mode, on the CPU unless `read_onto` says otherwise, or if quantised by bitsandbytes where a GPU
+            is, there; with an adapter only where one was kept.
         tokenizer: the model's own, with the chat template and its arguments that were asked for.
         provenance: what the record says of it: `weights` is the SHA-256 of its weight files.
         template_date: what the chat template gets where it asks for the date.

@@ -4,10 +4,12 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file, extract_commit_hash
@@ -29,6 +31,8 @@ REMOTE_CODE = "trust_remote_code"
 # ... and of an architecture that is of another kind, such as a multimodal one.
 OTHER_KIND = "Unrecognized configuration class"
 RESTORE = f"Put it back as it was written; to use it as it is, remove {SUMS}."
+CPU = torch.device("cpu")
+_PLACE: ContextVar[torch.device] = ContextVar("place", default=CPU)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
@@ -37,7 +41,7 @@ class Read:
     """A model as it was read.
 
     Attributes:
-        model: in eval mode, on the CPU; with an adapter only where one was kept.
+        model: in eval mode, on the CPU unless `read_onto` says otherwise; with an adapter only where one was kept.
         tokenizer: the one beside it, or else that of its base; None where there is none.
         provenance: what a record says of it; `weights` is the SHA-256 of its weight files.
         missing: names of parameters that no file had, so that they are random.
@@ -96,7 +100,9 @@ class Reader:
             return self._whole(name, revision, needs_tokenizer)
         if saved.config.task_type not in (None, self.task):
             raise LabError(f"{name} holds an adapter for {saved.config.task_type}, and {self.task} is wanted.")
-        under = self._base(saved, base)
+        # What an adapter is merged into is the same, to the last digit, wherever it computes then.
+        with read_onto(CPU):
+            under = self._base(saved, base)
         assert isinstance(under.model, PreTrainedModel)
         own = saved.provenance | {"kept": keep}
         model: PreTrainedModel | PeftModel = with_adapter(under.model, saved)
@@ -142,9 +148,10 @@ class Reader:
         if path.exists() and not (path / "config.json").exists():
             raise LabError(f"{path} is no model folder: it has no config.json.")
         tokenizer = _tokenizer(name, revision, self.key, needed=needs_tokenizer)
+        placed = {} if _PLACE.get() == CPU else {"device_map": {"": _PLACE.get()}}
         with loading(name, self.key), quiet():
             model, about = self.kind.from_pretrained(
-                where, revision=revision, output_loading_info=True, trust_remote_code=False, **self.options
+                where, revision=revision, output_loading_info=True, trust_remote_code=False, **placed, **self.options
             )
             config = cached_file(where, "config.json", revision=revision)
         assert config is not None
@@ -158,6 +165,16 @@ class Reader:
         if not path.exists() and (commit := extract_commit_hash(config, None)) is not None:
             provenance["commit"] = commit
         return Read(model.eval(), tokenizer, provenance, sorted(about["missing_keys"]))
+
+
+@contextmanager
+def read_onto(device: torch.device) -> Iterator[None]:
+    """Read whole models straight onto a device in a block: the host holds no more than a weight of them at a time."""
+    token = _PLACE.set(device)
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from kto_lab.models.exact_rows import ExactRows, find_exact_rows
 from kto_lab.models.load import Loaded
 from kto_lab.models.number_format import as_read, formats
 from kto_lab.models.quantization import numbers_in
+from kto_lab.models.reading import CPU, read_onto
 from kto_lab.models.reference import (
     Reference,
     ReferencePolicy,
@@ -62,7 +63,9 @@ class ModelSource:
         number_format, device = self.hardware.number_format, self.hardware.device
         # On a GPU the weights are a copy anyway.
         written = trains and self.adapter.trains_the_model and device.type == "cpu"
-        loaded = self.cache.loaded(self.node, written=written)
+        # What is kept for other runs is kept on the host.
+        with read_onto(CPU if self.cache.keeps else device):
+            loaded = self.cache.loaded(self.node, written=written)
         check_loaded(loaded.provenance, self.reference, number_format=number_format)
         provenance = {**loaded.provenance, "dtype": str(loaded.model.dtype).removeprefix("torch.")}
         moved(loaded.model, device)

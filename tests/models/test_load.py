@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_lab.errors import LabError
 from kto_lab.hashing import sha256_file
 from kto_lab.models import load
 from kto_lab.models.load import Loaded, hf, smollm2, tiny
+from kto_lab.models.reading import read_onto
 from kto_lab.sealed import SUMS
 from tests.damage import zero
 
@@ -34,6 +35,25 @@ def test_a_folder_comes_back_as_it_was_saved(
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], value)
     assert loaded.tokenizer("abc")["input_ids"] == tokenizer("abc")["input_ids"]
+
+
+def test_a_whole_model_is_read_straight_onto_its_device(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = str(saved(model, tokenizer, tmp_path / "mine")), []
+    read = AutoModelForCausalLM.from_pretrained
+
+    def noted(where: str, **options: Any) -> Any:
+        asked.append(options.pop("device_map", None))
+        return read(where, device_map={"": "cpu"}, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", noted)
+    with read_onto(torch.device("cuda", 1)):
+        loaded = hf(folder, dtype="float32", attention="sdpa")
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], value)
+    hf(folder, dtype="float32", attention="sdpa")
+    assert asked == [{"": torch.device("cuda", 1)}, None]
 
 
 def test_dtype_and_attention_are_as_asked(
