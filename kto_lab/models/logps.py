@@ -24,6 +24,7 @@ from kto_lab.models.ragged import places
 from kto_lab.models.rows import cut_micro_batches
 from kto_lab.models.segments import Kept, Segments, Span
 from kto_lab.models.sequences import Tokens, Unit, completion_lengths
+from kto_lab.models.through import through
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -100,12 +101,15 @@ def completion_token_logps(
         batch = padded(units, pad_id=pad_id, share_prompts=share_prompts)
     device = next(head.parameters()).device
     segments = Segments(batch.segments, keep=keep.keys if keep else None, device=device)
-    hidden = _hidden_states(backbone, batch, segments)
-    if keep is not None:
-        keep.spans, keep.width = batch.prompts, batch.real
-        keep.states = hidden[torch.tensor([span.end - 1 for span in batch.prompts]).to(hidden.device)].detach()
-    logps = token_logps(head, hidden[batch.predict_at.to(device)], batch.targets.to(device), logit_map)
-    return TokenLogps(logps, batch.counts)
+
+    def run() -> Tensor:
+        hidden = _hidden_states(backbone, batch, segments)
+        if keep is not None:
+            keep.spans, keep.width = batch.prompts, batch.real
+            keep.states = hidden[torch.tensor([span.end - 1 for span in batch.prompts]).to(hidden.device)].detach()
+        return token_logps(head, hidden[batch.predict_at.to(device)], batch.targets.to(device), logit_map)
+
+    return TokenLogps(through(model, run), batch.counts)
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ class AlignmentModule(pl.LightningModule):
             mesh = self.device_mesh["data_parallel"]
             vectors = any(parameter.requires_grad and parameter.ndim == 1 for parameter in self.policy.parameters())
             self.update_rule.check_sharded(mesh, vectors=vectors)
-            shard(self, self.policy, mesh, number_format=str(self.trainer.precision))
+            shard(self.policy, mesh, number_format=str(self.trainer.precision))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser over what is trainable, and its schedule."""
@@ -191,19 +191,11 @@ class AlignmentModule(pl.LightningModule):
                     )
                 )
 
-    def forward(self, micro_batch: MicroBatch, keep: KeptPrompts | None = None) -> Tensor:
-        """(tokens,) log pi of each completion token of a micro-batch, nats; `keep` as in `completion_token_logps`.
-
-        Call the module, not this: what is sharded is gathered by the call.
-        """
+    def token_logps(self, micro_batch: MicroBatch, keep: KeptPrompts | None = None) -> TokenLogps:
+        """log pi of each completion token of a micro-batch; `keep` as in `completion_token_logps`."""
         return completion_token_logps(
             self.policy, micro_batch.units, pad_id=self.pad_id, share_prompts=self.share_prompts, keep=keep
-        ).values
-
-    def token_logps(self, micro_batch: MicroBatch, keep: KeptPrompts | None = None) -> TokenLogps:
-        """log pi of each completion token of a micro-batch, and which completion it belongs to."""
-        lengths = [len(sequence.completion) for unit in micro_batch.units for sequence in unit]
-        return TokenLogps(self(micro_batch, keep), lengths)
+        )
 
     def run_ahead(self, batch: Step) -> RunAhead | None:
         """The forward pass of a step that can be run before its reference point is known, and gains by it."""

@@ -1,21 +1,29 @@
 """FSDP2: the policy's weights, gradients and optimiser state in shards, one per process.
 
-The policy that the caller holds is whole before training and after it: the reference pass and evaluation run it as it
-is. In between its parameters are held by a twin, which is sharded block by block: a block is whole while it computes.
+The policy that the caller holds is whole before training and after it: evaluation runs it as it is. In between its
+parameters are held by a twin, which is sharded block by block: a block is whole while it computes, for the reference
+pass and for training.
+
+A forward pass gathers, so all processes make it together. Steps of training have as many micro-batches on each process;
+for other work there is `keeping_step`.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from kto_lab.errors import LabError
 from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import Policy
+from kto_lab.models.logps import evaluating
+from kto_lab.models.through import GATHERED
 from kto_lab.training.compiling import blocks
 
 
@@ -51,16 +59,15 @@ def returned(sharded: Policy, policy: Policy, *, first: bool) -> None:
         _exchange(policy, whole)
 
 
-def shard(root: nn.Module, policy: Policy, mesh: DeviceMesh, *, number_format: str) -> None:
-    """Shard the policy inside a module whose `forward` is what runs it.
+def shard(policy: Policy, mesh: DeviceMesh, *, number_format: str) -> None:
+    """Shard a policy, in place. What is outside of its blocks is gathered by calls of it, and by `through`.
 
     In "bf16-mixed" the blocks are gathered in bfloat16, which is what autocast would make of their matrices: less talk
     between processes, and no copies that autocast keeps for the whole step. Norms, which autocast leaves in float32,
     are gathered apart from them. So the numbers are those of one device, to rounding.
 
     Args:
-        root: gathers what is outside of the blocks: embeddings, the last norm and the head.
-        policy: inside `root`.
+        policy: whole, the same on every process.
         mesh: the processes, one dimension.
         number_format: "32-true" or "bf16-mixed".
 
@@ -83,7 +90,44 @@ def shard(root: nn.Module, policy: Policy, mesh: DeviceMesh, *, number_format: s
                 if own and all(parameter.ndim == 1 for parameter in own):
                     fully_shard(part, mesh=mesh)
         fully_shard(block, mesh=mesh, mp_policy=half if narrow else MixedPrecisionPolicy())
-    fully_shard(root, mesh=mesh)
+    # Embeddings, the last norm and the head.
+    fully_shard(policy, mesh=mesh)
+    setattr(policy, GATHERED, lambda run: run())
+    register_fsdp_forward_method(policy, GATHERED)
+
+
+@contextmanager
+def keeping_step(policy: Policy, mesh: DeviceMesh) -> Iterator[None]:
+    """A block without gradient in which each process makes as many forward passes as it needs.
+
+    Before each pass the processes tell one another that there is one to make. Whoever has made its own takes part in
+    those of the others with one token, to the end of the block, which all processes leave together.
+
+    Args:
+        policy: in shards.
+        mesh: the processes.
+    """
+    gathered = vars(policy)[GATHERED]
+
+    def another(mine: bool) -> bool:
+        passes = torch.tensor([float(mine)], device=policy.device)
+        torch.distributed.all_reduce(passes, group=mesh.get_group())
+        return bool(passes.item())
+
+    def together(run: Callable[[], Any]) -> Any:
+        another(True)
+        return gathered(run)
+
+    setattr(policy, GATHERED, together)
+    asking = policy.register_forward_pre_hook(lambda *_: another(True) and None)
+    try:
+        yield
+    finally:
+        asking.remove()
+        setattr(policy, GATHERED, gathered)
+    with torch.no_grad(), evaluating(policy):
+        while another(False):
+            policy(input_ids=torch.zeros(1, 1, dtype=torch.long, device=policy.device), use_cache=False)
 
 
 def _like(parameter: nn.Parameter, values: torch.Tensor) -> nn.Parameter:

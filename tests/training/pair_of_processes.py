@@ -66,11 +66,19 @@ def run_as_pair(jobs: list[Job], folder: Path, *, timeout: float) -> str:
 
 
 def _run(job: Job) -> None:
+    from torch.distributed.tensor import DTensor
+
     from kto_lab.runs import command
+    from kto_lab.training import reference
     from kto_lab.training.module import AlignmentModule, NotFiniteError
     from tests.small_runs import composed
 
-    whole = AlignmentModule.losses
+    whole, scored = AlignmentModule.losses, reference.score_and_keep
+
+    def telling(model: Any, *arguments: Any, **named: Any) -> Any:
+        in_shards = isinstance(next(model.parameters()), DTensor)
+        print(f"the reference is {'in shards' if in_shards else 'whole'}")
+        return scored(model, *arguments, **named)
 
     def breaking(self: AlignmentModule, *arguments: Any) -> Any:
         found = whole(self, *arguments)
@@ -79,6 +87,7 @@ def _run(job: Job) -> None:
     # Takes longer than such a run.
     command.plot_curves = lambda *_: None  # type: ignore[assignment]
     AlignmentModule.losses = breaking  # type: ignore[method-assign]
+    reference.score_and_keep = telling
     try:
         command.train(composed(job.words))
         assert job.nan_at is None
@@ -86,6 +95,7 @@ def _run(job: Job) -> None:
         assert job.nan_at is not None
     finally:
         AlignmentModule.losses = whole  # type: ignore[method-assign]
+        reference.score_and_keep = scored
 
 
 if __name__ == "__main__":

@@ -85,6 +85,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     said = run_as_pair(jobs, folder, timeout=400)
     assert "going on from step 3 (stopped.ckpt)" in said
+    # Under ddp, and in the six runs under fsdp that the store knows nothing for.
+    assert [said.count(f"the reference is {kind}") for kind in ("whole", "in shards")] == [1, 6]
     return folder
 
 
