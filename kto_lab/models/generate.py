@@ -20,6 +20,7 @@ from kto_lab.models.ending import Ending
 from kto_lab.models.kv_cache import make_cache, next_token_logits
 from kto_lab.models.logps import evaluating
 from kto_lab.models.products import converted_once
+from kto_lab.models.through import together
 from kto_lab.models.tokens import Encoder, Prompt
 
 # Tokens of a batch: about 4 GiB of keys and values of a 7 B policy in 16 bits, and all the demo's prompts at once.
@@ -77,7 +78,7 @@ def generate(
     ids = [encoder.prompt(prompt) for prompt in prompts]
     chances = _chances(ids, samples, max_new_tokens, seed) if temperature else None
     answers: list[list[Answer]] = [[] for _ in prompts]
-    with evaluating(model):
+    with evaluating(model), together(model):
         for rows, numbers in _batches(list(map(len, ids)), samples, max_new_tokens, batch_tokens):
             ending = encoder.ending(chat=not isinstance(prompts[rows[0]], str))
             found = sample_tokens(

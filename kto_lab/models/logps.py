@@ -24,7 +24,7 @@ from kto_lab.models.ragged import places
 from kto_lab.models.rows import cut_micro_batches
 from kto_lab.models.segments import Kept, Segments, Span
 from kto_lab.models.sequences import Tokens, Unit, completion_lengths
-from kto_lab.models.through import through
+from kto_lab.models.through import through, together
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -191,7 +191,7 @@ def score_tokens(
     sums, values = torch.empty(len(units)), torch.empty(int(counts.sum()))
     if not units:
         return sums, values
-    with evaluating(model):
+    with evaluating(model), together(model):
         packing = packs_rows(model)
         for rows in cut_micro_batches(units, token_budget=token_budget, share_prompts=share_prompts, packed=packing):
             chosen = [units[index] for index in rows]

@@ -7,7 +7,6 @@ own, so no second model is loaded; another model is loaded only where the store 
 """
 
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +23,11 @@ from kto_lab.models.ragged import places
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.sequences import Tokens, completion_lengths
 from kto_lab.models.store_scorer import known, not_finite, prompt_groups, score_and_keep, value_counts
+from kto_lab.models.through import together
 from kto_lab.training.data import TrainingData, fill_reference, reference_sequences, trained_sequences
 from kto_lab.training.hardware import Hardware
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.reference_point import PolicySamples
-from kto_lab.training.sharding import keeping_step
 
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
@@ -192,7 +191,8 @@ class ReferencePass(pl.Callback):
             narration.progress("reference", len(mine)) as advance,
             self.hardware.autocast(),
             self.reference.at_start(policy) as reference,
-            keeping_step(reference, module.device_mesh["data_parallel"]) if self._in_shards(module) else nullcontext(),
+            # Each process has another number of batches.
+            together(reference),
         ):
             own = score_and_keep(
                 reference,

@@ -5,25 +5,26 @@ parameters are held by a twin, which is sharded block by block: a block is whole
 pass and for training.
 
 A forward pass gathers, so all processes make it together. Steps of training have as many micro-batches on each process;
-for other work there is `keeping_step`.
+for other work there is `together`.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from kto_lab.errors import LabError
 from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import evaluating
-from kto_lab.models.through import GATHERED
+from kto_lab.models.through import GATHERED, TOGETHER
 from kto_lab.training.compiling import blocks
 
 
@@ -94,40 +95,50 @@ def shard(policy: Policy, mesh: DeviceMesh, *, number_format: str) -> None:
     fully_shard(policy, mesh=mesh)
     setattr(policy, GATHERED, lambda run: run())
     register_fsdp_forward_method(policy, GATHERED)
+    setattr(policy, TOGETHER, partial(_keeping_step, policy, mesh))
 
 
 @contextmanager
-def keeping_step(policy: Policy, mesh: DeviceMesh) -> Iterator[None]:
-    """A block without gradient in which each process makes as many forward passes as it needs.
+def _keeping_step(policy: Policy, mesh: DeviceMesh) -> Iterator[None]:
+    """See `together`.
 
     Before each pass the processes tell one another that there is one to make. Whoever has made its own takes part in
-    those of the others with one token, to the end of the block, which all processes leave together.
+    those of the others with one token, to the end of the block.
 
     Args:
         policy: in shards.
         mesh: the processes.
     """
-    gathered = vars(policy)[GATHERED]
+    gathered, begin = vars(policy)[GATHERED], vars(policy)[TOGETHER]
 
     def another(mine: bool) -> bool:
         passes = torch.tensor([float(mine)], device=policy.device)
         torch.distributed.all_reduce(passes, group=mesh.get_group())
         return bool(passes.item())
 
-    def together(run: Callable[[], Any]) -> Any:
+    def run_together(run: Callable[[], Any]) -> Any:
         another(True)
         return gathered(run)
 
-    setattr(policy, GATHERED, together)
+    setattr(policy, GATHERED, run_together)
+    # A block inside of this one is part of it.
+    setattr(policy, TOGETHER, nullcontext)
     asking = policy.register_forward_pre_hook(lambda *_: another(True) and None)
-    try:
-        yield
-    finally:
-        asking.remove()
-        setattr(policy, GATHERED, gathered)
-    with torch.no_grad(), evaluating(policy):
-        while another(False):
-            policy(input_ids=torch.zeros(1, 1, dtype=torch.long, device=policy.device), use_cache=False)
+    # Training uses the memory of gathered weights again, which must not be that of inference tensors.
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            yield
+        finally:
+            asking.remove()
+            setattr(policy, GATHERED, gathered)
+            setattr(policy, TOGETHER, begin)
+        one = torch.zeros(1, 1, dtype=torch.long, device=policy.device)
+        with evaluating(policy):
+            while another(False):
+                policy(input_ids=one, use_cache=False)
+        # What is outside of the blocks stays gathered until a backward pass.
+        assert isinstance(policy, FSDPModule)
+        policy.reshard()
 
 
 def _like(parameter: nn.Parameter, values: torch.Tensor) -> nn.Parameter:

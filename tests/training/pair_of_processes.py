@@ -19,10 +19,12 @@ class Job:
     Attributes:
         words: its command line.
         nan_at: the optimiser step (from 1) at which its loss is not finite; None for none.
+        measured: a file for what the first process finds of the trained policy while it is in shards.
     """
 
     words: list[str]
     nan_at: int | None = None
+    measured: str | None = None
 
 
 def run_as_pair(jobs: list[Job], folder: Path, *, timeout: float) -> str:
@@ -65,11 +67,27 @@ def run_as_pair(jobs: list[Job], folder: Path, *, timeout: float) -> str:
     return said[0]
 
 
+def measured(policy: Any, prompts: int) -> dict[str, Any]:
+    """Sampled answers to a few prompts, one at a time, and their log-probabilities."""
+    from kto_lab.models.generate import generate
+    from kto_lab.models.logps import score
+    from kto_lab.models.sequences import Tokens
+    from kto_lab.models.tiny import byte_tokenizer
+    from kto_lab.models.tokens import Encoder
+
+    encoder = Encoder(byte_tokenizer())
+    asked = [f"{number}+{number}=" for number in range(prompts)]
+    found = generate(policy, encoder, asked, max_new_tokens=6, temperature=1.0, batch_size=1)
+    sequences = [Tokens(encoder.prompt(prompt), answer.tokens) for prompt, (answer,) in zip(asked, found, strict=True)]
+    logps = score(policy, sequences, pad_id=encoder.pad_id, token_budget=1)
+    return {"answers": [list(answer.tokens) for (answer,) in found], "logps": logps.tolist()}
+
+
 def _run(job: Job) -> None:
     from torch.distributed.tensor import DTensor
 
     from kto_lab.runs import command
-    from kto_lab.training import reference
+    from kto_lab.training import fit, reference
     from kto_lab.training.module import AlignmentModule, NotFiniteError
     from tests.small_runs import composed
 
@@ -84,10 +102,20 @@ def _run(job: Job) -> None:
         found = whole(self, *arguments)
         return found * float("nan") if self.trainer.global_step + 1 == job.nan_at else found
 
+    gathered = fit.returned
+
+    def after_measuring(sharded: Any, policy: Any, *, first: bool) -> None:
+        if job.measured is not None:
+            # The processes have as many prompts as they like.
+            found = measured(sharded, prompts=3 if first else 1)
+            if first:
+                Path(job.measured).write_text(json.dumps(found))
+        gathered(sharded, policy, first=first)
+
     # Takes longer than such a run.
     command.plot_curves = lambda *_: None  # type: ignore[assignment]
     AlignmentModule.losses = breaking  # type: ignore[method-assign]
-    reference.score_and_keep = telling
+    reference.score_and_keep, fit.returned = telling, after_measuring
     try:
         command.train(composed(job.words))
         assert job.nan_at is None
@@ -95,7 +123,7 @@ def _run(job: Job) -> None:
         assert job.nan_at is not None
     finally:
         AlignmentModule.losses = whole  # type: ignore[method-assign]
-        reference.score_and_keep = scored
+        reference.score_and_keep, fit.returned = scored, gathered
 
 
 if __name__ == "__main__":

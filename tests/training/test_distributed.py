@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from kto_lab.errors import LabError
 from kto_lab.runs import command
@@ -17,7 +18,7 @@ from kto_lab.runs.record import RECORD
 from kto_lab.training.callbacks import METRICS
 from tests.small_runs import metrics, overrides, run
 from tests.training.checkpoints import assert_holds_what_is_trained
-from tests.training.pair_of_processes import Job, run_as_pair
+from tests.training.pair_of_processes import Job, measured, run_as_pair
 
 # Batches of five, in several micro-batches: neither can be shared evenly by two processes.
 UNEVEN = (
@@ -77,6 +78,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = [
         *(job(folder, *each) for each in UNDER),
         Job(words(folder / "straight", *fsdp, *DROPOUT)),
+        Job(words(folder / "measured", *fsdp, *UNEVEN), measured=str(folder / "measured.json")),
         Job(words(folder / "stopped", *fsdp, *DROPOUT), nan_at=4),
         Job(words(folder / "stopped", *fsdp, *DROPOUT)),
         Job(words(folder / "handed over", *fsdp, *SIX), nan_at=5),
@@ -85,8 +87,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     said = run_as_pair(jobs, folder, timeout=400)
     assert "going on from step 3 (stopped.ckpt)" in said
-    # Under ddp, and in the six runs under fsdp that the store knows nothing for.
-    assert [said.count(f"the reference is {kind}") for kind in ("whole", "in shards")] == [1, 6]
+    # Under ddp, and in the seven runs under fsdp that the store knows nothing for.
+    assert [said.count(f"the reference is {kind}") for kind in ("whole", "in shards")] == [1, 7]
     return folder
 
 
@@ -191,6 +193,13 @@ def test_two_processes_drop_out_what_one_does(pair: Path, alone: Path) -> None:
     stopped = pair / "handed over with an adapter"
     assert_holds_what_is_trained(stopped / "run" / "checkpoints" / "stopped.ckpt", weights(pair / "straight" / "run"))
     assert_same(run(stopped, *DROPOUT), alone / "dropout" / "run")
+
+
+def test_shards_answer_and_score_as_the_whole_does_whatever_each_process_is_asked(pair: Path) -> None:
+    found = json.loads((pair / "measured.json").read_text())
+    whole = measured(AutoModelForCausalLM.from_pretrained(pair / "measured" / "run" / "policy"), prompts=3)
+    assert found["answers"] == whole["answers"]
+    assert found["logps"] == pytest.approx(whole["logps"], abs=1e-4)
 
 
 def test_before_the_first_step_there_is_nothing_to_keep(pair: Path) -> None:
