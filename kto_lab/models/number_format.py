@@ -61,11 +61,11 @@ def matrices(model: nn.Module) -> Iterator[nn.Parameter]:
 def round_once(model: nn.Module) -> None:
     """Round what products read to the nearest bfloat16; it stays in its own format (float32).
 
-    What is rounded gets memory of its own: other models may share what it had.
+    What is rounded gets memory of its own: other models may share what it had. Shapes without values stay as they are.
     """
     for parameter in matrices(model):
         rounded = parameter.bfloat16().to(parameter.dtype)
-        if not torch.equal(rounded, parameter):
+        if not parameter.is_meta and not torch.equal(rounded, parameter):
             parameter.data = rounded
 
 
