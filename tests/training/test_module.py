@@ -257,3 +257,16 @@ def test_a_gradient_that_is_not_finite_changes_nothing(model: LlamaForCausalLM, 
         trainer.fit(module, AlignmentData(data, kinked, optimization, share_prompts=True))
     assert isinstance(raised.value, LabError)
     assert all(torch.equal(value, before[name]) for name, value in module.policy.state_dict().items())
+
+
+def test_a_checkpoint_of_other_trained_weights_is_refused(model: LlamaForCausalLM) -> None:
+    objective, optimization = settings("kto", 4 * ROW)
+    module = AlignmentModule(
+        model, objective, optimization, adamw(), weights=WEIGHTS, steps=1, pad_id=2, share_prompts=True, seed=0
+    )
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    model.lm_head.weight.requires_grad_(False)
+    with pytest.raises(LabError, match="The checkpoint holds other trained weights than this policy has: 1 of them"):
+        module.on_load_checkpoint(checkpoint)
