@@ -34,15 +34,18 @@ CELLS = [
 ]
 
 
-def run(folder: Path, name: str, warm: ProcessCache, *more: str) -> Path:
-    return train(configuration(folder, *EVALUATED, *more, f"run_dir={folder / name}"), warm)
+def run(folder: Path, name: str, cache: ProcessCache, *more: str) -> Path:
+    return train(configuration(folder, *EVALUATED, *more, f"run_dir={folder / name}"), cache)
 
 
 @pytest.mark.slow
-def test_a_warm_run_is_the_cold_run_bit_for_bit(tmp_path: Path) -> None:
-    warm = ProcessCache(keeps=True)
+def test_a_run_with_a_cache_is_the_run_without_bit_for_bit(tmp_path: Path) -> None:
+    cache = ProcessCache(keeps=True)
     for number, cell in enumerate(CELLS):
-        with_it, without = run(tmp_path, f"warm{number}", warm, *cell), run(tmp_path, f"cold{number}", NO_CACHE, *cell)
+        with_it, without = (
+            run(tmp_path, f"cache{number}", cache, *cell),
+            run(tmp_path, f"without{number}", NO_CACHE, *cell),
+        )
         assert (with_it / METRICS).read_bytes() == (without / METRICS).read_bytes(), cell
         one, other = read_record(with_it), read_record(without)
         assert one["metrics"] == other["metrics"] and one["data"] == other["data"], cell
@@ -63,21 +66,21 @@ def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return measure(judge, policy, name, *more, **named)
 
     monkeypatch.setattr(Judge, "measure", counted)
-    warm = ProcessCache(keeps=True)
+    cache = ProcessCache(keeps=True)
     cfg = configuration(tmp_path, *EVALUATED)
     for number, cell in enumerate([("seed=0",), ("loss=dpo",), ("corruption=label_noise", "corruption.rate=0.3")]):
-        run(tmp_path, str(number), warm, *cell)
+        run(tmp_path, str(number), cache, *cell)
     assert measured == ["base", "trained", "trained", "trained"]
-    assert warm.table(Node(cfg.feedback)) is warm.table(Node(cfg.feedback))
-    assert warm.loaded(Node(cfg.model)).model is not warm.loaded(Node(cfg.model)).model
+    assert cache.table(Node(cfg.feedback)) is cache.table(Node(cfg.feedback))
+    assert cache.loaded(Node(cfg.model)).model is not cache.loaded(Node(cfg.model)).model
 
 
 def test_changed_thumbs_are_read_again(tmp_path: Path) -> None:
-    warm = ProcessCache(keeps=True)
+    cache = ProcessCache(keeps=True)
     cfg = configuration(tmp_path)
-    before = warm.table(Node(cfg.feedback))
+    before = cache.table(Node(cfg.feedback))
     write_jsonl(tmp_path / "thumbs.jsonl", thumbs(28))
-    assert len(warm.table(Node(cfg.feedback))) == len(before) + 8
+    assert len(cache.table(Node(cfg.feedback))) == len(before) + 8
 
 
 @pytest.mark.parametrize(
@@ -86,23 +89,23 @@ def test_changed_thumbs_are_read_again(tmp_path: Path) -> None:
     ids=["whole", "merged adapter in bf16"],
 )
 def test_a_policy_that_was_trained_does_not_change_what_is_kept(more: tuple[str, ...], tmp_path: Path) -> None:
-    warm = ProcessCache(keeps=True)
-    run(tmp_path, "one", warm, "evaluation.prompts=1", *more)
+    cache = ProcessCache(keeps=True)
+    run(tmp_path, "one", cache, "evaluation.prompts=1", *more)
     node = Node(composed(overrides(tmp_path)).model)
-    kept, fresh = warm.loaded(node).model.state_dict(), NO_CACHE.loaded(node).model.state_dict()
+    kept, fresh = cache.loaded(node).model.state_dict(), NO_CACHE.loaded(node).model.state_dict()
     assert all((kept[key] == fresh[key]).all() for key in fresh)
 
 
 @pytest.mark.parametrize("written", [False, True])
 def test_weights_are_copied_for_whoever_writes_into_them(written: bool, tmp_path: Path) -> None:
-    warm, node = ProcessCache(keeps=True), Node(composed(overrides(tmp_path)).model)
-    one, other = (warm.loaded(node, written=here).model for here in (written, False))
+    cache, node = ProcessCache(keeps=True), Node(composed(overrides(tmp_path)).model)
+    one, other = (cache.loaded(node, written=here).model for here in (written, False))
     for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
         assert mine is not theirs and mine.requires_grad
         assert (mine.data_ptr() != theirs.data_ptr()) == written
     # Other values leave what is kept as it was.
     as_read(other, number_format="bf16-mixed", trained=False)
-    kept, fresh = warm.loaded(node).model.state_dict(), NO_CACHE.loaded(node).model.state_dict()
+    kept, fresh = cache.loaded(node).model.state_dict(), NO_CACHE.loaded(node).model.state_dict()
     assert all(torch.equal(kept[key], fresh[key]) for key in fresh)
 
 
@@ -120,13 +123,13 @@ def test_a_cell_leaves_no_policy_behind(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_only_the_last_few_of_a_kind_are_kept() -> None:
-    warm, made = ProcessCache(keeps=True), []
+    cache, made = ProcessCache(keeps=True), []
 
     def make(key: str) -> str:
         made.append(key)
         return key
 
     for key in ("a", "b", "a", "c", "b", "a"):
-        assert warm.get("kind", key, lambda key=key: make(key), most=2) == key  # type: ignore[misc]
+        assert cache.get("kind", key, lambda key=key: make(key), most=2) == key  # type: ignore[misc]
     assert made == ["a", "b", "c", "a"]
     assert NO_CACHE.get("kind", "a", lambda: make("x")) == NO_CACHE.get("kind", "a", lambda: make("x")) == "x"
