@@ -18,6 +18,7 @@ from kto_lab.models.adapted import is_adapted
 from kto_lab.models.adapters import START, Policy, moved
 from kto_lab.models.logps import evaluating
 from kto_lab.models.saved_adapter import ADAPTER, check_merged
+from kto_lab.models.sharing import emptied
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -107,7 +108,7 @@ def _loaded(load: Callable[[], Policy], policy: Policy) -> Iterator[Policy]:
         with evaluating(model):
             yield model
         # Whoever still names it keeps its memory no longer.
-        moved(model, torch.device("meta"))
+        emptied(model)
 
 
 @contextmanager

@@ -89,9 +89,7 @@ def test_the_kl_keeps_the_casts_of_one_model_at_a_time(tmp_path: Path) -> None:
     judge = Judge(
         held_out=HeldOut(table, encoder, [], []),
         plain=encoder,
-        settings=Evaluation(
-            0, 0, 3, 4, 64, lm_eval=[], lm_eval_limit=None, lm_eval_batch_size=4, lm_eval_fewshot=None
-        ),
+        settings=Evaluation(0, 0, 3, 4, 64, lm_eval=[], lm_eval_limit=None, lm_eval_batch_size=4, lm_eval_fewshot=None),
         folder=tmp_path,
         token_budget=64,
         share_prompts=False,
