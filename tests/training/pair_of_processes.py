@@ -77,7 +77,7 @@ def measured(policy: Any, prompts: int) -> dict[str, Any]:
 
     encoder = Encoder(byte_tokenizer())
     asked = [f"{number}+{number}=" for number in range(prompts)]
-    found = generate(policy, encoder, asked, max_new_tokens=6, temperature=1.0, batch_size=1)
+    found = generate(policy, encoder, asked, max_new_tokens=6, temperature=1.0, batch_tokens=1)
     sequences = [Tokens(encoder.prompt(prompt), answer.tokens) for prompt, (answer,) in zip(asked, found, strict=True)]
     logps = score(policy, sequences, pad_id=encoder.pad_id, token_budget=1)
     return {"answers": [list(answer.tokens) for (answer,) in found], "logps": logps.tolist()}
