@@ -101,7 +101,7 @@ def claim(
         LabError: an unfinished run in the folder had other data, other weights, another tokenizer, another chat
             template, another version of kto-lab, or other code.
     """
-    mine = {"fingerprint": fingerprint, "version": __version__}
+    mine: dict[str, Any] = {"fingerprint": fingerprint, "version": __version__}
     mine |= {key: model.get(key) for key in ("weights", "tokenizer", "chat_template")}
     # A checkpoint holds neither the frozen weights nor the reference's: a resumed run loads them again.
     mine["reference"] = model.get("reference", {}).get("weights")

@@ -284,7 +284,7 @@ class AlignmentModule(pl.LightningModule):
         log_pi = needs.reference_point and not needs.reference
         return z0 - micro_batch.reference.to(z0.device) if log_pi else z0
 
-    def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+    def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Any]:  # type: ignore[override]
         """What a checkpoint holds of the module: what is frozen is left out, for a resumed run loads it with the model.
 
         Under fsdp it is this module's shards, which the strategy gathers.
