@@ -12,7 +12,6 @@ nothing of models.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kto_lab.errors import LabError
 from kto_lab.models.sequences import Unit
 
 
@@ -55,60 +54,47 @@ def make_rows(units: Sequence[Unit], *, token_budget: int, share_prompts: bool) 
     return rows
 
 
+def fed_tokens(batch: Sequence[Unit], *, share_prompts: bool, packed: bool) -> tuple[int, int]:
+    """Tokens of a micro-batch: those that are real, and those that are fed, padding included."""
+    # As they are fed: sequence by sequence, where prompts are not shared.
+    units: Sequence[Unit] = batch if share_prompts else [[sequence] for unit in batch for sequence in unit]
+    lengths = [row.length for row in make_rows(units, token_budget=2**62, share_prompts=share_prompts)]
+    return sum(lengths), sum(lengths) if packed else len(lengths) * max(lengths)
+
+
 def padding(micro_batches: Sequence[Sequence[Unit]], *, share_prompts: bool, packed: bool) -> float:
     """The share of what is fed that is padding, over some micro-batches; see `cut_micro_batches`."""
-    if packed:
-        return 0.0
-    real = fed = 0
-    for batch in micro_batches:
-        # As they are fed: sequence by sequence, where prompts are not shared.
-        units: Sequence[Unit] = batch if share_prompts else [[sequence] for unit in batch for sequence in unit]
-        lengths = [row.length for row in make_rows(units, token_budget=2**62, share_prompts=share_prompts)]
-        real += sum(lengths)
-        fed += len(lengths) * max(lengths)
-    return 1 - real / fed
+    counts = [fed_tokens(batch, share_prompts=share_prompts, packed=packed) for batch in micro_batches]
+    return 1 - sum(real for real, _ in counts) / sum(fed for _, fed in counts)
 
 
 def cut_micro_batches(
-    units: Sequence[Unit], *, token_budget: int, share_prompts: bool, packed: bool = False, multiple_of: int = 1
+    units: Sequence[Unit], *, token_budget: int, share_prompts: bool, packed: bool = False
 ) -> list[list[int]]:
     """Cut a batch into micro-batches of rows of similar length.
 
     Args:
         units: the units of the batch.
-        token_budget: tokens stay within this, padding included, except where one row alone exceeds it, or where
-            `multiple_of` asks for fewer micro-batches.
+        token_budget: tokens stay within this, padding included, except where one row alone exceeds it.
         share_prompts: whether units of one prompt may share a row.
         packed: whether rows are run one after another without padding.
-        multiple_of: the number of micro-batches is a multiple of this (one per process, so that all take as many).
 
     Returns:
         For each micro-batch the indices of its units. Every unit is in exactly one.
-
-    Raises:
-        LabError: there are fewer units than `multiple_of`.
     """
-    if len(units) < multiple_of:
-        raise LabError(
-            f"A batch of {len(units)} cannot be shared by {multiple_of} processes. Raise optimization.batch_size to at "
-            f"least {multiple_of}, or use fewer devices."
-        )
     rows = make_rows(units, token_budget=token_budget, share_prompts=share_prompts)
-    batches: list[list[int]] = []
+    batches = cut_rows(rows, token_budget=token_budget, packed=packed)
+    return [[unit for row in batch for unit in row.units] for batch in batches]
+
+
+def cut_rows(rows: Sequence[Row], *, token_budget: int, packed: bool) -> list[list[Row]]:
+    """As `cut_micro_batches`, for rows that are laid out."""
+    batches: list[list[Row]] = []
     members: list[Row] = []
     for row in sorted(rows, key=lambda row: row.length):
         fed = sum(member.length for member in members) + row.length if packed else (len(members) + 1) * row.length
         if members and fed > token_budget:
-            batches.append([unit for member in members for unit in member.units])
+            batches.append(members)
             members = []
         members.append(row)
-    batches.append([unit for member in members for unit in member.units])
-    above = -(-len(batches) // multiple_of) * multiple_of
-    if above <= len(units):
-        while len(batches) < above:
-            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
-            half = len(batches[largest]) // 2
-            batches[largest : largest + 1] = [batches[largest][:half], batches[largest][half:]]
-    while len(batches) % multiple_of:
-        batches[:2] = [batches[0] + batches[1]]  # the two shortest go together
-    return batches
+    return [*batches, members]

@@ -138,8 +138,8 @@ def fit(
         logp_cache: the reference's log-probabilities that are known, and where new ones are kept; None for neither.
 
     Returns:
-        What a record says of it: `reference`, see `ReferenceUse`, `compile`, see `Compilation`, and on the first
-        process `clipping`, see `Clipping`.
+        What a record says of it: `reference`, see `ReferenceUse`, `compile`, see `Compilation`, on the first process
+        `clipping`, see `Clipping`, and with several processes `balance`, see `AlignmentData.balance`.
 
     Raises:
         LabError: the loss or the gradient is not finite, or the disk refuses; the last good state is kept as a
@@ -178,7 +178,11 @@ def fit(
         trainer.fit(module, steps, ckpt_path=last_checkpoint(folder / CHECKPOINTS), weights_only=True)
     if hardware.strategy == "fsdp":
         returned(module.policy, policy, first=trainer.is_global_zero)
-    found = {"reference": reference_pass.use.as_dict(), "compile": compilation.as_dict()}
+    found: dict[str, Any] = {"reference": reference_pass.use.as_dict(), "compile": compilation.as_dict()}
+    if trainer.world_size > 1:
+        balance = steps.balance(trainer.world_size)
+        found["balance"] = {"processes": trainer.world_size, "slowest_over_mean": round(balance, 4)}
+        narration.say(f"    {trainer.world_size} processes; the slowest has {balance:.2f} times the tokens of the mean")
     if trainer.is_global_zero:
         clipping = Clipping.of(factors(folder / METRICS))
         narration.say(f"    {clipping.said()}")

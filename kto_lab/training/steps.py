@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from kto_lab.losses import MeanOver, Objective
-from kto_lab.models.rows import cut_micro_batches, padding
+from kto_lab.models.rows import padding
 from kto_lab.models.sequences import Tokens
 from kto_lab.training.data import TrainingData
+from kto_lab.training.dealing import deal
 from kto_lab.training.optimization import Optimization
 
 
@@ -144,6 +147,22 @@ class AlignmentData(pl.LightningDataModule):
             world=world,
         )
 
+    def balance(self, processes: int) -> float:
+        """Tokens of the slowest process of a step over those of the mean one; the mean over the steps of the run."""
+        ratios = []
+        for step in self.data.plan.steps:
+            units = [[self.data.tokens[example] for example in self.data.plan.units[unit]] for unit in step]
+            tokens = deal(
+                units,
+                processes=processes,
+                token_budget=self.optimization.micro_batch_tokens,
+                share_prompts=self.share_prompts,
+                packed=self.packed,
+                apart=self.apart,
+            ).tokens
+            ratios.append(max(tokens) / fmean(tokens))
+        return fmean(ratios)
+
 
 def make_step(
     data: TrainingData,
@@ -161,17 +180,10 @@ def make_step(
     members = [data.plan.units[unit] for unit in data.plan.steps[number]]
     units = [[data.tokens[example] for example in unit] for unit in members]
 
-    def cut(units: list[list[Tokens]]) -> list[list[int]]:
-        return cut_micro_batches(
-            units,
-            token_budget=optimization.micro_batch_tokens,
-            share_prompts=share_prompts,
-            packed=packed,
-            multiple_of=world,
-        )
-
-    parts = [[place] for place in range(len(units))] if apart else cut(units)
-    at_once = packed and not apart and len(parts) == world
+    how: dict[str, Any] = {"processes": world, "share_prompts": share_prompts, "packed": packed}
+    how["token_budget"] = optimization.micro_batch_tokens
+    shares = deal(units, apart=apart, **how).shares
+    at_once = packed and not apart and len(shares[rank]) == 1
     micro_batches = [
         MicroBatch(
             places=part,
@@ -182,11 +194,11 @@ def make_step(
             if data.reference_tokens
             else torch.empty(0),
         )
-        for part in parts[rank::world]
+        for part in shares[rank]
     ]
     pairs = [[pair] for pair in data.mismatched_tokens(number)] if data.plan.mismatched is not None else []
     # Where all is run at once, the pairs follow the prompts of the same pass.
-    pair_parts = (parts if at_once else cut(pairs)) if pairs else []
+    pair_shares = (shares if at_once else deal(pairs, **how).shares) if pairs else [[]] * world
     mismatched = [
         MicroBatch(
             places=part,
@@ -194,7 +206,7 @@ def make_step(
             reference=data.reference_mismatched[number][part],
             desirable=torch.zeros(len(part), dtype=torch.bool),
         )
-        for part in pair_parts[rank::world]
+        for part in pair_shares[rank]
     ]
     completion_tokens = sum(len(sequence.completion) for unit in units for sequence in unit)
     return Step(
@@ -208,6 +220,8 @@ def make_step(
         normaliser=completion_tokens if objective.needs.mean_over is MeanOver.TOKENS else len(units),
         tokens=sum(len(sequence) for unit in units for sequence in unit),
         padding=padding(
-            [[units[place] for place in part] for part in parts], share_prompts=share_prompts, packed=packed
+            [[units[place] for place in part] for share in shares for part in share],
+            share_prompts=share_prompts,
+            packed=packed,
         ),
     )

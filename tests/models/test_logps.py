@@ -149,12 +149,11 @@ def test_rows_share_prompts_within_the_budget() -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 8, 16, 1000])
-@pytest.mark.parametrize("multiple", [1, 2, 3])
 @pytest.mark.parametrize("share", [False, True])
-def test_every_unit_is_in_one_micro_batch(budget: int, multiple: int, share: bool) -> None:
-    batches = cut_micro_batches(UNITS, token_budget=budget, share_prompts=share, multiple_of=multiple)
+def test_every_unit_is_in_one_micro_batch(budget: int, share: bool) -> None:
+    batches = cut_micro_batches(UNITS, token_budget=budget, share_prompts=share)
     assert sorted(unit for batch in batches for unit in batch) == list(range(len(UNITS)))
-    assert len(batches) % multiple == 0 and all(batches)
+    assert all(batches)
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -165,11 +164,6 @@ def test_the_share_of_padding_is_that_of_the_layout(share: bool) -> None:
     assert padding(parts, share_prompts=share, packed=False) == pytest.approx(1 - real / fed)
     assert padding(parts, share_prompts=share, packed=True) == 0
     assert fed > real
-
-
-def test_a_batch_smaller_than_the_processes_is_refused() -> None:
-    with pytest.raises(LabError, match="batch_size"):
-        cut_micro_batches(UNITS[:2], token_budget=8, share_prompts=False, multiple_of=3)
 
 
 def test_completions_of_one_token_are_predicted_from_the_prompt(model: LlamaForCausalLM, encoder: Encoder) -> None:

@@ -233,6 +233,7 @@ def test_the_command_line_shards_and_evaluates_the_whole_policy(tmp_path: Path) 
         # How long it took differs from run to run.
         seconds = [record["training"]["reference"].pop(key) for key in ("lookup_seconds", "compute_seconds")]
         assert min(seconds) >= 0
+    assert theirs["training"].pop("balance")["slowest_over_mean"] >= 1 and "balance" not in mine["training"]
     for key in ("seeds", "data", "model", "training"):
         assert theirs[key] == mine[key], key
     assert theirs.keys() == mine.keys() and theirs["files"].keys() == mine["files"].keys()
