@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
@@ -108,17 +108,13 @@ def run(name: str, overrides: list[str]) -> None:
     import hydra
 
     command = COMMANDS[name]
-    whole, process = list(sys.argv), os.getpid()
+    process = os.getpid()
 
     def task(cfg: "DictConfig") -> object:
         # Here, because a launcher calls this in a process of its own.
         _narrate_on_the_console()
         if name == "train":
             _give_folder_of_job(cfg)
-        # Lightning starts the other processes of a distributed run with the command line it finds here. They must
-        # find the same run folder, whose default is unique.
-        folder = [f"run_dir={quoted(cfg.run_dir)}"] if "run_dir" in cfg else []
-        sys.argv = [whole[0], *_words_of_job()] if name == "sweep" else [*_words_of_one(whole), *folder]
 
         def job() -> object:
             # A sweep has said what it runs. A cell has a mistake of its own recorded, and goes on with the next.
@@ -143,7 +139,7 @@ def run(name: str, overrides: list[str]) -> None:
     if name == "sweep" and not ASKING.intersection(overrides):
         with_messages(lambda: _sweep(overrides, task), to_go_on=GO_ON_SWEEPING)
         return
-    sys.argv = [whole[0], *overrides]
+    sys.argv = [sys.argv[0], *overrides]
     with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
 
 
@@ -210,22 +206,6 @@ def _give_folder_of_job(cfg: "DictConfig") -> None:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
 
 
-def _words_of_one(words: Sequence[str]) -> list[str]:
-    """A command line with the choices of this job in the place of a multirun's, and without its run folder."""
-    from hydra.core.hydra_config import HydraConfig
-
-    chosen = [word for word in HydraConfig.get().overrides.task if not word.startswith("run_dir=")]
-    keys = {word.partition("=")[0] for word in chosen} | {"run_dir", *MULTIRUN}
-    return [*(word for word in words if word.partition("=")[0] not in keys), *chosen]
-
-
-def _words_of_job() -> list[str]:
-    """The command line that makes the run of a sweep's job alone."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return ["train", *(word for word in HydraConfig.get().overrides.task if not word.startswith("study="))]
-
-
 def with_messages(
     function: Callable[[], object], *, to_go_on: str = "Run the command again.", cfg: "DictConfig | None" = None
 ) -> object:
@@ -257,7 +237,7 @@ def _crashed(error: Exception, cfg: "DictConfig | None") -> str:
     shown = os.environ.get(crash.VARIABLE) == "1"
     if shown:
         traceback.print_exception(error)
-    # As the process was started: Hydra and Lightning find another command line in sys.argv.
+    # As the process was started: Hydra finds another command line in sys.argv.
     written = crash.write_report(error, sys.orig_argv, cfg)
     what = crash.without_secrets(f"{type(error).__name__}: {error}").partition("\n")[0]
     return "\n".join(

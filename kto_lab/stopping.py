@@ -1,5 +1,6 @@
 """Being stopped by a person or a machine: one way out, with the status that a shell expects and a word on going on."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from types import FrameType
 
 # SIGTERM is what `kill`, time limits and Kubernetes send; SIGINT is Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LOOK_SECONDS = 1.0
+# Between being asked to stop, which waits for the end of a step, and being made to.
+GRACE_SECONDS = 120.0
 
 
 class Stopped(SystemExit):
@@ -49,3 +53,39 @@ def stoppable() -> Iterator[None]:
     finally:
         for number in own:
             signal.signal(number, usual[number])
+
+
+@contextmanager
+def ending_with(parent: int) -> Iterator[None]:
+    """Stop this block, and this process, when the parent process is no more, however that ended.
+
+    The block is stopped as by SIGTERM: a step that is being trained is finished and saved. Then the process ends,
+    whatever else it was to do. Nobody else would tell it: a process outlives a parent that was killed.
+
+    Args:
+        parent: its number.
+    """
+    over = threading.Event()
+    threading.Thread(target=_stop_without, args=(parent, over), daemon=True).start()
+    try:
+        with stoppable():
+            yield
+    finally:
+        over.set()
+        if _is_gone(parent):
+            # Raised, it might only end this block, and its caller would go on.
+            os._exit(128 + signal.SIGTERM)
+
+
+def _stop_without(parent: int, over: threading.Event) -> None:
+    while not _is_gone(parent):
+        if over.wait(LOOK_SECONDS):
+            return
+    os.kill(os.getpid(), signal.SIGTERM)
+    if not over.wait(GRACE_SECONDS):
+        os._exit(128 + signal.SIGTERM)
+
+
+def _is_gone(parent: int) -> bool:
+    """Whether the parent has ended; its orphans are then another process's children."""
+    return os.getppid() != parent

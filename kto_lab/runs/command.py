@@ -20,9 +20,11 @@ from kto_lab.processes import is_first
 from kto_lab.runs import train as run
 from kto_lab.runs import wandb_log
 from kto_lab.runs.claim import CONFIG, is_finished, run_folder
+from kto_lab.runs.components import assemble
 from kto_lab.runs.curves import CURVES, plot_curves
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.job import logs
+from kto_lab.runs.launch import is_launched, launch
 from kto_lab.runs.lease import LEASE, held, read_owner
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
 from kto_lab.runs.record import RECORD, Record, read_record
@@ -37,7 +39,7 @@ def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
     """Run the whole of `kto-lab train`, or what is left of it, and return the run folder.
 
     A finished run is not run again; an unfinished one goes on from its last checkpoint. The folder is this run's alone
-    for as long as it takes.
+    for as long as it takes. A run of several processes has each in a process of its own; see `launch`.
 
     Args:
         cfg: the configuration `train`.
@@ -47,6 +49,11 @@ def train(cfg: DictConfig, cache: ProcessCache = NO_CACHE) -> Path:
         LabError: something that a person can mend; see its message.
     """
     folder = run_folder(cfg)
+    check_keys(cfg, TRAIN)
+    # Made here, too, so that a mistake shows before anything is started.
+    if not is_launched() and (hardware := assemble(cfg).hardware).processes > 1:
+        launch("kto_lab.runs.command:train", cfg, hardware)
+        return folder
     # The other processes of a run take part in what the first one holds.
     if not is_first():
         return train_in_own_folder(cfg, cache)

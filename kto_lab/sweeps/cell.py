@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
@@ -17,13 +18,16 @@ from kto_lab.errors import LabError
 from kto_lab.files import remove_abandoned
 from kto_lab.log_file import into
 from kto_lab.messages import explain
+from kto_lab.processes import is_first
 from kto_lab.runs.identity import identify
 from kto_lab.runs.job import LOG, Job
+from kto_lab.runs.launch import KilledError, is_launched, launch
 from kto_lab.runs.lease import LEASE, held
 from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.runs.status import FAILURE, status
-from kto_lab.sealed import write_json
+from kto_lab.sealed import read_json, write_json
 from kto_lab.sweeps.finished import CELLS
+from kto_lab.training.hardware import Hardware
 
 LOOK_SECONDS = 5.0
 # Of this process, which may run one cell after another.
@@ -38,11 +42,11 @@ def run_cell(cfg: DictConfig) -> str:
     """Run a cell to its end, or what is left of it, and return its status. Hydra calls this for each job.
 
     What the run says goes to `log.txt` in its folder. A failure is recorded with its traceback in `failure.json`, and
-    does not reach the other cells; being asked to stop does. Where Slurm started several processes for one run, the
-    first does all of that, and the others take part if it says so.
+    does not reach the other cells; being asked to stop does. A cell of several processes has each in a process of its
+    own, which Slurm starts, or `launch`: the first does all of that, and the others take part if it does.
 
     Raises:
-        CellError: the cell failed, and its folder refuses to be told.
+        CellError: the cell failed, and its folder refuses to be told; or one of its processes was killed.
     """
     _set_apart_what_is_imported()
     folder = Path(cfg.run_dir)
@@ -53,11 +57,40 @@ def run_cell(cfg: DictConfig) -> str:
         if job.is_told_to_run():
             _take_part(own, folder)
         return status(folder)
+    if not job and not is_first():
+        _take_part(own, folder)
+        return status(folder)
     with _recorded(folder, job):
-        _lead(own, folder, job)
+        if not is_launched() and (hardware := instantiate(own.trainer)).processes > 1:
+            _launch(own, folder, hardware)
+        else:
+            _lead(own, folder, job)
     # Trainer, policy and optimiser hold one another: their memory is wanted by the next cell.
     gc.collect()
     return status(folder)
+
+
+def _launch(own: DictConfig, folder: Path, hardware: Hardware) -> None:
+    """Run a cell in processes of its own, and add to its failure what only another than the first knew.
+
+    Raises:
+        CellError: one was killed.
+    """
+    try:
+        others = launch("kto_lab.sweeps.cell:run_cell", own, hardware)
+    except KilledError as killed:
+        raise CellError(str(killed)) from None
+    except Exception:
+        # Its processes are no more, and nobody else has the cell: what they held is free.
+        with held(folder) as mine:
+            if mine:
+                raise
+        return
+    failure = folder / FAILURE
+    if others and status(folder) == "failed" and failure.exists():
+        told = read_json(failure, "--retry-failed runs the cell again.")
+        if others not in told["error"]:
+            write_json(failure, told | {"error": f"{told['error']}\n{others}"})
 
 
 def _lead(own: DictConfig, folder: Path, job: Job | None) -> None:

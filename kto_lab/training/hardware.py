@@ -38,6 +38,7 @@ class Hardware:
             weights, matrix products in bfloat16.
         deterministic: refuse operations whose result can differ from run to run (on a GPU, at some cost).
         compile: compile the policy's blocks with torch.compile for the training; see `compiling.py`.
+        timeout_min: minutes that a process waits for the others, at the start and in a step, before the run fails.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"]
@@ -47,11 +48,12 @@ class Hardware:
     precision: Literal["auto", "32-true", "bf16-mixed"]
     deterministic: bool
     compile: bool
+    timeout_min: AtLeastOne = 30
 
     def __post_init__(self) -> None:
         """Refuse what this machine, or the lab, cannot do."""
         check_fields(self, "trainer")
-        if self.strategy == "fsdp" and self.devices * self.num_nodes == 1:
+        if self.strategy == "fsdp" and self.processes == 1:
             raise LabError(
                 "trainer.strategy is 'fsdp', which gives each process a shard of the policy, but there is one process. "
                 "Set trainer.devices to 2 or more, or use trainer=auto."
@@ -94,6 +96,11 @@ class Hardware:
         """Where the run computes, decided once."""
         # Without an import of torch where it has no say.
         return Choice("cpu") if self.accelerator == "cpu" else choose(self.accelerator, Machine.here(), self._answer)
+
+    @property
+    def processes(self) -> int:
+        """Processes of a run, over all nodes."""
+        return self.devices * self.num_nodes
 
     @property
     def device(self) -> "torch.device":

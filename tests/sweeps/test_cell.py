@@ -8,16 +8,23 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
 
+from kto_lab.errors import LabError
 from kto_lab.messages import explain
 from kto_lab.runs import lease
+from kto_lab.runs.job import LOG
+from kto_lab.runs.launch import KilledError
 from kto_lab.runs.lease import LEASE
 from kto_lab.runs.record import RECORD
-from kto_lab.runs.status import status
+from kto_lab.runs.status import FAILURE, status
+from kto_lab.sealed import write_json
+from kto_lab.sweeps import cell
 from kto_lab.sweeps.cell import CellError, clear_after_kill, run_cell
 from kto_lab.sweeps.launching import _run_here
 from kto_lab.sweeps.outcome import reason_of
-from tests.small_runs import configuration
+from tests.small_runs import configuration, instead
+from tests.sweeps.small_study import Sweep
 
 
 def test_a_cell_that_is_another_than_was_planned_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +53,65 @@ def test_a_cell_whose_folder_cannot_be_made_hands_its_reason_to_the_sweep(tmp_pa
     launcher = SimpleNamespace(launch=lambda jobs, initial_job_idx: ended)
     problems = _run_here(launcher, [[]], 0)
     assert list(problems) == [tmp_path / "run"] and "Not a directory" in problems[tmp_path / "run"]
+
+
+def two_processes(folder: Path) -> DictConfig:
+    return configuration(folder, "trainer=ddp", "trainer.accelerator=cpu")
+
+
+def test_a_cell_of_two_processes_has_both_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(cell, "launch", lambda *given: started.append(given) or "")
+    assert run_cell(two_processes(tmp_path)) == "missing"
+    ((task, cfg, hardware),) = started
+    assert task == "kto_lab.sweeps.cell:run_cell" and cfg.run_dir == str(tmp_path / "run")
+    assert hardware.processes == 2 and not (tmp_path / "run").exists()
+    # One of them is the cell itself, or takes part.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(cell, "_take_part", lambda own, folder: started.append((own, folder)))
+    run_cell(two_processes(tmp_path))
+    assert started[1][1] == tmp_path / "run"
+
+
+def test_what_befell_another_process_of_a_cell_is_its_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, cfg = tmp_path / "run", two_processes(tmp_path)
+
+    def killed(*_: object) -> str:
+        raise KilledError("Process 2 of 2 was killed")
+
+    def failed(*_: object) -> str:
+        # The first was killed because the other had failed, and could not let go of the cell.
+        folder.mkdir()
+        (folder / LEASE).touch()
+        raise LabError("no memory")
+
+    def told(*_: object) -> str:
+        write_json(folder / FAILURE, {"error": "Connection closed", "traceback": "line 7"})
+        return "Process 2 of 2: no memory"
+
+    monkeypatch.setattr(cell, "launch", killed)
+    with pytest.raises(CellError, match="Process 2 of 2 was killed"):
+        run_cell(cfg)
+    assert status(folder) == "missing"
+    monkeypatch.setattr(lease, "Watch", partial(lease.Watch, patience=0))
+    monkeypatch.setattr(cell, "launch", failed)
+    assert run_cell(cfg) == "failed" and reason_of(folder, {}) == "no memory"
+    monkeypatch.setattr(cell, "launch", told)
+    assert run_cell(cfg) == "failed"
+    assert reason_of(folder, {}) == "Connection closed\nProcess 2 of 2: no memory"
+
+
+@pytest.mark.slow
+def test_a_sweep_of_two_processes_goes_on_after_a_cell_that_fails(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "corruption.rate=2,0")
+    sweep.words = instead(sweep.words, *ddp)
+    said = sweep.run(expect=1)
+    assert "2 of 4 cells are not done" in said and "corruption.rate" in said
+    states = [status(folder) for folder in sweep.folders()]
+    assert sorted(states) == ["done", "done", "failed", "failed"] and states[-1] == "done"
+    for folder in sweep.folders():
+        assert not (folder / LEASE).exists() and "==>" in (folder / LOG).read_text()
 
 
 def test_what_a_cell_leaves_that_is_killed_after_its_record_goes(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from joblib import cpu_count
 from omegaconf import DictConfig, OmegaConf
 
-from kto_lab import cli
+from kto_lab import cli, stopping
 from kto_lab.errors import LabError
 from kto_lab.runs.job import LOG, Job, logs
 from kto_lab.runs.record import read_record
 from kto_lab.runs.status import FAILURE, status
-from kto_lab.sweeps import cell, launching, parent, slurm
+from kto_lab.sweeps import cell, launching, slurm
 from kto_lab.sweeps.launching import Launcher
 from kto_lab.sweeps.parent import EndsWithSweep
 from kto_lab.training.callbacks import METRICS
@@ -130,18 +130,18 @@ class Now:
 def test_a_process_is_asked_to_stop_when_its_parent_is_gone_and_then_made_to(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     parents = [7, 7, 1]
-    monkeypatch.setattr(parent.os, "getppid", lambda: parents.pop(0))
-    monkeypatch.setattr(parent.os, "kill", lambda pid, signum: done.append((pid, signum)))
-    monkeypatch.setattr(parent.os, "_exit", done.append)
-    parent._stop_without(7, Now(False, False, False))  # type: ignore[arg-type]
+    monkeypatch.setattr(stopping.os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(stopping.os, "kill", lambda pid, signum: done.append((pid, signum)))
+    monkeypatch.setattr(stopping.os, "_exit", done.append)
+    stopping._stop_without(7, Now(False, False, False))  # type: ignore[arg-type]
     assert done == [(os.getpid(), signal.SIGTERM), 143] and parents == []
 
 
 def test_a_process_whose_cell_is_over_watches_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parent.os, "getppid", lambda: 7)
-    monkeypatch.setattr(parent.os, "kill", lambda *_: pytest.fail("nobody is to be stopped"))
+    monkeypatch.setattr(stopping.os, "getppid", lambda: 7)
+    monkeypatch.setattr(stopping.os, "kill", lambda *_: pytest.fail("nobody is to be stopped"))
     over = Now(False, True)
-    parent._stop_without(7, over)  # type: ignore[arg-type]
+    stopping._stop_without(7, over)  # type: ignore[arg-type]
     assert over.looks == []
 
 
