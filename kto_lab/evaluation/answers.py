@@ -15,8 +15,9 @@ from kto_lab import narration
 from kto_lab.feedback.checkers import metric_name, score_answer
 from kto_lab.hashing import content_hash
 from kto_lab.models.adapters import Policy
-from kto_lab.models.generate import generate
+from kto_lab.models.generate import Answer, generate
 from kto_lab.models.tokens import Encoder, Prompt
+from kto_lab.ranks import ALONE, Ranks
 from kto_lab.statistics import Estimate, mean_interval
 
 
@@ -87,6 +88,7 @@ def answer_prompts(
     batch_tokens: int,
     seed: int,
     advance: Callable[[int], None] = lambda answers: None,
+    ranks: Ranks = ALONE,
 ) -> list[ScoredAnswer]:
     """Greedy answers to held-out prompts, scored by the checks that the prompts carry.
 
@@ -99,22 +101,17 @@ def answer_prompts(
         batch_tokens: tokens of prompts and answers held at once; see `generate`.
         seed: passed to the sampler, which needs none while it is greedy.
         advance: called with the number of answers each time some are done.
+        ranks: share the prompts; all return all answers.
     """
     chosen = table_test.select(select_prompts(table_test, prompts))
     encoder.check(chosen)
     rows = list(chosen)
     unchecked = {row["prompt_id"] for row in rows if not row["checks"]}
     thumbs = {up: held_out_answers(table_test, unchecked, desirable=up) for up in (True, False)}
-    found = generate(
-        model,
-        encoder,
-        [row["prompt"] for row in rows],
-        max_new_tokens=max_new_tokens,
-        batch_tokens=batch_tokens,
-        seed=seed,
-        advance=advance,
-    )
-    cut = sum(bool(answer.reasoning) and not answer.text and not answer.finished for (answer,) in found)
+    asked = [row["prompt"] for row in rows]
+    how = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens, "seed": seed}
+    found = _answered(model, encoder, asked, ranks, advance=advance, **how)
+    cut = sum(bool(answer.reasoning) and not answer.text and not answer.finished for answer in found)
     if cut:
         narration.say(f"    {cut} of {len(found)} answers were cut in their reasoning: raise evaluation.max_new_tokens")
     return [
@@ -130,7 +127,7 @@ def answer_prompts(
             undesirable=thumbs[False].get(row["prompt_id"]),
             reasoning=answer.reasoning,
         )
-        for row, (answer,) in zip(rows, found, strict=True)
+        for row, answer in zip(rows, found, strict=True)
     ]
 
 
@@ -191,24 +188,35 @@ def sample_answers(
     batch_tokens: int,
     seed: int,
     advance: Callable[[int], None] = lambda answers: None,
+    ranks: Ranks = ALONE,
 ) -> list[tuple[Prompt, tuple[int, ...]]]:
     """Prompts, each with the tokens of an answer at temperature 1, to be scored by policy and reference.
 
     Arguments are those of `answer_prompts`; `seed` seeds the sampling. See `sampled_kl`.
     """
-    rows = select_prompts(table_test, prompts)
-    asked = [table_test[row]["prompt"] for row in rows]
-    found = generate(
-        model,
-        encoder,
-        asked,
-        max_new_tokens=max_new_tokens,
-        temperature=1.0,
-        batch_tokens=batch_tokens,
-        seed=seed,
-        advance=advance,
-    )
-    return [(prompt, answer.tokens) for prompt, (answer,) in zip(asked, found, strict=True)]
+    asked = [table_test[row]["prompt"] for row in select_prompts(table_test, prompts)]
+    how = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens, "seed": seed}
+    found = _answered(model, encoder, asked, ranks, advance=advance, temperature=1.0, **how)
+    return [(prompt, answer.tokens) for prompt, answer in zip(asked, found, strict=True)]
+
+
+def _answered(
+    model: Policy,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    ranks: Ranks,
+    *,
+    advance: Callable[[int], None],
+    **how: Any,
+) -> list[Answer]:
+    """An answer to each prompt; each process gets its share of the short and of the long ones. `how`: of `generate`."""
+    order = sorted(range(len(prompts)), key=lambda place: len(encoder.prompt(prompts[place])))
+    own = generate(model, encoder, [prompts[place] for place in ranks.share(order)], advance=advance, **how)
+    found = ranks.joined([answer for (answer,) in own])
+    if len(own) < len(found):
+        advance(len(found) - len(own))
+    by_place = dict(zip(order, found, strict=True))
+    return [by_place[place] for place in range(len(prompts))]
 
 
 def sampled_kl(policy_logps: ArrayLike, reference_logps: ArrayLike) -> Estimate:

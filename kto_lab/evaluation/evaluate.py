@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 
 from kto_lab import narration
@@ -36,6 +37,7 @@ from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.store_scorer import known, not_finite, score_and_keep
 from kto_lab.models.tokens import Encoder
+from kto_lab.ranks import ALONE, Ranks
 from kto_lab.sealed import write_json
 from kto_lab.statistics import Bounds, Estimate
 
@@ -137,6 +139,7 @@ class Judge:
         share_prompts: completions of one prompt share its row.
         seed: of what is drawn, and of the bootstraps.
         autocast: makes the block in which policies compute; it sets the number format.
+        ranks: the processes that share the work; each has the policy, and all find the same.
     """
 
     held_out: HeldOut
@@ -147,6 +150,7 @@ class Judge:
     share_prompts: bool
     seed: int
     autocast: Callable[[], AbstractContextManager[object]]
+    ranks: Ranks = ALONE
 
     def asking(self, control: str) -> "Judge":
         """The judge of a policy that is asked with a control text; its reference is not."""
@@ -175,13 +179,15 @@ class Judge:
         found = Measured(answers, logps, lm_eval)
         # In the number format that is its own.
         if self.settings.judge is not None:
-            found = replace(found, answers=judged(self.settings.judge, found.answers, policy.device))
+            own = judged(self.settings.judge, self.ranks.share(found.answers), policy.device)
+            found = replace(found, answers=self.ranks.joined(own))
         self.keep(name, found)
         return found
 
     def keep(self, name: str, found: Measured) -> None:
         """Keep what was found of a policy in the folder."""
-        write_json(self.folder / f"{name}.json", found.as_dict())
+        if self.ranks.first:
+            write_json(self.folder / f"{name}.json", found.as_dict())
 
     def compare(
         self, policy: Policy, base: Measured, trained: Measured, *, beta: float, reference: ReferencePolicy | None
@@ -208,7 +214,8 @@ class Judge:
             groups = dict(zip(reversed(prompts), reversed(groups), strict=True))
             compared = compare(before, after, groups, self._bounds(), seed=self.seed).as_dict()
             metrics |= {"answers": compared["overall"], "groups": compared["groups"]}
-            write_json(self.folder / PROMPT_SCORES, after)
+            if self.ranks.first:
+                write_json(self.folder / PROMPT_SCORES, after)
         if base.logps:
             part = self.held_out.table.select(self.held_out.reward_rows)
             rewards = [beta * (new - old) for new, old in zip(trained.logps, base.logps, strict=True)]
@@ -285,6 +292,7 @@ class Judge:
                 batch_tokens=self.settings.batch_tokens,
                 seed=self.seed,
                 advance=advance,
+                ranks=self.ranks,
             )
 
     @within_memory("log-probabilities of held-out examples and samples", SCORING)
@@ -301,7 +309,8 @@ class Judge:
         The model is made and put on the device only where something is missing. Autocast is entered for it alone: what
         it keeps of a model's weights in 16 bits it keeps to the end of its block.
         """
-        logps = known(logp_cache, tokens)
+        # One process's disk may have what another's lacks.
+        logps = self.ranks.told(known(logp_cache, tokens) if self.ranks.first else torch.empty(0))
         missing = not_finite(logps)
         if len(missing):
             with model as policy, self.autocast(), narration.progress(what, len(missing)) as advance:
@@ -313,8 +322,9 @@ class Judge:
                     token_budget=self.token_budget,
                     share_prompts=share_prompts,
                     advance=advance,
+                    ranks=self.ranks,
                 )
-            if logp_cache is not None:
+            if logp_cache is not None and self.ranks.first:
                 logp_cache.settle()
         return logps.tolist()
 
@@ -334,6 +344,7 @@ class Judge:
             batch_size=self.settings.lm_eval_batch_size,
             num_fewshot=self.settings.lm_eval_fewshot,
             seed=self.seed,
+            ranks=self.ranks,
         )
 
     @within_memory("sampled answers", ANSWERING)
@@ -350,6 +361,7 @@ class Judge:
                 batch_tokens=self.settings.batch_tokens,
                 seed=self.seed,
                 advance=advance,
+                ranks=self.ranks,
             )
         asked, plain = (
             [Tokens(encoder.prompt(prompt), answer) for prompt, answer in drawn]

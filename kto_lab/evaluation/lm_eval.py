@@ -18,6 +18,7 @@ base cannot be run at all.
 import contextlib
 import importlib.resources
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ import torch
 import yaml
 from datasets import Dataset
 
+from kto_lab.evaluation.lm_eval_ranks import divided, serve
 from kto_lab.evaluation.lm_eval_tasks import CHECKS, LOCAL_TASKS, NEUTRAL, checked_rows, manager_for, printing_to
 from kto_lab.feedback.checkers import ON_A_SCALE, metric_name
 from kto_lab.feedback.table import is_chat
@@ -40,6 +42,7 @@ from kto_lab.models.kv_cache import make_cache
 from kto_lab.models.products import converted_once, product_format
 from kto_lab.models.reasoning import Markup
 from kto_lab.models.tokens import Encoder, Prompt
+from kto_lab.ranks import ALONE, Ranks
 from kto_lab.statistics import Estimate, Floats, cluster_interval, mean_interval, proportion_interval
 
 # lm-eval's resamples for metrics that have no closed-form error; its default of 100,000 takes minutes.
@@ -100,6 +103,7 @@ def run_lm_eval(
     batch_size: int,
     num_fewshot: int | None,
     seed: int,
+    ranks: Ranks = ALONE,
 ) -> TaskResults:
     """Run lm-eval's `simple_evaluate` on a model in memory.
 
@@ -119,51 +123,63 @@ def run_lm_eval(
         batch_size: requests in flight at once.
         num_fewshot: worked examples before each document; None for what the task says.
         seed: seeds what lm-eval draws.
+        ranks: share the requests to the model; all return the same.
 
     Returns:
         Its metrics. Intervals are Wilson's for the checks, a bootstrap over documents for perplexities, and else 1.96
         of lm-eval's standard errors on both sides.
     """
     from lightning.pytorch.utilities.seed import isolate_rng
-    from lm_eval import simple_evaluate
 
     chat = is_chat(table_test)
     checked = table_test if CHECKS in tasks else table_test.select([])
-    write_tasks(folder, encoder, checked, max_new_tokens=max_new_tokens, limit=limit)
+    if ranks.first:
+        write_tasks(folder, encoder, checked, max_new_tokens=max_new_tokens, limit=limit)
+    log = folder.with_name("lm_eval.log") if ranks.first else Path(os.devnull)
+    how = {"limit": limit, "num_fewshot": num_fewshot, "apply_chat_template": chat}
     was_training = model.training
     found = TaskResults()
     try:
         with (
             isolate_rng(),
-            printing_to(folder.with_name("lm_eval.log")),
+            printing_to(log),
             _ending_at(model, encoder.ending(chat)),
             converted_once(model, model.device),
         ):
             lm = language_model(model, encoder, batch_size)
-            for part, adds in _by_special_tokens(tasks, chat):
-                lm.add_bos_token = adds
-                results = simple_evaluate(
-                    model=lm,
-                    tasks=[str(folder / f"{task}.yaml") if task in LOCAL_TASKS else task for task in part],
-                    task_manager=manager_for(part),
-                    num_fewshot=num_fewshot,
-                    limit=limit,
-                    bootstrap_iters=_RESAMPLES,
-                    apply_chat_template=chat,
-                    random_seed=seed,
-                    numpy_random_seed=seed,
-                    torch_random_seed=seed,
-                    fewshot_random_seed=seed,
-                )
-                for task in results["results"]:
-                    estimates = estimates_of(results, task, seed)
-                    sides = results["higher_is_better"].get(task, {})
-                    found.estimates[task] = estimates
-                    # A name may end in the filter that its value is of: "exact_match,strict-match".
-                    found.higher_is_better[task] = {name: sides.get(name.partition(",")[0]) for name in estimates}
+            if ranks.first:
+                with divided(lm, ranks):
+                    for part, adds in _by_special_tokens(tasks, chat):
+                        lm.add_bos_token = adds
+                        _evaluate(lm, part, folder, found, seed=seed, **how)
+            else:
+                serve(lm, ranks)
     finally:
         model.train(was_training)
-    return found
+    return ranks.told(found)
+
+
+def _evaluate(lm: Any, tasks: Sequence[str], folder: Path, found: TaskResults, *, seed: int, **how: Any) -> None:
+    """Add what lm-eval finds in some tasks; `how` as its `simple_evaluate` takes it."""
+    from lm_eval import simple_evaluate
+
+    results = simple_evaluate(
+        model=lm,
+        tasks=[str(folder / f"{task}.yaml") if task in LOCAL_TASKS else task for task in tasks],
+        task_manager=manager_for(tasks),
+        bootstrap_iters=_RESAMPLES,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+        **how,
+    )
+    for task in results["results"]:
+        estimates = estimates_of(results, task, seed)
+        sides = results["higher_is_better"].get(task, {})
+        found.estimates[task] = estimates
+        # A name may end in the filter that its value is of: "exact_match,strict-match".
+        found.higher_is_better[task] = {name: sides.get(name.partition(",")[0]) for name in estimates}
 
 
 def language_model(model: Policy, encoder: Encoder, batch_size: int) -> Any:

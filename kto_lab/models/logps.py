@@ -25,6 +25,7 @@ from kto_lab.models.rows import cut_micro_batches
 from kto_lab.models.segments import Kept, Segments, Span
 from kto_lab.models.sequences import Tokens, Unit, completion_lengths
 from kto_lab.models.through import through, together
+from kto_lab.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -159,14 +160,23 @@ def score(
     token_budget: int,
     share_prompts: bool = False,
     advance: Callable[[int], None] = lambda sequences: None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Log-probabilities of many completions without gradient, in large batches of similar length.
+
+    Batches are dealt to `ranks`, each as it is for one process, so the values are the same; all processes return them.
 
     Returns:
         (N,) float32 on the CPU, in nats, in the order of `sequences`.
     """
     return score_tokens(
-        model, sequences, pad_id=pad_id, token_budget=token_budget, share_prompts=share_prompts, advance=advance
+        model,
+        sequences,
+        pad_id=pad_id,
+        token_budget=token_budget,
+        share_prompts=share_prompts,
+        advance=advance,
+        ranks=ranks,
     )[0]
 
 
@@ -179,6 +189,7 @@ def score_tokens(
     token_budget: int,
     share_prompts: bool = False,
     advance: Callable[[int], None] = lambda sequences: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of many completions and of their tokens, without gradient; see `score`.
 
@@ -188,17 +199,23 @@ def score_tokens(
     """
     units = [[sequence] for sequence in sequences]
     counts = completion_lengths(sequences)
-    sums, values = torch.empty(len(units)), torch.empty(int(counts.sum()))
+    sums, values = torch.zeros(len(units)), torch.zeros(int(counts.sum()))
     if not units:
         return sums, values
     with evaluating(model), together(model):
         packing = packs_rows(model)
-        for rows in cut_micro_batches(units, token_budget=token_budget, share_prompts=share_prompts, packed=packing):
+        done = 0
+        cut = cut_micro_batches(units, token_budget=token_budget, share_prompts=share_prompts, packed=packing)
+        for rows in ranks.share(cut):
             chosen = [units[index] for index in rows]
             logps = completion_token_logps(model, chosen, pad_id=pad_id, share_prompts=share_prompts)
             sums[rows] = logps.sums.cpu()
             values[torch.from_numpy(places(counts, rows))] = logps.values.cpu()
+            done += len(rows)
             advance(len(rows))
+    sums, values = ranks.total(sums), ranks.total(values)
+    if done < len(units):
+        advance(len(units) - done)
     return sums, values
 
 

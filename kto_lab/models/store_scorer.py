@@ -22,6 +22,7 @@ from kto_lab.models.quantization import contents
 from kto_lab.models.ragged import owners, places
 from kto_lab.models.scorer import Scorer
 from kto_lab.models.sequences import Tokens, completion_lengths
+from kto_lab.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
@@ -137,6 +138,7 @@ def score_and_keep(
     share_prompts: bool,
     advance: Callable[[int], None],
     per_token: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Score sequences, and keep the results part by part.
 
@@ -149,6 +151,7 @@ def score_and_keep(
         share_prompts: completions of one prompt share its row.
         advance: told how many more are done.
         per_token: return the log-probabilities of the completions' tokens; the store keeps both forms then.
+        ranks: share the work; the first keeps all, and all return the same.
 
     Returns:
         (N,) float32 log-probabilities in nats on the CPU, in the order of `sequences`; or (T,) of the tokens of their
@@ -157,14 +160,15 @@ def score_and_keep(
     counts = value_counts(sequences, per_token=per_token)
     logps = torch.empty(int(counts.sum()))
     how: dict[str, Any] = {"pad_id": pad_id, "token_budget": token_budget, "share_prompts": share_prompts}
+    how |= {"ranks": ranks, "advance": advance}
     for part in _parts(sequences, BATCHES_PER_PART * token_budget):
         chosen = [sequences[index] for index in part]
         if per_token:
-            sums, values = score_tokens(model, chosen, advance=advance, **how)
+            sums, values = score_tokens(model, chosen, **how)
         else:
-            sums = values = score(model, chosen, advance=advance, **how)
+            sums = values = score(model, chosen, **how)
         logps[torch.from_numpy(places(counts, part))] = values
-        if logp_cache is not None:
+        if logp_cache is not None and ranks.first:
             logp_cache.put(chosen, sums.numpy())
             if per_token:
                 logp_cache.put_tokens(chosen, values.numpy())

@@ -13,6 +13,7 @@ from kto_lab.models.adapters import Policy
 from kto_lab.models.exact_rows import ExactRows
 from kto_lab.models.reference import ReferencePolicy, at_start
 from kto_lab.models.tokens import Encoder, Lengths
+from kto_lab.ranks import ALONE, Ranks
 from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.sealed import read_json, recover
 from kto_lab.training.hardware import Hardware
@@ -46,6 +47,7 @@ def judge_of(
     *,
     folder: Path,
     seed: int,
+    ranks: Ranks = ALONE,
 ) -> Judge:
     """What measures policies on held-out prompts.
 
@@ -58,6 +60,7 @@ def judge_of(
         rows: how they can be laid out.
         folder: for what is found.
         seed: of the run.
+        ranks: the processes that share the work.
     """
     return Judge(
         held_out=HeldOut.of(taken(table_test, encoder), encoder, evaluation.reward_examples),
@@ -68,6 +71,7 @@ def judge_of(
         share_prompts=optimization.keep_prompts_together and rows.shared,
         seed=seed,
         autocast=hardware.autocast,
+        ranks=ranks,
     )
 
 
@@ -105,7 +109,9 @@ def measure_base(
         key: a hash of all that the measurements can depend on.
     """
     kept = judge.folder / "base.json"
-    if (known := recover(kept, read_json, "the base policy is measured again")) is not None:
+    known = recover(kept, read_json, "the base policy is measured again") if judge.ranks.first else None
+    # One process may see the file before another does.
+    if (known := judge.ranks.told(known)) is not None:
         return Measured.from_dict(known)
     if not judge.settings.measures:
         return NOTHING

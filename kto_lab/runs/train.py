@@ -6,7 +6,7 @@ its own: `components`, `examples`, `loading`, `training/planning`, `judges`, `tr
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from kto_lab.models.adapters import Policy, moved
 from kto_lab.models.number_format import masters
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.processes import is_first
+from kto_lab.ranks import ALONE
 from kto_lab.runs.claim import CONFIG, claim, refuse_another_configuration
 from kto_lab.runs.components import assemble
 from kto_lab.runs.examples import read_examples
@@ -32,6 +33,7 @@ from kto_lab.runs.saving import POLICY, save_and_compare
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.data import TrainingData
 from kto_lab.training.fit import CHECKPOINTS, fit
+from kto_lab.training.joining import join
 from kto_lab.training.planning import check_plan, plan
 
 
@@ -68,17 +70,26 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
         longest = longest_sequence(made.lengths, evaluation, objective)
         rows = source.lay_out_rows(start.model, longest=longest)
         record.training["rows"] = asdict(rows)
+        # From here on the processes of the run wait for one another.
+        ranks = join(hardware)
         judge = judge_of(
-            test, encoder, evaluation, made.optimization, hardware, rows, folder=folder / "evaluation", seed=seed
+            test,
+            encoder,
+            evaluation,
+            made.optimization,
+            hardware,
+            rows,
+            folder=folder / "evaluation",
+            seed=seed,
+            ranks=ranks,
         )
         deployed = deployed_judge(judge, objective)
         load = partial(source.load_initial, packed=rows.packed)
         reference = source.reference_policy(load, share_prompts=judge.share_prompts, longest=longest)
     claim(folder, cfg, identity, record.data["fingerprint"], record.model, first=first)
-    if first:
-        with record.stage("evaluation before"):
-            base = measure_base(judge, policy, reference, start.logp_cache, cache, made.base_key)
-            judge.try_metrics(base, beta=objective.reward_beta)
+    with record.stage("evaluation before"):
+        base = measure_base(judge, policy, reference, start.logp_cache, cache, made.base_key)
+        judge.try_metrics(base, beta=objective.reward_beta)
     loggers = observer.loggers(record)
     with record.stage("training"), masters(policy, number_format=hardware.number_format, seed=seed):
         record.training |= fit(
@@ -95,7 +106,10 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
             seed=seed,
             logp_cache=start.logp_cache,
         )
-    if first:
+    if hardware.strategy == "fsdp":
+        # The trained policy is whole on the first process alone.
+        deployed = replace(deployed, ranks=ALONE)
+    if first or hardware.strategy != "fsdp":
         conclude(policy, deployed, base, data, objective, source, record, observer, reference=reference, load=load)
     return folder
 
@@ -119,7 +133,7 @@ def conclude(
     reference: ReferencePolicy | None,
     load: Callable[[], Policy],
 ) -> None:
-    """Compare the trained policy with the base, save it, and write the record.
+    """Compare the trained policy with the base; on the first process also save it, and write the record.
 
     Args:
         policy: the trained one.
@@ -138,6 +152,8 @@ def conclude(
         trained = measure_trained(deployed, policy)
         record.metrics = deployed.compare(policy, base, trained, beta=objective.reward_beta, reference=reference)
         record.declared = deployed.declarations(trained)
+    if not deployed.ranks.first:
+        return
     with record.stage("saving"):
         saved = record.folder / POLICY
         difference = save_and_compare(policy, deployed, saved, source=source, data=data, load=load)

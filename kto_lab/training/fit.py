@@ -1,15 +1,9 @@
 """Training by Lightning: the trainer, its callbacks, checkpoints and resume."""
 
-import logging
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -28,6 +22,7 @@ from kto_lab.training.compiling import compiled
 from kto_lab.training.data import TrainingData, class_weights
 from kto_lab.training.dropout import set_dropout
 from kto_lab.training.hardware import Hardware
+from kto_lab.training.joining import quiet_lightning
 from kto_lab.training.module import AlignmentModule
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.recomputing import recomputed
@@ -41,8 +36,6 @@ if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
 
 CHECKPOINTS = "checkpoints"
-# What Lightning sets in the environment to start the other processes of a run.
-OF_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def check_feasible(
@@ -62,7 +55,7 @@ def check_feasible(
         adapter: what is trained.
         attention: implementation that the model is to have; None where it is not chosen.
     """
-    processes = hardware.devices * hardware.num_nodes
+    processes = hardware.processes
     if optimization.dropout or adapter.dropout:
         asked = "optimization.dropout" if optimization.dropout else "adapter.dropout"
         if hardware.compile:
@@ -84,26 +77,6 @@ def check_feasible(
         )
 
 
-@contextmanager
-def _processes_of_its_own() -> Iterator[None]:
-    """Forget the processes that Lightning starts for a run: it leaves a group of them and its own rank behind.
-
-    The next run of this process would take itself for one of them, and wait for the others.
-    """
-    before = {name: os.environ.get(name) for name in OF_LIGHTNING}
-    try:
-        yield
-    finally:
-        if before["LOCAL_RANK"] is None and "LOCAL_RANK" in os.environ:
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
-
-
-@_processes_of_its_own()
 def fit(
     policy: Policy,
     data: TrainingData,
@@ -161,7 +134,7 @@ def fit(
     set_dropout(policy, own=optimization.dropout)
     samples = objective.compared_to is Completions.SAMPLED
     with (
-        _quiet_lightning(),
+        quiet_lightning(),
         compiled(policy, hardware, share_prompts=share_prompts, samples=samples) as compilation,
         recomputed(policy, optimization.gradient_checkpointing),
     ):
@@ -209,8 +182,7 @@ def _trainer(hardware: Hardware, callbacks: list[pl.Callback], folder: Path, log
     if strategy == "fsdp":
         # FSDP2; what Lightning calls "fsdp" is the first, for GPUs alone. A checkpoint is one file, as it is anywhere
         # else, so that a run can go on under another strategy.
-        processes = hardware.devices * hardware.num_nodes
-        strategy = ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
+        strategy = ModelParallelStrategy(hardware.processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
     return pl.Trainer(
         accelerator="gpu" if hardware.device.type == "cuda" else "cpu",
         devices=hardware.devices,
@@ -226,17 +198,3 @@ def _trainer(hardware: Hardware, callbacks: list[pl.Callback], folder: Path, log
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Without Lightning's own remarks on hardware and data loaders: the stages say what a person needs."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning.*")
-            yield
-    finally:
-        logger.setLevel(level)

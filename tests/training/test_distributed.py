@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from kto_lab.errors import LabError
 from kto_lab.runs import command
-from kto_lab.runs.record import RECORD
+from kto_lab.runs.record import RECORD, read_record
 from kto_lab.training.callbacks import METRICS
 from tests.small_runs import metrics, overrides, run
 from tests.training.checkpoints import assert_holds_what_is_trained
@@ -27,9 +27,17 @@ UNEVEN = (
     "optimization.max_steps=3",
     "trainer.precision=32-true",
 )
+# What each process does a share of, outside of training.
+EVALUATED = (
+    "evaluation=quick",
+    "evaluation.reward_examples=8",
+    "evaluation.prompts=5",
+    "evaluation.kl_prompts=3",
+    "evaluation.max_new_tokens=3",
+)
 LORA = ("adapter=lora", "adapter.rank=4")
 RUNS: dict[str, tuple[str, ...]] = {
-    "kto": UNEVEN,
+    "kto": (*UNEVEN, *EVALUATED, "evaluation.lm_eval=[]"),
     "dpo": (*UNEVEN, "loss=dpo"),
     "sft": (*UNEVEN, "loss=sft"),
     "lora": (*UNEVEN, *LORA),
@@ -40,11 +48,20 @@ RUNS: dict[str, tuple[str, ...]] = {
         "optimization.gradient_checkpointing=true",
     ),
     "bf16": (*UNEVEN, "trainer.precision=bf16-mixed"),
+    # The trained policy is the base policy, and so has to do the same, bit for bit, however it is shared.
+    "unmoved": (
+        *UNEVEN,
+        *EVALUATED,
+        "optimization.learning_rate=1e-30",
+        "evaluation.lm_eval=[kto_lab_neutral]",
+        "evaluation.lm_eval_limit=3",
+    ),
 }
 UNDER = [("ddp", "kto"), ("fsdp", "kto")]
 SLOWLY_UNDER = [
     ("ddp", "dpo"),
     ("ddp", "sft"),
+    ("ddp", "unmoved"),
     *(("fsdp", name) for name in ("dpo", "sft", "lora", "sgd", "clipped and recomputed")),
 ]
 # What a resumed run has to bring back: dropout, the optimiser's state, and what the reference point remembers.
@@ -141,6 +158,11 @@ def assert_as_one(together: Path, alone: Path, strategy: str, name: str) -> None
     assert_same(folder / "run", together / strategy / name / "run")
     # Where it clips, it clips.
     assert all(float(row["grad_norm"]) > 0.05 for row in metrics(folder / "run"))
+    # Nothing was trained yet.
+    mine, theirs = (
+        where / "evaluation" / "base.json" for where in (folder / "run", together / strategy / name / "run")
+    )
+    assert mine.exists() == theirs.exists() and (not mine.exists() or mine.read_bytes() == theirs.read_bytes())
 
 
 @pytest.mark.parametrize(("strategy", "name"), UNDER)
@@ -152,6 +174,26 @@ def test_two_processes_do_what_one_does(pair: Path, alone: Path, strategy: str, 
 @pytest.mark.parametrize(("strategy", "name"), SLOWLY_UNDER)
 def test_so_they_do_for_other_runs(slow_pair: Path, alone: Path, strategy: str, name: str) -> None:
     assert_as_one(slow_pair, alone, strategy, name)
+
+
+def test_two_processes_evaluate_what_one_does(pair: Path, alone: Path) -> None:
+    assert_as_one(pair, alone, "ddp", "kto")
+    mine, theirs = (read_record(folder)["metrics"] for folder in (alone / "kto" / "run", pair / "ddp" / "kto" / "run"))
+    assert mine.keys() == theirs.keys() == {"answers", "groups", "rewards", "kl"}
+    assert theirs["kl"]["value"] == pytest.approx(mine["kl"]["value"], abs=1e-4) and mine["kl"]["value"] != 0
+    assert theirs["answers"] == mine["answers"]
+    for key, estimate in mine["rewards"].items():
+        assert theirs["rewards"][key] == pytest.approx(estimate, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_what_two_processes_share_is_what_one_does_bit_for_bit(slow_pair: Path, alone: Path) -> None:
+    assert_as_one(slow_pair, alone, "ddp", "unmoved")
+    mine, theirs = (folder / "unmoved" / "run" for folder in (alone, slow_pair / "ddp"))
+    for name in ("base.json", "trained.json"):
+        assert (mine / "evaluation" / name).read_bytes() == (theirs / "evaluation" / name).read_bytes()
+    metrics = read_record(mine)["metrics"]
+    assert read_record(theirs)["metrics"] == metrics and metrics["lm_eval"]["base"]
 
 
 @pytest.mark.slow
@@ -208,14 +250,7 @@ def test_before_the_first_step_there_is_nothing_to_keep(pair: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_line_shards_and_evaluates_the_whole_policy(tmp_path: Path) -> None:
-    evaluated = (
-        "evaluation=quick",
-        "evaluation.reward_examples=8",
-        "evaluation.prompts=4",
-        "evaluation.kl_prompts=2",
-        "evaluation.max_new_tokens=3",
-    )
-    two = words(tmp_path / "two", *under("fsdp"), *UNEVEN, *evaluated)
+    two = words(tmp_path / "two", *under("fsdp"), *UNEVEN, *EVALUATED)
     done = subprocess.run(
         [sys.executable, "-m", "kto_lab.cli", "train", *two],
         capture_output=True,
@@ -226,7 +261,7 @@ def test_the_command_line_shards_and_evaluates_the_whole_policy(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("==> Training") == 1, "only the first process speaks"
     words(tmp_path / "one")
-    one = run(tmp_path / "one", *UNEVEN, *evaluated)
+    one = run(tmp_path / "one", *UNEVEN, *EVALUATED)
     assert_same(one, tmp_path / "two" / "run")
     mine, theirs = (json.loads((folder / RECORD).read_text()) for folder in (one, tmp_path / "two" / "run"))
     for record in (mine, theirs):

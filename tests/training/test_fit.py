@@ -1,6 +1,5 @@
 """Training that stops and goes on: the same weights, bit for bit, and the same metrics."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from safetensors.torch import load_file
 from kto_lab.errors import LabError
 from kto_lab.runs import train as run_module
 from kto_lab.runs.record import RECORD
-from kto_lab.training import fit as fit_module
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.checkpoints import last_checkpoint
 from kto_lab.training.module import AlignmentModule
@@ -280,29 +278,3 @@ def test_a_disk_that_fills_up_is_said_and_leaves_no_part(tmp_path: Path) -> None
     assert not (folder / RECORD).exists() and not (folder / "policy").exists()
     run(tmp_path, *SIX)
     assert (folder / RECORD).exists()
-
-
-def test_the_next_run_of_a_process_is_none_of_the_processes_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in fit_module.OF_LIGHTNING:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MASTER_PORT", "1234")
-
-    def begin() -> None:
-        for name in fit_module.OF_LIGHTNING:
-            os.environ[name] = "0"
-        torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
-
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError), fit_module._processes_of_its_own():
-            begin()
-            raise ZeroDivisionError
-        assert not torch.distributed.is_initialized()
-        assert {name: os.environ.get(name) for name in fit_module.OF_LIGHTNING if name in os.environ} == {
-            "MASTER_PORT": "1234"
-        }
-    # A process that another has started stays one.
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with fit_module._processes_of_its_own():
-        begin()
-    assert torch.distributed.is_initialized() and os.environ["LOCAL_RANK"] == "0"
-    torch.distributed.destroy_process_group()
