@@ -42,6 +42,7 @@ from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.examples import evaluation_on, read_feedback
 from kto_lab.runs.identity import plain_values
 from kto_lab.runs.judges import base_measured, deployed_judge, judge_of, longest_sequence, taken
+from kto_lab.runs.launch import is_launched, launch
 from kto_lab.runs.loading import ModelSource
 from kto_lab.runs.process_cache import Node
 from kto_lab.runs.record import Record, check_file, read_record
@@ -49,6 +50,7 @@ from kto_lab.runs.saving import POLICY
 from kto_lab.runs.summary import show_examples, show_metrics, show_single
 from kto_lab.runs.trust import refuse_foreign_code
 from kto_lab.sealed import SUMS
+from kto_lab.training.joining import join
 
 # What the command brings in the place of what the run had.
 BROUGHT = ("evaluation", "trainer", "reference_store")
@@ -63,6 +65,8 @@ SHIPPED = {
 
 def evaluate(cfg: DictConfig) -> Path:
     """Run the whole of `kto-lab evaluate`, and return the file that was written.
+
+    Several processes (`trainer.devices`) share the work, each with the whole policy.
 
     Raises:
         LabError: something that a person can mend; see its message.
@@ -81,6 +85,13 @@ def evaluate(cfg: DictConfig) -> Path:
         )
     if cfg.run is None and "feedback" not in given:
         OmegaConf.update(cfg, "feedback", SHIPPED, force_add=True)
+    if cfg.output is None:
+        # The same for all processes.
+        alone = Path("runs") / "evaluations" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}.json"
+        cfg.output = str(alone if cfg.run is None else Path(cfg.run) / AGAIN)
+    if not is_launched() and (hardware := instantiate(cfg.trainer)).processes > 1:
+        launch("kto_lab.runs.evaluate:evaluate", cfg, hardware)
+        return Path(cfg.output)
     forget_peak_of_devices()
     return evaluate_model(cfg) if cfg.run is None else evaluate_run(cfg)
 
@@ -97,7 +108,7 @@ def evaluate_run(cfg: DictConfig) -> Path:
         own[name] = cfg[name]
     made = assemble(own)
     saved = saved_policy(folder, finished)
-    target = folder / AGAIN if cfg.output is None else Path(cfg.output)
+    target = Path(cfg.output)
     record = Record(
         folder=folder,
         run_id=finished["run_id"],
@@ -129,7 +140,10 @@ def evaluate_run(cfg: DictConfig) -> Path:
     policy = _trained(saved, source, loaded.model)
     console.say(f"    {loaded.provenance['name']}; {saved}")
     files = target.with_suffix("")
-    judge = judge_of(test, encoder, evaluation, made.optimization, made.hardware, rows, folder=files, seed=made.seed)
+    ranks = join(made.hardware)
+    judge = judge_of(
+        test, encoder, evaluation, made.optimization, made.hardware, rows, folder=files, seed=made.seed, ranks=ranks
+    )
     before = ReferencePolicy(partial(_initial, loaded.model, source), inside=True)
     reference = source.reference_policy(before.load, share_prompts=judge.share_prompts, longest=longest)
     with record.stage("evaluation"):
@@ -140,6 +154,8 @@ def evaluate_run(cfg: DictConfig) -> Path:
         trained = deployed.measure(policy, "trained")
         record.metrics = deployed.compare(policy, base, trained, beta=made.objective.reward_beta, reference=reference)
         record.declared = deployed.declarations(trained)
+    if not ranks.first:
+        return target
     record.files = {"results": target, "answers and scores": judge.folder}
     written = _write(record, target)
     show_metrics(written["metrics"], written["declared"])
@@ -172,7 +188,7 @@ def evaluate_model(cfg: DictConfig) -> Path:
     settings: Evaluation = instantiate(cfg.evaluation)
     lengths: Lengths = instantiate(cfg.lengths)
     hardware = instantiate(cfg.trainer)
-    target = Path(cfg.output or Path("runs") / "evaluations" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
+    target = Path(cfg.output)
     record = Record(
         folder=target.parent, run_id="", config=plain_values(cfg), seeds={"seed": 0}, environment=environment()
     )
@@ -187,7 +203,9 @@ def evaluate_model(cfg: DictConfig) -> Path:
         add_in_float32(loaded.model)
     encoder = Encoder.of(loaded, lengths)
     record.model = {**loaded.provenance, **encoder.hashes, "number_format": hardware.number_format}
-    record.run_id = content_hash(plain_values(cfg), record.data["fingerprint"], encoder.hashes)
+    # Not by where it is written.
+    asked = {key: value for key, value in plain_values(cfg).items() if key != "output"}
+    record.run_id = content_hash(asked, record.data["fingerprint"], encoder.hashes)
     console.say(f"    {loaded.provenance['name']}; {hardware.said}")
     judge = Judge(
         held_out=HeldOut.of(taken(test, encoder), encoder, examples=0),
@@ -199,11 +217,14 @@ def evaluate_model(cfg: DictConfig) -> Path:
         share_prompts=False,
         seed=record.seeds["seed"],
         autocast=hardware.autocast,
+        ranks=(ranks := join(hardware)),
     )
     with record.stage("evaluation"):
         console.stage("Evaluation", "Held-out prompts, answered greedily, and lm-eval's tasks.")
         found = judge.measure(loaded.model.to(hardware.device), "model")
     record.metrics, record.declared = judge.summarise(found), judge.declarations(found)
+    if not ranks.first:
+        return target
     record.files = {"results": target, "answers and scores": judge.folder}
     written = _write(record, target)
     show_single(written["metrics"], written["declared"], name=loaded.provenance["name"])

@@ -167,6 +167,14 @@ def test_a_model_alone_is_judged_in_the_number_format_of_a_run(
     assert policy.model.embed_tokens(torch.tensor([1])).dtype == torch.float32
 
 
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(finished: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, target = finished("none"), tmp_path / "two.json"
+    words = [f"run={folder}", *EVALUATION, "trainer=ddp", "trainer.accelerator=cpu", f"output={target}"]
+    assert evaluate(composed(words, name="evaluate")) == target
+    assert read_record(target)["metrics"] == read_record(folder)["metrics"]
+
+
 def test_where_a_model_alone_is_written_by_default(
     feedback: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
