@@ -18,14 +18,12 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from omegaconf import DictConfig, OmegaConf
 
 from kto_lab import console
@@ -88,10 +86,14 @@ class Rank:
 
 def is_launched() -> bool:
     """Whether somebody has started this process as one of a run: srun, torchrun, a cluster, or `launch`."""
-    with warnings.catch_warnings():
-        # Lightning's, where there is a Slurm that has not started this process.
-        warnings.filterwarnings("ignore", message=".*srun.*")
-        return "LOCAL_RANK" in os.environ or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+    if "LOCAL_RANK" in os.environ:
+        return True
+    if "SLURM_NTASKS" not in os.environ:
+        return False
+    # Imported here, because it takes seconds and is seldom asked.
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    return SLURMEnvironment.detect()
 
 
 def launch(task: str, cfg: DictConfig, hardware: Hardware) -> str:
@@ -112,10 +114,12 @@ def launch(task: str, cfg: DictConfig, hardware: Hardware) -> str:
         Stopped: the run was told to stop, here or in one of its processes.
     """
     with tempfile.TemporaryDirectory(prefix="kto-lab-") as scratch:
-        ranks = _started(task, cfg, hardware, Path(scratch))
+        ranks: list[Rank] = []
         failed: list[Rank] = []
         try:
             try:
+                for rank in _started(task, cfg, hardware, Path(scratch)):
+                    ranks.append(rank)
                 _watch(ranks, failed)
             except (Stopped, KeyboardInterrupt) as asked:
                 _pass_on(ranks, asked.signum if isinstance(asked, Stopped) else signal.SIGINT)
@@ -130,7 +134,10 @@ def launch(task: str, cfg: DictConfig, hardware: Hardware) -> str:
         return _outcome(ranks, failed)
 
 
-def _started(task: str, cfg: DictConfig, hardware: Hardware, scratch: Path) -> list[Rank]:
+def _started(task: str, cfg: DictConfig, hardware: Hardware, scratch: Path) -> Iterator[Rank]:
+    """Start the processes of this machine, one after another."""
+    from lightning.fabric.plugins.environments.lightning import find_free_network_port
+
     node = int(os.environ.get("NODE_RANK", "0"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shared = {
@@ -142,7 +149,6 @@ def _started(task: str, cfg: DictConfig, hardware: Hardware, scratch: Path) -> l
         "WORLD_SIZE": str(hardware.processes),
         "LOCAL_WORLD_SIZE": str(hardware.devices),
     }
-    ranks = []
     for number in range(hardware.devices):
         log, report = scratch / f"{number}.txt", scratch / f"{number}.json"
         own = {"RANK": str(node * hardware.devices + number), "LOCAL_RANK": str(number)}
@@ -157,7 +163,7 @@ def _started(task: str, cfg: DictConfig, hardware: Hardware, scratch: Path) -> l
                 # Ctrl-C reaches whoever started it, and is passed on once.
                 start_new_session=True,
             )
-        ranks.append(Rank(number, process, log, report))
+        yield Rank(number, process, log, report)
         order = {
             "path": sys.path,
             "task": task,
@@ -166,9 +172,9 @@ def _started(task: str, cfg: DictConfig, hardware: Hardware, scratch: Path) -> l
             "report": str(report),
         }
         assert process.stdin is not None
-        with process.stdin as pipe:
+        # One that is no more says so by its status.
+        with suppress(BrokenPipeError), process.stdin as pipe:
             json.dump(order, pipe)
-    return ranks
 
 
 def take_part(order: dict[str, Any]) -> None:
@@ -191,7 +197,7 @@ def take_part(order: dict[str, Any]) -> None:
 def _watch(ranks: Sequence[Rank], failed: list[Rank]) -> None:
     """Wait until all have ended; list those that failed, in the order in which they did, as long as the first lives."""
     deadline = None
-    while True:
+    while ranks:
         living = [rank for rank in ranks if rank.code is None]
         if ranks[0] in living or ranks[0].code:
             failed += [rank for rank in ranks if rank.code and rank not in failed]

@@ -26,6 +26,7 @@ from kto_lab.runs.lease import LEASE, held
 from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.runs.status import FAILURE, status
 from kto_lab.sealed import read_json, write_json
+from kto_lab.stopping import Stopped
 from kto_lab.sweeps.finished import CELLS
 from kto_lab.training.hardware import Hardware
 
@@ -58,7 +59,10 @@ def run_cell(cfg: DictConfig) -> str:
             _take_part(own, folder)
         return status(folder)
     if not job and not is_first():
-        _take_part(own, folder)
+        from kto_lab.runs.command import train_in_own_folder
+
+        # `launch` ends it where the first fails.
+        train_in_own_folder(own, CACHE)
         return status(folder)
     with _recorded(folder, job):
         if not is_launched() and (hardware := instantiate(own.trainer)).processes > 1:
@@ -78,6 +82,10 @@ def _launch(own: DictConfig, folder: Path, hardware: Hardware) -> None:
     """
     try:
         others = launch("kto_lab.sweeps.cell:run_cell", own, hardware)
+    except Stopped:
+        # As its processes end one after another, the first may have met the end of another: no failure of the cell.
+        (folder / FAILURE).unlink(missing_ok=True)
+        raise
     except KilledError as killed:
         raise CellError(str(killed)) from None
     except Exception:

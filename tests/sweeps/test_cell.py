@@ -1,5 +1,7 @@
 """One cell of a sweep."""
 
+import re
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -12,13 +14,14 @@ from omegaconf import DictConfig
 
 from kto_lab.errors import LabError
 from kto_lab.messages import explain
-from kto_lab.runs import lease
+from kto_lab.runs import command, lease
 from kto_lab.runs.job import LOG
 from kto_lab.runs.launch import KilledError
 from kto_lab.runs.lease import LEASE
 from kto_lab.runs.record import RECORD
 from kto_lab.runs.status import FAILURE, status
 from kto_lab.sealed import write_json
+from kto_lab.stopping import Stopped
 from kto_lab.sweeps import cell
 from kto_lab.sweeps.cell import CellError, clear_after_kill, run_cell
 from kto_lab.sweeps.launching import _run_here
@@ -68,9 +71,9 @@ def test_a_cell_of_two_processes_has_both_elsewhere(tmp_path: Path, monkeypatch:
     assert hardware.processes == 2 and not (tmp_path / "run").exists()
     # One of them is the cell itself, or takes part.
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(cell, "_take_part", lambda own, folder: started.append((own, folder)))
+    monkeypatch.setattr(command, "train_in_own_folder", lambda own, cache: started.append(own.run_dir))
     run_cell(two_processes(tmp_path))
-    assert started[1][1] == tmp_path / "run"
+    assert started[1:] == [str(tmp_path / "run")]
 
 
 def test_what_befell_another_process_of_a_cell_is_its_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +92,10 @@ def test_what_befell_another_process_of_a_cell_is_its_failure(tmp_path: Path, mo
         write_json(folder / FAILURE, {"error": "Connection closed", "traceback": "line 7"})
         return "Process 2 of 2: no memory"
 
+    def stopped(*_: object) -> str:
+        told()
+        raise Stopped(signal.SIGTERM)
+
     monkeypatch.setattr(cell, "launch", killed)
     with pytest.raises(CellError, match="Process 2 of 2 was killed"):
         run_cell(cfg)
@@ -99,17 +106,22 @@ def test_what_befell_another_process_of_a_cell_is_its_failure(tmp_path: Path, mo
     monkeypatch.setattr(cell, "launch", told)
     assert run_cell(cfg) == "failed"
     assert reason_of(folder, {}) == "Connection closed\nProcess 2 of 2: no memory"
+    monkeypatch.setattr(cell, "launch", stopped)
+    with pytest.raises(Stopped):
+        run_cell(cfg)
+    assert status(folder) == "missing"
 
 
 @pytest.mark.slow
 def test_a_sweep_of_two_processes_goes_on_after_a_cell_that_fails(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
+    (study,) = sweep.folder.glob("own/study/*.yaml")
+    study.write_text(re.sub(", sft: .*]", "", study.read_text()))
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "corruption.rate=2,0")
     sweep.words = instead(sweep.words, *ddp)
     said = sweep.run(expect=1)
-    assert "2 of 4 cells are not done" in said and "corruption.rate" in said
-    states = [status(folder) for folder in sweep.folders()]
-    assert sorted(states) == ["done", "done", "failed", "failed"] and states[-1] == "done"
+    assert "1 of 2 cells are not done" in said and "corruption.rate" in said
+    assert [status(folder) for folder in sweep.folders()] == ["failed", "done"]
     for folder in sweep.folders():
         assert not (folder / LEASE).exists() and "==>" in (folder / LOG).read_text()
 
