@@ -21,6 +21,8 @@ from kto_lab.models.tokens import Encoder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tests.pretend.ledger import Ledger
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -57,6 +59,15 @@ def encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
 @pytest.fixture
 def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return random_llama(vocabulary=len(tokenizer), hidden=32, layers=2, intermediate=64)
+
+
+@pytest.fixture
+def cuda() -> "Iterator[Ledger]":
+    """One CUDA device, pretended; what counts how often the host waits for it."""
+    from tests.pretend_cuda import pretend_cuda
+
+    with pretend_cuda() as ledger:
+        yield ledger
 
 
 @pytest.fixture
