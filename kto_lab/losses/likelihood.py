@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kto_lab.losses.inputs import Feed, MeanOver, Needs, Thumbs, declares
 from kto_lab.losses.stable import log_complement
+from kto_lab.segment_sums import segment_sums
 
 
 @declares(Needs(Feed.DESIRABLE, reference=False, mean_over=MeanOver.TOKENS))
@@ -64,6 +65,5 @@ def unlikelihood(batch: Thumbs) -> Tensor:
     Returns:
         (N,) losses, nats, summed over tokens.
     """
-    parts = log_complement(batch.token_logps).split(batch.lengths.tolist())
-    unlikely = torch.stack([part.sum() for part in parts])
+    unlikely = segment_sums(log_complement(batch.token_logps), batch.lengths)
     return -batch.weight * torch.where(batch.desirable, batch.policy, unlikely)

@@ -31,7 +31,7 @@ class Completions(Enum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a reference point is estimated from.
+    """What a reference point is estimated from; on the CPU.
 
     Attributes:
         logratios: (n,) r of the step's completions, in nats and in the order of the step's units.

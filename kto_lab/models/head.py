@@ -20,7 +20,9 @@ from transformers import PretrainedConfig
 
 from kto_lab.models.products import product_format
 
-CHUNK = 2**24  # logits computed at a time: 64 MiB in float32
+CHUNK = 2**24  # logits computed at a time on a CPU: 64 MiB in float32
+# Of a GPU's memory, what the logits computed at a time may take: 640 MiB of 80 GiB. A few rows would not keep it busy.
+SHARE = 1 / 128
 KEPT = 2**26  # slopes kept for the backward pass, if they are no more than this: 256 MiB
 # Keys of a configuration: what the head's output is multiplied by, divided by, and where it is capped.
 FACTORS = ("logit_scale", "lm_head_multiplier")
@@ -80,7 +82,7 @@ def token_logps(head: nn.Module, states: Tensor, targets: Tensor, logit_map: Log
         with torch.autocast(states.device.type, enabled=False):
             logps: Tensor = LinearLogps.apply(states, weight, targets, logit_map)
             return logps
-    rows = _rows_at_once(head(states[:1]).shape[-1])
+    rows = _rows_at_once(head(states[:1]).shape[-1], states.device)
     parts = zip(states.split(rows), targets.split(rows), strict=True)
     return torch.cat(
         [-F.cross_entropy(logit_map(head(part).float()), wanted, reduction="none") for part, wanted in parts]
@@ -99,7 +101,7 @@ class LinearLogps(torch.autograd.Function):
         kept: list[Tensor] = []
         if for_states and not for_weight:
             kept = [torch.empty_like(states)]
-        rows = _rows_at_once(len(weight))
+        rows = _rows_at_once(len(weight), states.device)
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
             logits, total, logps[part] = _logits(states[part], weight, targets[part], logit_map)
@@ -166,8 +168,11 @@ def _float32_outputs(states: Tensor, weight: Tensor) -> Tensor:
     return states.float() @ weight.T.float()
 
 
-def _rows_at_once(vocabulary: int) -> int:
-    return max(1, CHUNK // vocabulary)
+def _rows_at_once(vocabulary: int, device: torch.device) -> int:
+    logits = CHUNK
+    if device.type == "cuda":
+        logits = int(torch.cuda.get_device_properties(device).total_memory * SHARE) // 4
+    return max(1, logits // vocabulary)
 
 
 @contextmanager

@@ -20,12 +20,14 @@ from kto_lab.models.adapted import is_adapted
 from kto_lab.models.attention import packs
 from kto_lab.models.head import CAPS, DIVISORS, FACTORS, LogitMap, token_logps
 from kto_lab.models.layout import Layout, continued, packed, padded
+from kto_lab.models.placing import placed
 from kto_lab.models.ragged import places
 from kto_lab.models.rows import cut_micro_batches
 from kto_lab.models.segments import Kept, Segments, Span
 from kto_lab.models.sequences import Tokens, Unit, completion_lengths
 from kto_lab.models.through import through, together
 from kto_lab.ranks import ALONE, Ranks
+from kto_lab.segment_sums import segment_sums
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -44,9 +46,14 @@ class TokenLogps:
     lengths: list[int]
 
     @cached_property
+    def counts(self) -> Tensor:
+        """(N,) the lengths, on the device of the values."""
+        return placed(torch.tensor(self.lengths), self.values.device)
+
+    @cached_property
     def sums(self) -> Tensor:
         """(N,) log-probability of each completion, nats."""
-        return torch.stack([part.sum() for part in self.values.split(self.lengths)])
+        return segment_sums(self.values, self.counts)
 
 
 def completion_logps(
@@ -107,8 +114,9 @@ def completion_token_logps(
         hidden = _hidden_states(backbone, batch, segments)
         if keep is not None:
             keep.spans, keep.width = batch.prompts, batch.real
-            keep.states = hidden[torch.tensor([span.end - 1 for span in batch.prompts]).to(hidden.device)].detach()
-        return token_logps(head, hidden[batch.predict_at.to(device)], batch.targets.to(device), logit_map)
+            ends = torch.tensor([span.end - 1 for span in batch.prompts])
+            keep.states = hidden.detach().index_select(0, placed(ends, hidden.device))
+        return _predicted(head, hidden, batch, logit_map)
 
     return TokenLogps(through(model, run), batch.counts)
 
@@ -134,21 +142,27 @@ def continuation_logps(
     if batch.real:
         segments = Segments(batch.segments, seen=prompts.keys, seen_width=prompts.width, device=device)
         states = torch.cat([states, _hidden_states(backbone, batch, segments)])
-    logps = token_logps(head, states[batch.predict_at.to(device)], batch.targets.to(device), logit_map)
-    return TokenLogps(logps, batch.counts).sums
+    return TokenLogps(_predicted(head, states, batch, logit_map), batch.counts).sums
 
 
 def _hidden_states(backbone: nn.Module, batch: Layout, segments: Segments) -> Tensor:
     """(rows * width, hidden) of a forward pass on the segments' device."""
     more = {"segments": segments} if segments.parts else {}
     hidden: Tensor = backbone(
-        input_ids=batch.input_ids.to(segments.device),
-        attention_mask=batch.mask.to(segments.device),
-        position_ids=batch.position_ids.to(segments.device),
+        input_ids=placed(batch.input_ids, segments.device),
+        attention_mask=placed(batch.mask, segments.device),
+        position_ids=placed(batch.position_ids, segments.device),
         use_cache=False,
         **more,
     ).last_hidden_state
     return hidden.flatten(0, 1)
+
+
+def _predicted(head: nn.Module, states: Tensor, batch: Layout, logit_map: LogitMap) -> Tensor:
+    """(tokens,) log-probabilities of a layout's targets from the hidden states that it counts."""
+    # Not by indexing, whose gradient would sort the places.
+    at = states.index_select(0, placed(batch.predict_at, states.device))
+    return token_logps(head, at, placed(batch.targets, states.device), logit_map)
 
 
 @torch.no_grad()

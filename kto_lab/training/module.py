@@ -10,7 +10,7 @@ completions go on from the keys and values that it computed for their prompts.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from kto_lab.losses.reference_points import Completions, ReferencePoint, State
 from kto_lab.losses.weighting import Weights
 from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import KeptPrompts, TokenLogps, completion_token_logps, continuation_logps
+from kto_lab.models.placing import placed
 from kto_lab.training.dropout import dropout_rates, mask_seed
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference_point import PolicySamples, estimate
@@ -119,8 +120,8 @@ class AlignmentModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
-        """Token ids stay where they are until their micro-batch is laid out."""
-        return batch
+        """All tensors of the micro-batches at once; token ids are on the host until their micro-batch is laid out."""
+        return batch.to(device)
 
     def training_step(self, batch: Step, batch_idx: int) -> dict[str, float]:
         """One optimiser step; see the module's docstring.
@@ -135,13 +136,13 @@ class AlignmentModule(pl.LightningModule):
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
         ahead = self.run_ahead(batch)
         point = self.reference_point(batch, ahead)
-        tally = Tally(has_reference=self.has_reference)
+        tally = Tally(has_reference=self.has_reference, device=self.device)
         last = len(batch.micro_batches) - 1
         for number, micro_batch in enumerate(batch.micro_batches):
             if self.drops_out:
                 torch.manual_seed(mask_seed(self.seed, batch.number, micro_batch.places[0]))
             logps = ahead.logps if ahead else self.token_logps(micro_batch)
-            z0 = point.z0[micro_batch.places] if point.z0.ndim else point.z0
+            z0 = placed(point.z0[micro_batch.places] if point.z0.ndim else point.z0, self.device)
             loss = self.losses(logps, micro_batch, z0).sum() / batch.normaliser
             tally.add(
                 loss, self.objective.reward_beta, self.in_logratios(z0, micro_batch), logps.sums.detach(), micro_batch
@@ -149,8 +150,10 @@ class AlignmentModule(pl.LightningModule):
             # DDP averages over processes what is a sum, and needs to talk only once per step.
             with nullcontext() if number == last else self._without_sync():
                 self.manual_backward(loss * self.trainer.world_size)
-        norm, factor = self._clip_gradient(batch)
-        metrics = tally.metrics(self._sum_over_processes)
+        norms, most = self._clip_gradient(batch)
+        # All that the host has to know of the step, read at once.
+        *sums, norm = torch.cat([self._sum_over_processes(tally.sums), norms]).tolist()
+        metrics = tally.means(sums)
         # Both are of all processes, so that all of them stop here or none.
         self._require_finite({"loss": metrics["loss"], "gradient norm": norm}, batch)
         rate = float(optimizer.param_groups[0]["lr"])
@@ -169,7 +172,7 @@ class AlignmentModule(pl.LightningModule):
             }
         metrics |= {
             "grad_norm": norm,
-            "clip_factor": factor,
+            "clip_factor": most / norm if norm > most else 1.0,
             "learning_rate": rate,
             "tokens": float(batch.tokens),
             "padding": batch.padding,
@@ -217,9 +220,7 @@ class AlignmentModule(pl.LightningModule):
             z0: (units,) or scalar.
         """
         sums = logps.sums
-        reference = micro_batch.reference.to(sums.device)
-        reference_tokens = micro_batch.reference_tokens.to(sums.device)
-        lengths = torch.tensor(logps.lengths, device=sums.device)
+        reference, reference_tokens, lengths = micro_batch.reference, micro_batch.reference_tokens, logps.counts
         if self.objective.needs.feed is Feed.PAIRS:
             chosen, rejected = _of_pairs(logps.values, logps.lengths)
             reference_chosen, reference_rejected = _of_pairs(reference_tokens, logps.lengths)
@@ -241,7 +242,7 @@ class AlignmentModule(pl.LightningModule):
             Thumbs(
                 policy=sums,
                 reference=reference,
-                desirable=micro_batch.desirable.to(sums.device),
+                desirable=micro_batch.desirable,
                 lambda_desirable=self.weights.desirable,
                 lambda_undesirable=self.weights.undesirable,
                 z0=z0,
@@ -252,10 +253,10 @@ class AlignmentModule(pl.LightningModule):
         )
 
     def reference_point(self, batch: Step, ahead: RunAhead | None = None) -> ReferencePoint:
-        """z0 of a step, the same on every process; from what was run ahead, if anything was."""
+        """z0 of a step, the same on every process, on the CPU; from what was run ahead, if anything was."""
         estimator = self.objective.reference_point
         if estimator is None:
-            return ReferencePoint(z0=torch.zeros((), device=self.device))
+            return ReferencePoint(z0=torch.zeros(()))
 
         def logps(micro_batch: MicroBatch) -> Tensor:
             if ahead is None:
@@ -282,7 +283,7 @@ class AlignmentModule(pl.LightningModule):
         """z0 of a micro-batch as a log-ratio, also where the loss has no reference and z0 is of log pi(y|x)."""
         needs = self.objective.needs
         log_pi = needs.reference_point and not needs.reference
-        return z0 - micro_batch.reference.to(z0.device) if log_pi else z0
+        return z0 - micro_batch.reference if log_pi else z0
 
     def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Any]:  # type: ignore[override]
         """What a checkpoint holds of the module: what is frozen is left out, for a resumed run loads it with the model.
@@ -317,11 +318,11 @@ class AlignmentModule(pl.LightningModule):
     def _trained(self) -> list[str]:
         return [name for name, parameter in self.policy.named_parameters() if parameter.requires_grad]
 
-    def _clip_gradient(self, batch: Step) -> tuple[float, float]:
+    def _clip_gradient(self, batch: Step) -> tuple[Tensor, float]:
         """Clip the gradient to its largest global norm: over all shards, if any.
 
         Returns:
-            The norm that it had, and what it was multiplied with.
+            (1,) the norm that it had, and the largest.
         """
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -329,8 +330,7 @@ class AlignmentModule(pl.LightningModule):
         up = int(batch.desirable.sum())
         most = self.optimization.clip_norm * self.weights.scale(up, batch.units - up)
         nn.utils.clip_grads_with_norm_(parameters, most, whole)
-        had = whole.item()
-        return had, most / had if had > most else 1.0
+        return whole[None], most
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values, reduce_op="sum") if self.trainer.world_size > 1 else values
@@ -351,15 +351,15 @@ def _of_pairs(values: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
 class Tally:
     """Sums over a step's micro-batches, turned into means once at its end."""
 
-    def __init__(self, *, has_reference: bool) -> None:
+    def __init__(self, *, has_reference: bool, device: torch.device) -> None:
         """All sums start at zero; without a reference there are no implicit rewards."""
         self.has_reference = has_reference
-        self.sums: Tensor | None = None
+        self.sums = torch.zeros(6, device=device)
 
     def add(self, loss: Tensor, beta: float, z0: Tensor, logps: Tensor, micro_batch: MicroBatch) -> None:
         """Add a micro-batch: its share of the loss, its rewards by class, and how many of its values are saturated."""
-        desirable = micro_batch.desirable.to(logps.device)
-        logratio = logps - micro_batch.reference.to(logps.device)
+        desirable = micro_batch.desirable
+        logratio = logps - micro_batch.reference
         reward = beta * logratio
         felt = torch.sigmoid(beta * (logratio - z0))
         # v' is at most 1/4; below 5 % of that an example no longer moves the policy.
@@ -374,12 +374,15 @@ class Tally:
                 saturated.sum(),
             ]
         )
-        self.sums = values if self.sums is None else self.sums + values
+        self.sums = self.sums + values
 
-    def metrics(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The step's metrics; a class that the step has no example of is left out."""
-        assert self.sums is not None
-        loss, up, down, n_up, n_down, saturated = sum_over_processes(self.sums).tolist()
+    def means(self, sums: Sequence[float]) -> dict[str, float]:
+        """The step's metrics; a class that the step has no example of is left out.
+
+        Args:
+            sums: `sums` over all processes.
+        """
+        loss, up, down, n_up, n_down, saturated = sums
         metrics = {"loss": loss, "saturated": saturated / (n_up + n_down)}
         if not self.has_reference:
             return metrics

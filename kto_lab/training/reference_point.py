@@ -15,6 +15,7 @@ from kto_lab.models.adapters import Policy
 from kto_lab.models.ending import Ending
 from kto_lab.models.generate import sample_tokens
 from kto_lab.models.logps import evaluating, score
+from kto_lab.models.placing import placed
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.models.sequences import Tokens
 from kto_lab.training.steps import MicroBatch, Step
@@ -86,7 +87,7 @@ def estimate(
     sum_over_processes: Callable[[Tensor], Tensor],
     device: torch.device,
 ) -> ReferencePoint:
-    """The reference point of a step, the same on every process.
+    """The reference point of a step, the same on every process, on the CPU.
 
     Args:
         estimator: says which completions, and makes z0 of their log-ratios.
@@ -97,18 +98,21 @@ def estimate(
         uses_reference: whether outcomes are log-ratios; without, they are log pi(y|x).
         samples: draws completions, for an estimator that asks for it.
         sum_over_processes: adds up a tensor over all processes.
-        device: to compute on.
+        device: of the micro-batches' tensors.
     """
-    logratios = torch.zeros(step.units, device=device)
     if estimator.completions is Completions.SAMPLED:
         assert samples is not None
-        logratios = samples.logratios(policy, step, cast(Sampling, estimator)).to(device)
-    elif estimator.completions is not Completions.NONE:
+        logratios = samples.logratios(policy, step, cast(Sampling, estimator))
+    elif estimator.completions is Completions.NONE:
+        logratios = torch.zeros(step.units)
+    else:
         matched = estimator.completions is Completions.MATCHED
+        own = torch.zeros(step.units, device=device)
         with evaluating(policy):
             for micro_batch in step.micro_batches if matched else step.mismatched:
                 # Each process fills in its own places; the sum has them all, in the same order whatever the cut.
-                reference = micro_batch.reference.to(device) if uses_reference else 0.0
-                logratios[micro_batch.places] = logps(micro_batch) - reference
-        logratios = sum_over_processes(logratios)
-    return estimator.estimate(Evidence(logratios, step.desirable.to(device)), state)
+                reference = micro_batch.reference if uses_reference else 0.0
+                own.index_copy_(0, placed(torch.tensor(micro_batch.places), device), logps(micro_batch) - reference)
+        # A few numbers, read once: what an estimator makes of them would make a GPU wait for each.
+        logratios = sum_over_processes(own).cpu()
+    return estimator.estimate(Evidence(logratios, step.desirable), state)

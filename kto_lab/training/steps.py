@@ -1,7 +1,7 @@
 """The steps of a run: each planned step cut into micro-batches and dealt to the processes."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kto_lab.losses import MeanOver, Objective
+from kto_lab.models.placing import placed
 from kto_lab.models.rows import padding
 from kto_lab.models.sequences import Tokens
 from kto_lab.training.data import TrainingData
@@ -35,6 +36,15 @@ class MicroBatch:
     reference: Tensor
     desirable: Tensor
     reference_tokens: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """With its tensors on a device."""
+        return replace(
+            self,
+            reference=placed(self.reference, device),
+            desirable=placed(self.desirable, device),
+            reference_tokens=placed(self.reference_tokens, device),
+        )
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,13 @@ class Step:
     normaliser: int
     tokens: int
     padding: float
+
+    def to(self, device: torch.device) -> "Step":
+        """With the tensors of its micro-batches on a device; `desirable` is for the host."""
+        micro_batches, mismatched = (
+            [micro_batch.to(device) for micro_batch in group] for group in (self.micro_batches, self.mismatched)
+        )
+        return replace(self, micro_batches=micro_batches, mismatched=mismatched)
 
 
 class StepLoader:

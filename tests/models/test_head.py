@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from kto_lab.models import head as module
 from kto_lab.models.head import LogitMap, token_logps
+from tests.pretend.ledger import Ledger
 
 T, H, V = 23, 16, 50
 
@@ -102,3 +103,20 @@ def test_in_bfloat16_the_logits_are_float32() -> None:
     found.sum().backward()
     assert states.grad is not None and states.grad.dtype == torch.float32
     assert head.weight.grad is not None and head.weight.grad.dtype == torch.float32
+
+
+def test_a_gpu_computes_as_many_logits_at_a_time_as_its_memory_bears(cuda: Ledger) -> None:
+    """A hundred rows of a large vocabulary would not keep it busy; the values are those of smaller chunks."""
+    assert module._rows_at_once(131_072, torch.device("cpu")) == 128
+    assert module._rows_at_once(131_072, torch.device("cuda", 0)) == 1280
+    head, states, targets, weights = made((True, True))
+    here = torch.autograd.grad((token_logps(head, states, targets) * weights).sum(), [states, head.weight])
+    there = nn.Linear(H, V, bias=False).to("cuda")
+    there.load_state_dict(head.state_dict())
+    moved = states.detach().to("cuda").requires_grad_()
+    before = cuda.waits.total()
+    logps = token_logps(there, moved, targets.pin_memory().to("cuda", non_blocking=True))
+    assert cuda.waits.total() == before
+    found = torch.autograd.grad((logps * weights.to("cuda")).sum(), [moved, there.weight])
+    for ours, theirs in zip(found, here, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs)

@@ -43,7 +43,7 @@ class Ledger:
     waits: Counter[Wait] = field(default_factory=Counter)
     flash: Counter[str] = field(default_factory=Counter)
     marks: list[Counter[Wait]] = field(default_factory=list)
-    pinned: dict[int, Tensor] = field(default_factory=dict)
+    pinned: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def wait(self, kind: str) -> None:
         """Count one wait at the place that is being executed."""
