@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kto_lab.models.logps import ExactRows
 from kto_lab.runs import loading
-from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
+from kto_lab.runs.process_cache import ProcessCache
 from tests.pretend.ledger import Ledger, Wait, said
 from tests.pretend.runs import waits_of_steps
 from tests.small_runs import options
@@ -32,7 +31,9 @@ def cache() -> ProcessCache:
 @pytest.fixture
 def padded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No architecture packs its rows."""
-    monkeypatch.setattr(loading, "find_exact_rows", lambda *args, **kwargs: ExactRows(packed=False, shared=True))
+    monkeypatch.setattr(
+        loading, "find_exact_rows", lambda *args, **kwargs: loading.ExactRows(packed=False, shared=True)
+    )
     yield
 
 
@@ -60,7 +61,7 @@ def test_neither_depth_nor_micro_batches_make_a_step_wait(cuda: Ledger, cache: P
 
 def test_padded_rows_wait_as_transformers_does(cuda: Ledger, folder: Path, padded: None) -> None:
     """It asks of each pass whether there is padding."""
-    steps = waits_of_steps(cuda, NO_CACHE, folder)
+    steps = waits_of_steps(cuda, ProcessCache(keeps=True), folder)
     check(cuda, steps, flash=False)
     for waits in steps:
         own = [count for wait, count in waits.items() if "transformers" not in wait.place]
@@ -86,4 +87,13 @@ def test_every_reference_point(cuda: Ledger, cache: ProcessCache, folder: Path, 
 @pytest.mark.parametrize("number_format", [BF16, FLOAT32])
 @pytest.mark.parametrize("loss", options("loss"))
 def test_every_loss_in_padded_rows(cuda: Ledger, folder: Path, padded: None, loss: str, number_format: str) -> None:
-    check(cuda, waits_of_steps(cuda, NO_CACHE, folder, f"loss={loss}", number_format), flash=False)
+    check(cuda, waits_of_steps(cuda, ProcessCache(keeps=True), folder, f"loss={loss}", number_format), flash=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_sampling_in_each_step_mixes_no_devices(cuda: Ledger, cache: ProcessCache, folder: Path, adapter: str) -> None:
+    """It waits for each token."""
+    sampled = ["reference_point@loss.reference_point=sampled", "loss.reference_point.max_new_tokens=8"]
+    steps = waits_of_steps(cuda, cache, folder, *sampled, f"adapter={adapter}")
+    assert len(steps) == 2 and all(waits.total() > LIMIT for waits in steps)
