@@ -139,8 +139,12 @@ def run(name: str, overrides: list[str]) -> None:
     if name == "sweep" and not ASKING.intersection(overrides):
         with_messages(lambda: _sweep(overrides, task), to_go_on=GO_ON_SWEEPING)
         return
-    sys.argv = [sys.argv[0], *overrides]
-    with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
+    whole = list(sys.argv)
+    sys.argv = [whole[0], *overrides]
+    try:
+        with_messages(hydra.main(config_path=str(config_dir()), config_name=command.config, version_base="1.3")(task))
+    finally:
+        sys.argv = whole
 
 
 def _gpus_of_job(cfg: "DictConfig", process: int) -> AbstractContextManager[None]:

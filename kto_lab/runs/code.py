@@ -23,8 +23,16 @@ DIGITS = 12
 UNREAD = {".md", ".pyc"}
 # Every module has these.
 OF_ANY_MODULE = {"__doc__", "__file__", "__name__", "__package__", "__path__", "__spec__"}
-# These look modules up by names that the settings hold, which are followed as such, or look at their files alone.
-LOOK_UP = {"kto_lab.evaluation.measuring", "kto_lab.runs.modules", "kto_lab.values"}
+# These look modules up by names that the settings hold, which are followed as such, look at their files alone, or look
+# up installed packages.
+LOOK_UP = {
+    "kto_lab.evaluation.measuring",
+    "kto_lab.memory",
+    "kto_lab.models.attention",
+    "kto_lab.runs.modules",
+    "kto_lab.training.hardware",
+    "kto_lab.values",
+}
 # In place of a name of a module.
 ALL = ("*",)
 

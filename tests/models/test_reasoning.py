@@ -59,10 +59,10 @@ def test_the_words_are_checked_and_the_reasoning_is_kept(
     checks = arithmetic_checks("6")
     row = {"prompt": SUM, "completion": "6", "desirable": True, "checks": checks, "split": "test"}
     table = build_table([row], source="sums", held_out=0)
-    (answer,) = answer_prompts(model, encoder, table, prompts=1, max_new_tokens=99, batch_size=1, seed=0)
+    (answer,) = answer_prompts(model, encoder, table, prompts=1, max_new_tokens=99, batch_tokens=1000, seed=0)
     assert (answer.answer, answer.reasoning, answer.score) == ("6", "5 or 7", 1.0)
     assert "cut in their reasoning" not in capsys.readouterr().out
-    (cut,) = answer_prompts(model, encoder, table, prompts=1, max_new_tokens=15, batch_size=1, seed=0)
+    (cut,) = answer_prompts(model, encoder, table, prompts=1, max_new_tokens=15, batch_tokens=1000, seed=0)
     assert (cut.answer, cut.score) == ("", 0.0) and "5 or 7".startswith(cut.reasoning) and cut.reasoning
     assert "1 of 1 answers were cut in their reasoning" in capsys.readouterr().out
     # Collected thumbs are trained as they were sampled.

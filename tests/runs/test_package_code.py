@@ -40,7 +40,7 @@ def edited(lab: Lab, file: str, edit: tuple[str, str], names: Sequence[str] = RO
     ("file", "edit"),
     [
         ("runs/train.py", ("cache: ProcessCache = NO_CACHE", "cache: ProcessCache | None = NO_CACHE")),
-        ("training/fit.py", ("import", "import this\nimport")),
+        ("training/fit.py", ("\nimport", "\nimport this\nimport")),
         ("training/module.py", ("self", "this")),
         ("models/generate.py", ("import torch", "import torch\ntorch.manual_seed(3)")),
         ("feedback/checkers.py", ("return all(", "return not all(")),
@@ -64,7 +64,7 @@ def test_an_edit_of_what_makes_a_result_is_seen(copied: Lab, file: str, edit: tu
         ("runs/curves.py", ("import", "import this\nimport")),
         ("training/loggers.py", ("import", "import this\nimport")),
         ("models/store.py", ("import", "import this\nimport")),
-        ("training/fit.py", ("import", "# A comment.\nimport")),
+        ("training/fit.py", ("\nimport", "\n# A comment.\nimport")),
         ("training/fit.py", ('"""', '"""Another word. ')),
         ("losses/thumbs.py", ("\n\n\n", "\n\n\n\n")),
         ("feedback/checkers.py", ("return json.dumps(", "return '' + json.dumps(")),
