@@ -159,7 +159,13 @@ REVIEW: Keys = {
 }
 CACHE: Keys = {"reference_store": Node, "prune": Node}
 INIT: Keys = {"folder": Text}
-CHECK: Keys = {"runs_dir": Text, "output": Text | None, "room": Node, "limits": Node}
+CHECK: Keys = {
+    "runs_dir": Text,
+    "output": Text | None,
+    "size": Literal["auto", "quick", "full"],
+    "room": Node,
+    "limits": Node,
+}
 # By the name of the file in conf/.
 OF_COMMAND: Mapping[str, Keys] = {
     "train": TRAIN,

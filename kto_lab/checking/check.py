@@ -13,7 +13,7 @@ from rich.text import Text
 from kto_lab import console
 from kto_lab.checking import devices, folders, programs
 from kto_lab.checking.row import Row
-from kto_lab.checking.settings import Limits, Room
+from kto_lab.checking.settings import FULL, QUICK, Limits, Room, Size
 from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.files import cache_dir, write_json
@@ -25,8 +25,26 @@ STYLES = {"ok": "green", "failed": "bold red", "note": "dim"}
 Check = Callable[[], Row | Sequence[Row]]
 
 
-def checks(runs: Path, room: Room, limits: Limits) -> dict[str, Check]:
-    """Every check, by what it is about, in the order of the table."""
+# What is computed, in modules that are imported only then: a torch that cannot be imported fails its own checks alone.
+COMPUTED = {
+    "numbers": "numbers.from_float64",
+    "bf16-mixed": "numbers.in_bf16",
+    "one update in bf16-mixed": "formats.bf16",
+    "architectures": "layouts.architectures",
+    "large vocabularies": "vocabularies.heads",
+    "repeats": "numbers.repeats",
+}
+
+
+def checks(runs: Path, room: Room, limits: Limits, size: str) -> dict[str, Check]:
+    """Every check, by what it is about, in the order of the table.
+
+    Args:
+        runs: where runs will be kept.
+        room: gigabytes that must be free.
+        limits: of differences.
+        size: of what is computed: "quick", "full" or "auto".
+    """
     return {
         "Python": programs.python,
         "torch": programs.torch,
@@ -34,12 +52,11 @@ def checks(runs: Path, room: Room, limits: Limits) -> dict[str, Check]:
         "transformers": programs.transformers,
         "other packages": programs.others,
         "devices": devices.devices,
+        "GPUs": devices.gpus,
         "cache folder": partial(folders.room, "cache folder", cache_dir(), room.cache, key="KTO_LAB_CACHE"),
         "run folder": partial(folders.room, "run folder", runs, room.runs, key="runs_dir"),
         "leases": partial(folders.locks, runs),
-        "numbers": partial(_computed, "from_float64", limits),
-        "packed rows": partial(_computed, "packed_rows", limits),
-        "repeats": partial(_computed, "repeats"),
+        **{about: partial(_computed, where, size, limits) for about, where in COMPUTED.items()},
         "git": programs.git,
         "hub": programs.hub,
         "Weights & Biases": programs.wandb,
@@ -54,7 +71,7 @@ def check(cfg: DictConfig) -> None:
         LabError: a check failed; the message says which, and what to do.
     """
     check_keys(cfg, CHECK)
-    made = checks(Path(cfg.runs_dir), instantiate(cfg.room), instantiate(cfg.limits))
+    made = checks(Path(cfg.runs_dir), instantiate(cfg.room), instantiate(cfg.limits), cfg.size)
     rows = [row for about, one in made.items() for row in _rows(about, one)]
     console.show(table(rows))
     if cfg.output is not None:
@@ -65,9 +82,20 @@ def check(cfg: DictConfig) -> None:
         raise LabError("\n".join([f"{len(failed)} of {len(rows)} checks failed.", *said]))
 
 
-def _computed(name: str, *limits: Limits) -> Row | Sequence[Row]:
-    """A check of `numbers`, which is imported here: a torch that cannot be imported fails its own checks alone."""
-    return getattr(import_module("kto_lab.checking.numbers"), name)(*limits)
+def _computed(where: str, size: str, limits: Limits) -> Row | Sequence[Row]:
+    """A check by the name of its module and function."""
+    module, _, name = where.partition(".")
+    made: Row | Sequence[Row] = getattr(import_module(f"kto_lab.checking.{module}"), name)(size_of(size), limits)
+    return made
+
+
+def size_of(size: str) -> Size:
+    """The size of what is computed; "auto" is full on a GPU."""
+    from kto_lab.checking.policies import device
+
+    if size == "auto":
+        size = "full" if device().type == "cuda" else "quick"
+    return {"quick": QUICK, "full": FULL}[size]
 
 
 def _rows(about: str, one: Check) -> Sequence[Row]:

@@ -1,115 +1,87 @@
-"""Checks of the numbers on this machine, by a tiny policy on the device that `trainer=auto` takes."""
+"""Checks of log-probabilities and gradients on this machine against float64 on the CPU, and of what repeats."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
+from kto_lab.checking.comparing import difference, distance, largest, within
+from kto_lab.checking.policies import llama, logps, plain_logps, policy, sequences
 from kto_lab.checking.row import Row, judged
-from kto_lab.checking.settings import Limits
-from kto_lab.gpus import Machine
+from kto_lab.checking.settings import Limits, Size
 from kto_lab.losses import Thumbs, kto
 from kto_lab.losses.values import logistic
-from kto_lab.models.attention import set_packing
-from kto_lab.models.logps import completion_token_logps
-from kto_lab.models.sequences import Tokens
-from kto_lab.models.tiny import random_llama
-from kto_lab.training.devices import ask, choose
+from kto_lab.models.number_format import round_once
 
-VOCABULARY = 97
 STEPS = 10
-# Prompts and completions of unlike lengths, so that padding and packing have something to do.
-SEQUENCES = tuple(
-    Tokens(
-        tuple((5 * number + 3 * place) % VOCABULARY for place in range(4 + 3 * number)),
-        tuple((11 * number + 7 * place + 1) % VOCABULARY for place in range(2 + 5 * (number % 3))),
-    )
-    for number in range(6)
-)
-ADVICE = "Compare torch and its libraries with constraints.txt; results of this machine would not be those of others."
 REPEAT = "Runs on this machine do not repeat exactly: try trainer.deterministic=true, and fewer threads."
 
 
-def policy() -> LlamaForCausalLM:
-    """A small Llama in float32, the same each time, on the device that `trainer=auto` takes."""
-    model = _llama()
-    torch.nn.Module.to(model, choose("auto", Machine.here(), ask()).device)
-    return model
+def from_float64(size: Size, limits: Limits) -> list[Row]:
+    """Log-probabilities and gradients in float32."""
+    model, exact = policy(size), llama(size).double()
+    of_logps, of_gradients = _errors(model, exact, size, bf16=False, measure=difference)
+    return [
+        within("log-probs from float64", of_logps, limits.logps),
+        within("gradients from float64", of_gradients, limits.gradients),
+    ]
 
 
-def _llama() -> LlamaForCausalLM:
-    return random_llama(vocabulary=VOCABULARY, hidden=64, layers=3, intermediate=128).eval()
+def in_bf16(size: Size, limits: Limits) -> list[Row]:
+    """Log-probabilities and gradients in bf16-mixed, of weights that are bfloat16 numbers."""
+    model, exact = policy(size), llama(size)
+    for one in (model, exact):
+        round_once(one)
+    of_logps, of_gradients = _errors(model, exact.double(), size, bf16=True, measure=distance)
+    return [
+        within("bf16 log-probs from float64", of_logps, limits.bf16_logps),
+        within("bf16 gradients from float64", of_gradients, limits.bf16_gradients),
+    ]
 
 
-def logps(model: LlamaForCausalLM, *, packed: bool = False) -> Tensor:
-    """(N,) log-probabilities of the completions, as a run computes them."""
-    set_packing(model, packed)
-    return completion_token_logps(model, [[sequence] for sequence in SEQUENCES], pad_id=0).sums
-
-
-def plain_logps(model: LlamaForCausalLM, sequences: Sequence[Tokens] = SEQUENCES) -> Tensor:
-    """(N,) the same, one by one from whole logits, in the number format of the model's weights."""
-    sums = []
-    for sequence in sequences:
-        ids = torch.tensor([sequence.prompt + sequence.completion], device=model.device)
-        rows = model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-        first = len(sequence.prompt)
-        sums.append(rows[first - 1 : -1].gather(1, ids[0, first:, None]).sum())
-    return torch.stack(sums)
-
-
-def from_float64(limits: Limits) -> list[Row]:
-    """Log-probabilities and gradients in float32 against those in float64 on the CPU."""
-    model, exact = policy(), _llama().double()
-    ours, theirs = logps(model), plain_logps(exact)
+def _errors(
+    model: PreTrainedModel,
+    exact: PreTrainedModel,
+    size: Size,
+    *,
+    bf16: bool,
+    measure: Callable[[Tensor, Tensor], float],
+) -> tuple[float, float]:
+    """Of the log-probabilities, and of the gradient of that weight whose is the worst."""
+    tokens = sequences(size)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
+        ours = logps(model, tokens, packed=bf16)
+    theirs = plain_logps(exact, tokens)
     ours.sum().backward()
     theirs.sum().backward()
-    differences = [
-        _difference(mine.grad, right.grad)
+    of_gradients = [
+        measure(mine.grad, right.grad)
         for mine, right in zip(model.parameters(), exact.parameters(), strict=True)
         if mine.grad is not None and right.grad is not None
     ]
-    return [
-        _within("log-probs from float64", _difference(ours.detach(), theirs.detach()), limits.logps),
-        _within("gradients from float64", torch.tensor(differences).max().item(), limits.gradients),
-    ]
+    return difference(ours, theirs), largest(of_gradients)
 
 
-def packed_rows(limits: Limits) -> Row:
-    """Log-probabilities of packed rows against those of padded ones."""
-    model = policy()
-    with torch.no_grad():
-        return _within("packed rows from padded", _difference(logps(model, packed=True), logps(model)), limits.packed)
-
-
-def repeats() -> Row:
+def repeats(size: Size, limits: Limits) -> Row:
     """Ten steps of KTO, twice: the same weights bit for bit."""
-    first, second = _train(), _train()
+    first, second = _train(size), _train(size)
     unlike = sum(not torch.equal(one, other) for one, other in zip(first, second, strict=True))
     said = f"{unlike} of {len(first)} weights differ" if unlike else "bit for bit the same"
     return judged(f"{STEPS} steps of KTO, twice", said, limit="bit for bit", holds=not unlike, mend=REPEAT)
 
 
-def _train() -> list[Tensor]:
-    model = policy()
+def _train(size: Size) -> list[Tensor]:
+    model, tokens = policy(size), sequences(size)
     with torch.no_grad():
-        reference = logps(model)
-    desirable = torch.tensor([number % 2 == 0 for number in range(len(SEQUENCES))], device=reference.device)
+        reference = logps(model, tokens)
+    desirable = torch.tensor([number % 2 == 0 for number in range(len(tokens))], device=reference.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(STEPS):
-        batch = Thumbs(logps(model, packed=True), reference, desirable, z0=torch.zeros((), device=reference.device))
+        policy_logps = logps(model, tokens, packed=True)
+        batch = Thumbs(policy_logps, reference, desirable, z0=torch.zeros((), device=reference.device))
         kto(batch, beta=0.1, value=logistic).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     return [weight.detach() for weight in model.parameters()]
-
-
-def _difference(ours: Tensor, right: Tensor) -> float:
-    """The largest difference, relative to the largest number; NaN where a number is not finite."""
-    right = right.cpu().double()
-    return ((ours.cpu().double() - right).abs().max() / right.abs().max()).item()
-
-
-def _within(name: str, difference: float, limit: float) -> Row:
-    return judged(name, f"{difference:.1e}", limit=f"{limit:.0e}", holds=difference <= limit, mend=ADVICE)

@@ -4,20 +4,21 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from kto_lab import cli
-from kto_lab.checking import check, devices, folders, numbers, programs
+from kto_lab.checking import check, devices, folders, programs
 from kto_lab.checking.row import Row
-from kto_lab.checking.settings import Limits, Room
-from kto_lab.models.attention import packs
+from kto_lab.checking.settings import Room
+from kto_lab.training.devices import Answer
+from tests.checking.verdicts import limits
 
-LIMITS = Limits(logps=1e-6, gradients=1e-5, packed=1e-6)
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -35,6 +36,8 @@ def test_this_machine_passes_and_the_file_says_what_the_table_says(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    # The others are run by the command itself in .ci/run.
+    monkeypatch.setattr(check, "COMPUTED", {"numbers": check.COMPUTED["numbers"]})
     words = [f"runs_dir={tmp_path}/runs", f"output={tmp_path}/check.json", "room.cache=0", "room.runs=0"]
     assert command(monkeypatch, *words) == 0
     said, text = capsys.readouterr().out, (tmp_path / "check.json").read_text()
@@ -44,6 +47,7 @@ def test_this_machine_passes_and_the_file_says_what_the_table_says(
     verdicts = {row["name"]: row["verdict"] for row in rows}
     assert len(verdicts) == len(rows) and set(verdicts.values()) == {"ok", "note"}
     assert [name for name, verdict in verdicts.items() if verdict == "note"] == [
+        "GPUs",
         "git",
         "Hugging Face hub",
         "Weights & Biases",
@@ -116,6 +120,18 @@ def test_a_gpu_that_torch_cannot_use_fails_with_torch_s_reason(tmp_path: Path, m
     assert row.verdict == "ok" and "CUDA_VISIBLE_DEVICES hides the GPUs" in row.measured
 
 
+def test_a_gpu_that_torch_does_not_see_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(name="NVIDIA A100", major=8, minor=0, total_memory=80 * 2**30)
+    monkeypatch.setattr(devices, "ask", lambda: Answer(build="CUDA 13.0", gpus=2))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    row = devices.gpus()
+    assert row.verdict == "ok" and row.limit == "2 that this process may use"
+    assert "NVIDIA A100, compute capability 8.0, 80 GiB" in row.measured and "CUDA 13.0" in row.measured
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert devices.gpus().verdict == "failed"
+
+
 def test_a_folder_without_room_or_that_cannot_be_written_fails(tmp_path: Path) -> None:
     assert folders.room("runs", tmp_path / "a" / "b", 0, key="runs_dir").verdict == "ok"
     small = folders.room("runs", tmp_path, 1e9, key="runs_dir")
@@ -147,44 +163,11 @@ def test_a_file_system_that_two_processes_could_share_a_run_on_fails(
     assert row.verdict == "failed" and f"fails: {said}" in row.measured and "runs_dir" in row.mend
 
 
-def rows_of(found: Row | Sequence[Row]) -> dict[str, str]:
-    return {row.name: row.verdict for row in ([found] if isinstance(found, Row) else found)}
-
-
-@pytest.mark.parametrize("error", [1e-4, float("nan")])
-def test_packed_rows_that_are_off_fail(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, right = numbers.policy(), numbers.logps
-    numbers.logps(model, packed=True)
-    assert packs(model), "what is compared is not twice the same"
-    assert rows_of(numbers.packed_rows(LIMITS)) == {"packed rows from padded": "ok"}
-    monkeypatch.setattr(
-        numbers, "logps", lambda model, packed=False: right(model, packed=packed) * (1 + error if packed else 1)
-    )
-    assert rows_of(numbers.packed_rows(LIMITS)) == {"packed rows from padded": "failed"}
-
-
-@pytest.mark.parametrize("error", [1e-3, float("nan")])
-def test_log_probs_and_gradients_that_are_off_fail(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(rows_of(numbers.from_float64(LIMITS)).values()) == {"ok"}
-    right = numbers.logps
-    monkeypatch.setattr(numbers, "logps", lambda model: right(model) * (1 + error))
-    assert set(rows_of(numbers.from_float64(LIMITS)).values()) == {"failed"}
-
-
-def test_steps_that_do_not_repeat_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    right, calls = numbers.logps, iter(range(100))
-    assert numbers.repeats().verdict == "ok"
-    # One bit in one step of the second run.
-    monkeypatch.setattr(numbers, "logps", lambda model, **more: right(model, **more) * (1 + 1e-6 * (next(calls) == 15)))
-    row = numbers.repeats()
-    assert row.verdict == "failed" and "weights differ" in row.measured
-
-
 def test_a_torch_that_cannot_be_imported_fails_its_own_checks_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "kto_lab.checking.numbers")
-    made = check.checks(tmp_path, Room(cache=0, runs=0), LIMITS)
+    monkeypatch.delitem(sys.modules, "kto_lab.checking.policies", raising=False)
+    made = check.checks(tmp_path, Room(cache=0, runs=0), limits(), "quick")
     failed = [row.name for about, one in made.items() for row in check._rows(about, one) if row.verdict == "failed"]
-    assert failed == ["torch", "devices", "numbers", "packed rows", "repeats"]
+    assert failed == ["torch", "devices", "GPUs", *check.COMPUTED]
