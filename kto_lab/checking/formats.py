@@ -59,7 +59,7 @@ def one_update(size: Size) -> Update:
     torch.optim.AdamW(exact.parameters(), lr=LEARNING_RATE, weight_decay=0.0).step()
     with torch.no_grad():
         for master, old, new in zip(masters.parameters(), before, exact.parameters(), strict=True):
-            master += new - old
+            master.add_(new - old)
         right = logps(exact, tokens, packed=True) - start
         with _autocast(masters.device):
             ours = logps(masters, tokens, packed=True) - reference

@@ -46,7 +46,7 @@ def _row(vocabulary: int, size: Size, limits: Limits) -> Row:
 
 def _errors(states: Tensor, weight: Tensor, targets: Tensor, right: Exact, *, trained: bool) -> list[float]:
     """Of the log-probabilities, of the gradient of the states, and of that of the weight where it is trained."""
-    head = nn.Linear(*weight.T.shape, bias=False, device=device()).requires_grad_(trained)
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=device()).requires_grad_(trained)
     with torch.no_grad():
         head.weight.copy_(weight)
     ours = states.to(device(), copy=True).requires_grad_()
