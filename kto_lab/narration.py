@@ -51,6 +51,16 @@ class Plain:
         yield advance
 
 
+class Silence(Plain):
+    """Shows nothing."""
+
+    def stage(self, title: str, why: str) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
 _narrator: Narrator = Plain()
 _listeners: list[Callable[[str], None]] = []
 
@@ -59,6 +69,17 @@ def narrate_with(narrator: Narrator) -> None:
     """Have everything that is said in this process shown by a narrator, from now on."""
     global _narrator
     _narrator = narrator
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Have nothing shown of what is said in the block."""
+    before = _narrator
+    narrate_with(Silence())
+    try:
+        yield
+    finally:
+        narrate_with(before)
 
 
 def stage(title: str, why: str) -> None:
