@@ -1,5 +1,6 @@
 """`kto-lab check`: whether this machine can run the lab, as a table with a row per check."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from kto_lab import console
+from kto_lab import console, narration
 from kto_lab.checking import devices, folders, programs
 from kto_lab.checking.row import Row
 from kto_lab.checking.settings import FULL, QUICK, Limits, Room, Size
@@ -18,6 +19,7 @@ from kto_lab.configuration import check_keys
 from kto_lab.errors import LabError
 from kto_lab.files import cache_dir, write_json
 from kto_lab.keys import CHECK
+from kto_lab.training.hardware import REPEATING, WORKSPACE
 
 STYLES = {"ok": "green", "failed": "bold red", "note": "dim"}
 
@@ -32,7 +34,19 @@ COMPUTED = {
     "one update in bf16-mixed": "formats.bf16",
     "architectures": "layouts.architectures",
     "large vocabularies": "vocabularies.heads",
+    "fast path": "kernels.fast_path",
+    "ten steps": "curves.ten_steps",
     "repeats": "numbers.repeats",
+    "resume": "endurance.resume",
+    "memory": "endurance.growth",
+    "greedy answers": "answers.greedy",
+    "lm-eval": "answers.lm_eval",
+    "reference store": "answers.store",
+    "several processes": "processes.several",
+    "torch.compile": "speed.torch_compile",
+    "speed": "speed.over_the_floor",
+    "waits": "speed.waits",
+    "TRL": "speed.trl",
 }
 
 
@@ -71,8 +85,14 @@ def check(cfg: DictConfig) -> None:
         LabError: a check failed; the message says which, and what to do.
     """
     check_keys(cfg, CHECK)
+    # cuBLAS reads it with its first product, and a run that must repeat asks for it.
+    os.environ.setdefault(WORKSPACE, REPEATING[0])
     made = checks(Path(cfg.runs_dir), instantiate(cfg.room), instantiate(cfg.limits), cfg.size)
-    rows = [row for about, one in made.items() for row in _rows(about, one)]
+    rows: list[Row] = []
+    with narration.progress("checks", len(made)) as advance:
+        for about, one in made.items():
+            rows += _rows(about, one)
+            advance(1, about)
     console.show(table(rows))
     if cfg.output is not None:
         write_json(Path(cfg.output), {"checks": [row.as_dict() for row in rows]})

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -17,7 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from kto_lab.checking.policies import VOCABULARY
+from kto_lab.checking.policies import VOCABULARY, enlarge
 from kto_lab.checking.settings import Size
 
 # Heads, of which pairs share keys.
@@ -60,12 +59,7 @@ CONFIGS: dict[str, Callable[[Size], PretrainedConfig]] = {
 
 def model(name: str, size: Size) -> PreTrainedModel:
     """A model of an architecture in eval mode on the CPU, with weights large enough that every part of it matters."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = AutoModelForCausalLM.from_config(CONFIGS[name](size), attn_implementation="sdpa")
-        with torch.no_grad():
-            for parameter in made.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(0.0, 1.0 / size.hidden**0.5)
+    made = AutoModelForCausalLM.from_config(CONFIGS[name](size), attn_implementation="sdpa")
     assert isinstance(made, PreTrainedModel)
+    enlarge(made)
     return made.eval()

@@ -29,6 +29,16 @@ def llama(size: Size, *, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
     ).eval()
 
 
+@torch.no_grad()
+def enlarge(model: PreTrainedModel) -> None:
+    """Draw the matrices anew, in place, so large that every part of the model matters to what it predicts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, parameter.shape[-1] ** -0.5)
+
+
 def policy(size: Size) -> LlamaForCausalLM:
     """The same on the device."""
     model = llama(size)

@@ -1,8 +1,8 @@
-"""Small runs by the configuration of `kto-lab train`: a policy in a folder, thumbs in a file, ten steps of all of them."""
+"""Small runs by the configuration of `kto-lab train`: a policy in a folder, thumbs in a file, ten steps of them all."""
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from kto_lab import narration
 from kto_lab.checking.policies import llama
 from kto_lab.checking.settings import Size
 from kto_lab.configuration import config_dir
+from kto_lab.models.reading import quiet
 from kto_lab.models.tiny import byte_tokenizer
 from kto_lab.quoting import quoted
 from kto_lab.runs.record import Record
@@ -44,8 +45,8 @@ def thumbs() -> list[dict[str, Any]]:
     """A good and a bad answer to each prompt; one prompt is held out."""
     rows = []
     for number in range(PROMPTS + 1):
-        prompt, split = f"{number} and {3 * number} make ", "train" if number < PROMPTS else "test"
-        for completion, label in ((f"{4 * number}", True), (f"{4 * number + 7}, or so", False)):
+        prompt, split = f"{number} and {3 * number} make", "train" if number < PROMPTS else "test"
+        for completion, label in ((f" {4 * number}", True), (f" {4 * number + 7}, or so", False)):
             rows.append({"prompt": prompt, "completion": completion, "label": label, "split": split})
     return rows
 
@@ -53,7 +54,8 @@ def thumbs() -> list[dict[str, Any]]:
 def prepare(folder: Path, size: Size) -> None:
     """Write the policy and the thumbs that the runs in a folder start from."""
     tokenizer = byte_tokenizer()
-    llama(size, vocabulary=len(tokenizer)).save_pretrained(folder / "model")
+    with quiet():
+        llama(size, vocabulary=len(tokenizer)).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     lines = [json.dumps(row) + "\n" for row in thumbs()]
     (folder / "thumbs.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -77,17 +79,20 @@ def configuration(given: Sequence[str]) -> DictConfig:
         return compose("train", list(given))
 
 
-def run(cfg: DictConfig, *, stop_after: int | None = None) -> list[float]:
+def run(
+    cfg: DictConfig, *, stop_after: int | None = None, after_step: Callable[[int], None] = lambda step: None
+) -> list[float]:
     """Make a run, or what is left of it.
 
     Args:
         cfg: its configuration.
         stop_after: a step, after which it is stopped as by an error.
+        after_step: called with the number of each step that was made.
 
     Returns:
         The losses of the steps that were made now.
     """
-    watch = Watch(stop_after)
+    watch = Watch(stop_after, after_step)
     with narration.silently(), suppress(Stopped):
         train(cfg, watch)
     return watch.losses
@@ -103,10 +108,12 @@ class Watch:
 
     Attributes:
         stop_after: a step, after which the run is stopped; None for none.
+        after_step: called with the number of each step.
         losses: of the steps so far.
     """
 
-    stop_after: int | None = None
+    stop_after: int | None
+    after_step: Callable[[int], None]
     losses: list[float] = field(default_factory=list)
 
     def environment(self) -> dict[str, Any]:
@@ -138,7 +145,9 @@ class _Losses(Logger):
         return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
         self._watch.losses.append(metrics["train/loss"])
+        self._watch.after_step(step)
         if step == self._watch.stop_after:
             raise Stopped
 

@@ -1,0 +1,83 @@
+"""Checks of runs of several processes, by the commands themselves: ddp, fsdp, and a sweep of two cells."""
+
+import csv
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from kto_lab.checking.comparing import ADVICE, largest, within
+from kto_lab.checking.row import Row, judged, note
+from kto_lab.checking.runs import configuration, prepare, run, words
+from kto_lab.checking.settings import Limits, Size
+from kto_lab.quoting import quoted
+from kto_lab.runs.record import RECORD
+from kto_lab.training.callbacks import METRICS
+
+PROCESSES = 2
+MINUTES = 4
+LOSS = ("loss=kto", "optimization.batch_size=16")
+
+
+def several(size: Size, limits: Limits, accelerator: str = "gpu") -> Row | list[Row]:
+    """A row each for ddp, fsdp, and a sweep whose cells run side by side.
+
+    Args:
+        size: of the policy.
+        limits: of differences.
+        accelerator: of the processes; "gpu" needs two GPUs.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if accelerator == "gpu" and gpus < PROCESSES:
+        return note("two GPUs", "there is one" if gpus else "there is none")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        prepare(folder, size)
+        one = run(configuration(words(folder, "one", *LOSS, f"trainer.accelerator={accelerator}")))
+        rows = [_strategy(strategy, folder, one, limits, accelerator) for strategy in ("ddp", "fsdp")]
+        return [*rows, sweep(folder, accelerator)]
+
+
+def _strategy(strategy: str, folder: Path, one: Sequence[float], limits: Limits, accelerator: str) -> Row:
+    """The losses of two processes against those of one."""
+    more = (f"trainer={strategy}", f"trainer.devices={PROCESSES}", f"trainer.accelerator={accelerator}")
+    name = f"{strategy}, {PROCESSES} processes"
+    if said := _refusal("train", words(folder, strategy, *LOSS, *more)):
+        return judged(name, said, limit="runs", holds=False, mend=ADVICE)
+    with (folder / strategy / METRICS).open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    if len(losses) != len(one):
+        return judged(name, f"{len(losses)} steps", limit=f"{len(one)} steps", holds=False, mend=ADVICE)
+    return within(name, largest([abs(a - b) / one[0] for a, b in zip(losses, one, strict=True)]), limits.curves)
+
+
+def sweep(folder: Path, accelerator: str) -> Row:
+    """Two cells side by side, each in a process of its own and on a GPU where there are such.
+
+    Args:
+        folder: that was prepared.
+        accelerator: of the cells.
+    """
+    more = ("loss.beta=0.1,0.2", "hydra/launcher=processes", f"runs_dir={quoted(str(folder / 'runs'))}")
+    given = [
+        word for word in words(folder, "", *LOSS, f"trainer.accelerator={accelerator}", *more) if "run_dir=" not in word
+    ]
+    said = _refusal("sweep", given)
+    done = len(list((folder / "runs").rglob(RECORD)))
+    return judged(
+        "two cells in one sweep", said or f"{done} are done", limit="2", holds=not said and done == 2, mend=ADVICE
+    )
+
+
+def _refusal(command: str, given: Sequence[str]) -> str:
+    """The end of what a command says where it fails; "" where it does not."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "kto_lab", command, *given], capture_output=True, text=True, timeout=60 * MINUTES
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done after {MINUTES} minutes"
+    return "" if done.returncode == 0 else " ".join((done.stderr or done.stdout).split())[-300:] or "no word"
