@@ -14,7 +14,7 @@ from kto_lab.checking.row import Row, judged, note
 from kto_lab.checking.runs import configuration, prepare, run, words
 from kto_lab.checking.settings import Limits, Size
 from kto_lab.quoting import quoted
-from kto_lab.runs.record import RECORD
+from kto_lab.runs.record import RECORD, read_record
 from kto_lab.training.callbacks import METRICS
 
 PROCESSES = 2
@@ -51,7 +51,10 @@ def _strategy(strategy: str, folder: Path, one: Sequence[float], limits: Limits,
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     if len(losses) != len(one):
         return judged(name, f"{len(losses)} steps", limit=f"{len(one)} steps", holds=False, mend=ADVICE)
-    return within(name, largest([abs(a - b) / one[0] for a, b in zip(losses, one, strict=True)]), limits.curves)
+    error = largest([abs(a - b) / one[0] for a, b in zip(losses, one, strict=True)])
+    balance = read_record(folder / strategy)["training"]["balance"]["slowest_over_mean"]
+    where = f"the slowest process has {balance:.2f} times the tokens of the mean"
+    return within(name, error, limits.curves, where=where)
 
 
 def sweep(folder: Path, accelerator: str) -> Row:

@@ -24,12 +24,14 @@ def pretend_commands(monkeypatch: pytest.MonkeyPatch, folder: Path, *, losses: l
         return subprocess.CompletedProcess(command, code, "", "NCCL error")
 
     monkeypatch.setattr(subprocess, "run", ran)
+    record = {"training": {"balance": {"slowest_over_mean": 1.25}}}
+    monkeypatch.setattr(processes, "read_record", lambda folder: record)
 
 
 @pytest.mark.parametrize(
     ("losses", "code", "verdict", "said"),
     [
-        ([0.5, 0.4], 0, "ok", "0.0e+00"),
+        ([0.5, 0.4], 0, "ok", "0.0e+00 (the slowest process has 1.25 times"),
         ([0.5, 0.41], 0, "failed", "2.0e-02"),
         ([0.5], 0, "failed", "1 steps"),
         ([0.5, 0.4], 1, "failed", "NCCL error"),
