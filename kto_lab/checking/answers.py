@@ -39,7 +39,7 @@ def greedy(size: Size, limits: Limits) -> Row:
     unlike = 0
     for prompt, (answer,) in zip(prompts, found, strict=True):
         ids = torch.tensor([encoder.prompt(prompt)], device=model.device)
-        right = model.generate(  # type: ignore[operator]
+        right = model.generate(  # type: ignore[misc]
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False
         )
         unlike += list(answer.tokens) != right[0, ids.shape[1] :].tolist()

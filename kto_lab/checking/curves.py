@@ -87,7 +87,7 @@ def _steps(
     for _ in range(STEPS):
         loss = loss_of(plain_logps(policy, tokens), reference, tokens)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(loss.item())
     return losses

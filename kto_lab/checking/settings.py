@@ -69,4 +69,4 @@ class Size:
 
 
 QUICK = Size(hidden=64, layers=2, stretch=1, head=16, head_tokens=72, compile=False)
-FULL = Size(hidden=512, layers=4, stretch=16, head=1024, head_tokens=512, compile=True)
+FULL = Size(hidden=512, layers=4, stretch=16, head=256, head_tokens=320, compile=True)
