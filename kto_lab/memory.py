@@ -70,7 +70,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def explanation(error: BaseException, doing: str, mend: str = ANYWHERE) -> str:
     """The message for a person behind an error that says that memory ran out; see `within_memory`."""
     found = ASKED.search(str(error))
-    asked = f" {_readable(_bytes(found[1], found[2]))} more were asked for;" if found else ""
+    asked = f" {readable(_bytes(found[1], found[2]))} more were asked for;" if found else ""
     return f"Out of memory at {doing}:{asked} {_state(error)}. {mend}"
 
 
@@ -102,16 +102,16 @@ def _state(error: BaseException) -> str:
             held = torch.cuda.max_memory_allocated()
             device = f"cuda:{torch.cuda.current_device()}"
             return (
-                f"{device} has {_readable(free)} of {_readable(total)} free, and this run has held up to "
-                f"{_readable(held)} of it"
+                f"{device} has {readable(free)} of {readable(total)} free, and this run has held up to "
+                f"{readable(held)} of it"
             )
     # Imported here: this module is a foundation, and most commands end well.
     import psutil
 
     memory = psutil.virtual_memory()
     return (
-        f"this machine has {_readable(memory.available)} of {_readable(memory.total)} free, and this process has held "
-        f"up to {_readable(peak_of_process())}"
+        f"this machine has {readable(memory.available)} of {readable(memory.total)} free, and this process has held "
+        f"up to {readable(peak_of_process())}"
     )
 
 
@@ -120,7 +120,8 @@ def _bytes(number: str, unit: str) -> float:
     return float(number) * 1024 ** places[unit.lower()]
 
 
-def _readable(size: float) -> str:
+def readable(size: float) -> str:
+    """A number of bytes in three digits and the largest unit that leaves at least one: 12.3 GiB."""
     place = 0
     while size >= 1024 and place < len(UNITS) - 1:
         size, place = size / 1024, place + 1

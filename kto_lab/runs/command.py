@@ -20,12 +20,13 @@ from kto_lab.processes import is_first
 from kto_lab.runs import train as run
 from kto_lab.runs import wandb_log
 from kto_lab.runs.claim import CONFIG, is_finished, run_folder
-from kto_lab.runs.components import assemble
+from kto_lab.runs.components import Components, assemble
 from kto_lab.runs.curves import CURVES, plot_curves
 from kto_lab.runs.environment import environment, peak_memory
 from kto_lab.runs.job import logs
 from kto_lab.runs.launch import is_launched, launch
 from kto_lab.runs.lease import LEASE, held, read_owner
+from kto_lab.runs.memory_check import check_memory
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
 from kto_lab.runs.record import RECORD, Record, read_record
 from kto_lab.runs.saving import POLICY
@@ -99,6 +100,10 @@ class Display:
     def environment(self) -> dict[str, Any]:
         """Versions, commit and hardware."""
         return environment()
+
+    def plan_memory(self, cfg: DictConfig, made: Components, cache: ProcessCache) -> dict[str, Any]:
+        """Said, and held against the memory of the device."""
+        return check_memory(cfg, made, cache)
 
     def loggers(self, record: Record) -> list[Logger]:
         """Those of the configuration. They get it as a record has it: without local paths."""

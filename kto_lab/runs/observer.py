@@ -1,14 +1,18 @@
 """What watches a run: `train` computes, and hands what it found to an observer, which logs, draws and shows it.
 
-Nothing that an observer does can change a result. Therefore `train` knows this interface alone; the observer of
-`kto-lab train` is made in `runs/command.py`, which the modules that compute do not import.
+Nothing that an observer does can change a result, though it can refuse to have one. Therefore `train` knows this
+interface alone; the observer of `kto-lab train` is made in `runs/command.py`, which the modules that compute do not
+import.
 """
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
 
+from kto_lab.runs.components import Components
+from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.runs.record import Record
 
 
@@ -17,6 +21,18 @@ class Observer(Protocol):
 
     def environment(self) -> dict[str, Any]:
         """What the run stands on, for its record; read when the run starts."""
+
+    def plan_memory(self, cfg: DictConfig, made: Components, cache: ProcessCache) -> dict[str, Any]:
+        """What the run will need in memory, for its record, before a model is loaded.
+
+        Args:
+            cfg: the configuration of the run.
+            made: what it names.
+            cache: of this process.
+
+        Raises:
+            LabError: the run cannot fit.
+        """
 
     def loggers(self, record: Record) -> list[Logger]:
         """What gets every step's metrics, beside the metrics file.

@@ -59,9 +59,11 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
         )
         check_plan(corrupted, made.objective, made.optimization, made.update_rule, made.adapter, hardware, seed=seed)
     with record.stage("model"):
+        memory_plan = observer.plan_memory(cfg, made, cache)
         source = ModelSource(made.model, made.adapter, hardware, cache, made.reference)
         start = load_policy(source, made.store, made.lengths, record, seed=seed)
         policy, encoder = start.policy, start.encoder
+        record.model["memory_plan"] = memory_plan
     identity = identify(cfg)
     record.run_id, record.identity = identity.run_id, asdict(identity)
     with record.stage("plan"):
