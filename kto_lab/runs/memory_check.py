@@ -151,7 +151,7 @@ def mend(stage: Stage, setting: Setting, limit: int) -> str:
     """
     fixed = sum(size for name, size in stage.parts.items() if name not in OF_TOKENS)
     keys = _of_weights(stage, setting) if fixed > limit else _of_tokens(stage, setting)
-    return f"Use {' or '.join(keys or ['a smaller model'])}."
+    return f"Use {', or '.join(keys or ['a smaller model'])}."
 
 
 def _of_weights(stage: Stage, setting: Setting) -> list[str]:
@@ -164,7 +164,8 @@ def _of_weights(stage: Stage, setting: Setting) -> list[str]:
             "evaluation.kl_prompts=0": stage.name == "KL" and trains,
             "adapter=lora": trains,
             "model.dtype=bfloat16": wide,
-            "adapter=lora model.quantization=nf4": not quantised,
+            "adapter=lora model.quantization=nf4": trains,
+            "model.quantization=nf4": not trains and not quantised,
             "trainer=fsdp on several GPUs": stage.name == "training" and setting.shards == 1 and not quantised,
         }.items()
         if helps
