@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
 from kto_lab.models.adapted import is_adapted
-from kto_lab.models.head import CHUNK, KEPT
+from kto_lab.models.head import KEPT, chunk_logits
 from kto_lab.models.live_bytes import LiveBytes
 from kto_lab.models.number_format import matrices
 
@@ -188,7 +188,7 @@ def _traced(policy: "PreTrainedModel | PeftModel", layers: int, ids: Tensor, nar
     )
 
 
-def head_bytes(tokens: int, *, vocabulary: int, hidden: int, narrow: bool, trained: bool, cuda: bool) -> int:
+def head_bytes(tokens: int, *, vocabulary: int, hidden: int, narrow: bool, trained: bool, device_bytes: int) -> int:
     """Bytes that `head.token_logps` takes at most, forward and backward, beside its weight.
 
     Args:
@@ -197,14 +197,14 @@ def head_bytes(tokens: int, *, vocabulary: int, hidden: int, narrow: bool, train
         hidden: size of a hidden state.
         narrow: the products are in bfloat16.
         trained: the head has a gradient.
-        cuda: there 16-bit products give float32; elsewhere the weight is made float32 for them.
+        device_bytes: memory of the GPU; 0 for a CPU, where the weight is made float32 for 16-bit products.
     """
     size = 2 if narrow else 4
     states, weight = tokens * hidden, vocabulary * hidden
-    chunk = min(tokens * vocabulary, max(CHUNK, vocabulary))
+    chunk = min(tokens * vocabulary, max(chunk_logits(device_bytes), vocabulary))
     selected = 4 * states + (2 * states if narrow else 0)
     # The logits, and what logsumexp makes of them; or the weight in float32 beside them.
-    softmax = max(8 * chunk, 4 * chunk + (4 * weight if narrow and not cuda else 0))
+    softmax = max(8 * chunk, 4 * chunk + (4 * weight if narrow and not device_bytes else 0))
     if not trained:
         return selected + size * states + softmax
     keeps = tokens * vocabulary <= KEPT

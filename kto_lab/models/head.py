@@ -169,10 +169,14 @@ def _float32_outputs(states: Tensor, weight: Tensor) -> Tensor:
 
 
 def _rows_at_once(vocabulary: int, device: torch.device) -> int:
-    logits = CHUNK
-    if device.type == "cuda":
-        logits = int(torch.cuda.get_device_properties(device).total_memory * SHARE) // 4
-    return max(1, logits // vocabulary)
+    cuda = device.type == "cuda"
+    total = torch.cuda.get_device_properties(device).total_memory if cuda else 0
+    return max(1, chunk_logits(total) // vocabulary)
+
+
+def chunk_logits(device_bytes: int) -> int:
+    """Logits that are computed at a time, where a GPU has so much memory; 0 bytes stand for a CPU."""
+    return int(device_bytes * SHARE) // 4 if device_bytes else CHUNK
 
 
 @contextmanager

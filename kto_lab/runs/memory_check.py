@@ -40,7 +40,8 @@ def check_memory(cfg: DictConfig, made: Components, cache: ProcessCache) -> dict
         LabError: a stage cannot fit; the message names the keys that change what it needs.
     """
     try:
-        setting = setting_of(cfg, made)
+        limit, where = memory_of(cuda=made.hardware.chosen.device == "cuda")
+        setting = setting_of(cfg, made, limit)
         key = content_hash(
             made.model.key, plain_values(cfg)["adapter"], setting.narrow, setting.rows, setting.lengths.max_length
         )
@@ -50,14 +51,13 @@ def check_memory(cfg: DictConfig, made: Components, cache: ProcessCache) -> dict
         why = str(error).strip().splitlines() or [type(error).__name__]
         narration.say(f"    memory: not planned: {why[0]}")
         return {"unknown": why[0]}
-    limit, where = memory_of(setting.cuda)
     say(plan, limit)
     refuse(plan, setting, limit, where, on_node=1 if setting.cuda else made.hardware.devices)
     return plan.as_dict()
 
 
-def setting_of(cfg: DictConfig, made: Components) -> Setting:
-    """What the plan of a run depends on.
+def setting_of(cfg: DictConfig, made: Components, limit: int) -> Setting:
+    """What the plan of a run depends on; `limit` is the memory of its device in bytes.
 
     Raises:
         LabError: the shapes of one of its models are not known before it is loaded.
@@ -68,7 +68,7 @@ def setting_of(cfg: DictConfig, made: Components) -> Setting:
         model=model_of(plain_values(cfg.model), "model"),
         adapter=made.adapter,
         narrow=hardware.number_format == "bf16-mixed",
-        cuda=hardware.chosen.device == "cuda",
+        device_bytes=limit if hardware.chosen.device == "cuda" else 0,
         strategy=hardware.strategy,
         processes=hardware.devices * hardware.num_nodes,
         optimization=made.optimization,
@@ -102,7 +102,7 @@ def model_of(node: Mapping[str, Any], key: str) -> Model:
     )
 
 
-def memory_of(cuda: bool) -> tuple[int, str]:
+def memory_of(*, cuda: bool) -> tuple[int, str]:
     """Bytes that a rank can have, and whose they are."""
     if cuda:
         _, total = torch.cuda.mem_get_info()
@@ -161,7 +161,6 @@ def _of_weights(stage: Stage, setting: Setting) -> list[str]:
     return [
         key
         for key, helps in {
-            "evaluation.kl_prompts=0": stage.name == "KL" and trains,
             "adapter=lora": trains,
             "model.dtype=bfloat16": wide,
             "adapter=lora model.quantization=nf4": trains,

@@ -56,7 +56,7 @@ class Setting:
         model: the policy's.
         adapter: what is trained.
         narrow: in bf16-mixed rather than 32-true.
-        cuda: on GPUs.
+        device_bytes: memory of a GPU; 0 on a CPU.
         strategy: "fsdp", "ddp" or "auto".
         processes: of the run, with one device each.
         optimization: of the run.
@@ -71,7 +71,7 @@ class Setting:
     model: Model
     adapter: FullFineTuning | Lora
     narrow: bool
-    cuda: bool
+    device_bytes: int
     strategy: str
     processes: int
     optimization: Optimization
@@ -81,6 +81,11 @@ class Setting:
     feed: Feed = Feed.THUMBS
     has_reference: bool = True
     reference: Model | None = None
+
+    @property
+    def cuda(self) -> bool:
+        """Whether it computes on GPUs."""
+        return self.device_bytes > 0
 
     @property
     def shards(self) -> int:
@@ -209,17 +214,17 @@ class _Stages:
 
     def all(self) -> Iterator[Stage]:
         setting, evaluation = self.setting, self.setting.evaluation
-        if setting.has_reference:
-            yield self._scoring("reference", beside=self._other())
-        yield self._training()
+        if setting.strategy == "fsdp":
+            yield Stage("loading", {"weights": self.weights.bytes})
         if evaluation.prompts or evaluation.kl_prompts:
             yield self._answers()
-        if evaluation.reward_examples:
-            yield self._scoring("rewards", beside=0)
-        if evaluation.kl_prompts and setting.has_reference:
-            yield self._scoring("KL", beside=self._beside_trained())
         if evaluation.lm_eval:
             yield self._lm_eval()
+        if evaluation.reward_examples or evaluation.kl_prompts:
+            yield self._scoring("scoring", self.weights)
+        if setting.has_reference:
+            yield self._reference()
+        yield self._training()
 
     @property
     def tokens(self) -> int:
@@ -237,39 +242,60 @@ class _Stages:
             hidden=self.text.hidden_size,
             narrow=self.setting.narrow,
             trained=trained,
-            cuda=self.setting.cuda,
+            device_bytes=self.setting.device_bytes,
         )
+
+    def _reference(self) -> Stage:
+        """Another model takes the policy's place on the device; the policy itself may be in shards."""
+        if self.setting.reference is not None:
+            other = self.setting.reference
+            policy = planned_policy(
+                other.config, FullFineTuning(), dtype=other.dtype, attention=other.attention, narrow=self.setting.narrow
+            )
+            return self._scoring("reference", weigh(policy, other.quantization, narrow=self.setting.narrow))
+        if self.setting.strategy == "fsdp":
+            return _stage("reference", **self._sharded(), activations=self._without_gradients())
+        return self._scoring("reference", self.weights)
+
+    def _sharded(self) -> dict[str, int]:
+        """Weights in shards, a layer and the next one gathered, in bfloat16 in the place of autocast's copies.
+
+        What is outside of the layers stays whole from the forward to the end of the backward pass.
+        """
+        weights = self.weights
+        gathered = 2 * (2 if self.setting.narrow else 4) * weights.block + 4 * weights.outside
+        shard = weights.bytes // self.setting.shards
+        return {"weights": shard, "bf16 copies": weights.outside_copies, "gathered": gathered}
 
     def _training(self) -> Stage:
         setting, weights = self.setting, self.weights
         trained, shards = 4 * weights.trained, setting.shards
-        parts = {"weights": weights.bytes // shards, "bf16 copies": weights.copies, "gradients": trained // shards}
-        parts["optimiser"] = round(state_per_weight(setting.update_rule) * weights.trained / shards)
+        parts = {"weights": weights.bytes, "bf16 copies": weights.copies}
+        gradients = trained // shards
         if setting.strategy == "fsdp":
-            # Gathered in bfloat16 in the place of autocast's copies; the next layer meanwhile. What is outside of them
-            # stays whole from the forward to the end of the backward pass.
-            size = 2 if setting.narrow else 4
-            parts["bf16 copies"] = weights.outside_copies
-            parts["gathered"] = 2 * size * weights.block + 4 * weights.outside
-            parts["gradients"] += 2 * 4 * min(weights.block, weights.trained)
+            parts = self._sharded()
+            # Of two layers before they are cut.
+            gradients += 2 * 4 * min(weights.block, weights.trained)
         elif setting.processes > 1:
             parts["buckets"] = trained
+        optimiser = round(state_per_weight(setting.update_rule) * weights.trained / shards)
         activations = self.activations.peak(
             checkpointing=setting.optimization.gradient_checkpointing,
             head=self.head(trained=setting.adapter.trains_the_model),
         )
         # torch's optimisers on CUDA work on all weights at once, with a temporary one for each.
         step = trained // shards if setting.cuda else 2 * 4 * min(weights.largest, weights.trained)
-        parts["activations"] = max(activations + self._dequantised(), step)
-        return Stage("training", {name: size for name, size in parts.items() if size})
+        activations = max(activations + self._dequantised(), step)
+        return _stage("training", **parts, gradients=gradients, optimiser=optimiser, activations=activations)
 
-    def _scoring(self, name: str, *, beside: int) -> Stage:
-        """Log-probabilities without gradients, by the policy as a whole."""
-        # The head's states are few beside what a layer needs, and come after it.
-        activations = max(self.activations.scoring, self.head(trained=False))
-        parts = {"weights": self.weights.bytes, "bf16 copies": self.weights.copies, "other model": beside}
-        parts["activations"] = activations + self._dequantised()
-        return Stage(name, {part: size for part, size in parts.items() if size})
+    def _scoring(self, name: str, weights: Weights) -> Stage:
+        """Log-probabilities without gradients, by a model as a whole."""
+        held = {"weights": weights.bytes, "bf16 copies": weights.copies}
+        return _stage(name, **held, activations=self._without_gradients())
+
+    def _without_gradients(self) -> int:
+        # The head comes after the layers.
+        return max(self.activations.scoring, self.head(trained=False)) + self._dequantised()
 
     def _answers(self) -> Stage:
         evaluation, lengths, text = self.setting.evaluation, self.setting.lengths, self.text
@@ -288,17 +314,15 @@ class _Stages:
         )
         later = (token * (self.activations.layers + 1) * (length + ROOM), logits)
         cache, activations = max(prompts, later, key=sum)
-        parts = {"weights": self.weights.bytes, "bf16 copies": self.weights.converted, "other model": self._other()}
-        parts |= {"keys and values": cache, "activations": activations + self._dequantised()}
-        return Stage("answers", {part: size for part, size in parts.items() if size})
+        parts = {"weights": self.weights.bytes, "bf16 copies": self.weights.converted, "keys and values": cache}
+        return _stage("answers", **parts, activations=activations + self._dequantised())
 
     def _lm_eval(self) -> Stage:
         tokens = self.setting.evaluation.lm_eval_batch_size * self.setting.lengths.max_length
         # Logits and their log-softmax.
         logits = 2 * 4 * tokens * self.text.vocab_size
-        parts = {"weights": self.weights.bytes, "bf16 copies": self.weights.converted, "other model": self._other()}
-        parts |= {"logits": logits, "activations": self._scored(tokens) + self._dequantised()}
-        return Stage("lm-eval", {part: size for part, size in parts.items() if size})
+        parts = {"weights": self.weights.bytes, "bf16 copies": self.weights.converted, "logits": logits}
+        return _stage("lm-eval", **parts, activations=self._scored(tokens) + self._dequantised())
 
     def _scored(self, tokens: int) -> int:
         """Bytes of a layer's activations for so many tokens, without gradients."""
@@ -310,19 +334,7 @@ class _Stages:
             return 0
         return self.weights.largest * (2 if self.setting.narrow else 4)
 
-    def _other(self) -> int:
-        """Bytes of a reference that is another model, which is there from the beginning of its stages."""
-        other = self.setting.reference
-        if other is None:
-            return 0
-        policy = planned_policy(
-            other.config, FullFineTuning(), dtype=other.dtype, attention=other.attention, narrow=self.setting.narrow
-        )
-        found = weigh(policy, other.quantization, narrow=self.setting.narrow)
-        return found.bytes + found.copies
 
-    def _beside_trained(self) -> int:
-        """Bytes of the reference of a trained policy: its first weights, which an adapter leaves as they were."""
-        if self.setting.reference is not None:
-            return self._other()
-        return self.weights.bytes + self.weights.copies if self.setting.adapter.trains_the_model else 0
+def _stage(name: str, **parts: int) -> Stage:
+    """A stage without the parts that take nothing."""
+    return Stage(name, {part: size for part, size in parts.items() if size})

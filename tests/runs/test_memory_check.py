@@ -39,7 +39,6 @@ def plan_of(name: str, weights: float, tokens: float) -> MemoryPlan:
             {},
             "Use adapter=lora, or adapter=lora model.quantization=nf4, or trainer=fsdp on several GPUs.",
         ),
-        ("KL", 100, 1, {}, "Use evaluation.kl_prompts=0, or adapter=lora, or adapter=lora model.quantization=nf4."),
         (
             "training",
             100,
@@ -63,7 +62,7 @@ def plan_of(name: str, weights: float, tokens: float) -> MemoryPlan:
 def test_what_exceeds_a_gpu_is_refused_with_the_keys_to_change(
     name: str, weights: float, tokens: float, how: dict[str, Any], says: str
 ) -> None:
-    of = setting(**{"cuda": True, **how})
+    of = setting(**{"device_bytes": 80 * GIB, **how})
     with pytest.raises(LabError) as found:
         refuse(plan_of(name, weights, tokens), of, 80 * GIB, "an H100", on_node=1)
     needed = readable(round((weights + tokens) * GIB))
@@ -77,7 +76,7 @@ def test_on_a_cpu_the_weights_decide() -> None:
 
 
 def test_a_run_is_refused_before_its_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_check, "memory_of", lambda cuda: (2**20, "this machine"))
+    monkeypatch.setattr(memory_check, "memory_of", lambda *, cuda: (2**20, "this machine"))
     monkeypatch.setattr(loading, "load_policy", None)
     with pytest.raises(LabError, match=r"needs 3\.88 MiB for the weights alone, and this machine has 1 MiB"):
         run(tmp_path)
