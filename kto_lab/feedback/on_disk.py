@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -71,18 +71,18 @@ def table_on_disk(
     try:
         rows = iter(records)
         first = next(rows)
-        written = _File(widest().arrow_schema)
-        for batch in _batches(itertools.chain([first], rows), written.schema):
-            written.write(batch)
-        features = settled()
-        schema = features.arrow_schema
-        table = written.read().select(schema.names)
+        with _File(widest().arrow_schema) as written:
+            for batch in _batches(itertools.chain([first], rows), written.schema):
+                written.write(batch)
+            features = settled()
+            schema = features.arrow_schema
+            table = written.read().select(schema.names)
         if table.schema.types != schema.types:
             # Messages have fewer keys.
-            narrow = _File(schema)
-            for part in table.to_batches():
-                narrow.write(pa.Table.from_batches([part]).cast(schema).to_batches()[0])
-            table = narrow.read()
+            with _File(schema) as narrow:
+                for part in table.to_batches():
+                    narrow.write(pa.Table.from_batches([part]).cast(schema).to_batches()[0])
+                table = narrow.read()
         return _data_set(table.replace_schema_metadata(schema.metadata), DatasetInfo(features=features))
     except OSError as error:
         raise _refused(error) from error
@@ -98,13 +98,13 @@ def part_on_disk(table: "Dataset", column: str, value: str) -> "Dataset":
     """
     whole = table.with_format("arrow")
     try:
-        written = _File(table.features.arrow_schema)
-        for start in range(0, len(table), BATCH):
-            batch = whole[start : start + BATCH]
-            kept = batch.filter(pc.equal(batch[column], value)).cast(written.schema).combine_chunks()
-            for one in kept.to_batches():
-                written.write(one)
-        found = written.read()
+        with _File(table.features.arrow_schema) as written:
+            for start in range(0, len(table), BATCH):
+                batch = whole[start : start + BATCH]
+                kept = batch.filter(pc.equal(batch[column], value)).cast(written.schema).combine_chunks()
+                for one in kept.to_batches():
+                    written.write(one)
+            found = written.read()
     except OSError as error:
         raise _refused(error) from error
     return _data_set(found.replace_schema_metadata(table.features.arrow_schema.metadata), table.info.copy())
@@ -165,7 +165,7 @@ def _columns(records: list[Record], schema: pa.Schema) -> pa.RecordBatch:
 
 
 class _File:
-    """Batches in a file that is deleted at once: it lasts as long as something reads it."""
+    """Batches in a file whose name goes with the block, whatever ends it: it lasts as long as something reads it."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema.remove_metadata()
@@ -175,13 +175,17 @@ class _File:
         self._stream = pa.OSFile(name, "wb")
         self._writer = pa.ipc.new_stream(self._stream, self.schema)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stream.close()
+        self._path.unlink()
+
     def write(self, batch: pa.RecordBatch) -> None:
         self._writer.write_batch(batch)
 
     def read(self) -> pa.Table:
         self._writer.close()
         self._stream.close()
-        try:
-            return pa.ipc.open_stream(pa.memory_map(str(self._path))).read_all()
-        finally:
-            self._path.unlink()
+        return pa.ipc.open_stream(pa.memory_map(str(self._path))).read_all()

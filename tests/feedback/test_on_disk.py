@@ -32,6 +32,14 @@ def test_batches_are_one_table_without_a_file_left(
     assert table.filter(lambda row: row["desirable"]).num_rows == (number + 1) // 2
 
 
+def test_a_fault_in_a_late_row_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(on_disk, "BATCH", 2)
+    with pytest.raises(LabError, match="the label is 'odd'"):
+        build_table([*rows(5), {**rows(1)[0], "desirable": "odd"}], source="s", held_out=0.0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_column_and_a_key_of_messages_are_there_where_one_row_of_any_batch_has_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
