@@ -27,8 +27,8 @@ LOOK_SECONDS = 1.0
 QUEUE_SECONDS = 15.0
 # submitit takes the last ten minutes before the limit for the limit.
 SHORTEST_MIN = 10
-# How else sbatch is asked for GPUs: gres, gpus, gpus_per_task, tres_per_task.
-BY_OPTION = ("gres", "gpus", "tres")
+# How sbatch is asked for GPUs: gpus_per_node, gpus_per_task, gpus, gres, tres_per_task.
+OF_GPUS = ("gpus", "gres", "tres")
 # Since Slurm 22.05, srun no longer takes the job's number of CPUs by itself.
 EXPORTS = ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"]
 
@@ -64,9 +64,10 @@ def tell_of_gpus(config: DictConfig) -> None:
     Args:
         config: of the sweep, with the trainer of these jobs.
     """
-    asked = config.hydra.launcher
-    by_option = [name for name in asked.additional_parameters or () if str(name).startswith(BY_OPTION)]
-    if config.trainer.accelerator == "auto" and not asked.gpus_per_node and not by_option:
+    launcher = config.hydra.launcher
+    options = (launcher, launcher.additional_parameters or {})
+    asks = any(asked[name] for asked in options for name in asked if str(name).startswith(OF_GPUS))
+    if config.trainer.accelerator == "auto" and not asks:
         console.say(
             "    These jobs ask for no GPU, and train on CPUs: trainer.accelerator is auto. trainer=gpu, or "
             "trainer.accelerator=gpu, asks for one GPU per process."

@@ -15,6 +15,8 @@ from kto_lab.sweeps import slurm
         ("gpu", {"gpus_per_node": 1}, False),
         ("cpu", {}, False),
         ("auto", {"gpus_per_node": 1}, False),
+        ("auto", {"gres": "gpu:1"}, False),
+        ("auto", {"gpus_per_task": 1}, False),
         ("auto", {"additional_parameters": {"gres": "gpu:1"}}, False),
         ("auto", {"additional_parameters": {"requeue": True}}, True),
     ],
