@@ -131,6 +131,20 @@ def identifiers(listed: str) -> tuple[str, ...]:
     return tuple(name for whole, *instances in found for name in instances or [whole])
 
 
+def identified(name: str) -> str:
+    """The identifier of a GPU that `CUDA_VISIBLE_DEVICES` may name by its number or by how its identifier begins.
+
+    Slurm may number the GPUs of every job from 0. A name stays as it is where `nvidia-smi` lists no such GPU, or GPUs
+    are divided (MIG), which CUDA numbers in another way.
+    """
+    listed = identifiers(_nvidia_smi())
+    if any(one.startswith("MIG") for one in listed):
+        return name
+    if name.isdigit():
+        return listed[int(name)] if int(name) < len(listed) else name
+    return next((one for one in listed if one.startswith(name)), name)
+
+
 def gpus_per_node(accelerator: str, devices: int) -> int | None:
     """The GPUs that a job is to ask a scheduler for: one per process of a run that needs GPUs, else None.
 

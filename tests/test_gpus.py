@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kto_lab import gpus
-from kto_lab.gpus import Machine, cells_at_once, gpus_per_node, identifiers, visible
+from kto_lab.gpus import Machine, cells_at_once, gpus_per_node, identified, identifiers, visible
 
 CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\nGCC version: 12\n"
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder)\n"
@@ -78,6 +78,26 @@ def test_nvidia_smi_names_gpus_and_the_instances_of_divided_ones() -> None:
     assert identifiers(WHOLE) == ("GPU-aa", "GPU-bb")
     assert identifiers(DIVIDED) == ("MIG-cc", "MIG-dd", "GPU-bb")
     assert identifiers("") == ()
+
+
+@pytest.mark.parametrize(
+    ("listed", "name", "identifier"),
+    [
+        (WHOLE, "1", "GPU-bb"),
+        (WHOLE, "2", "2"),
+        (WHOLE, "GPU-b", "GPU-bb"),
+        (WHOLE, "GPU-bb", "GPU-bb"),
+        (WHOLE, "GPU-cc", "GPU-cc"),
+        (DIVIDED, "0", "0"),
+        (DIVIDED, "MIG-cc", "MIG-cc"),
+        ("", "1", "1"),
+    ],
+)
+def test_a_gpu_has_one_identifier_however_it_is_named(
+    listed: str, name: str, identifier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "_nvidia_smi", lambda: listed)
+    assert identified(name) == identifier
 
 
 def test_visible_gpus_are_those_given_else_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from kto_lab import narration
 from kto_lab.errors import LabError
 from kto_lab.files import cache_dir
-from kto_lab.gpus import VISIBLE, visible
+from kto_lab.gpus import VISIBLE, identified, visible
 
 JOBLIB = "JoblibLauncher"
 FOLDER = "gpus"
@@ -66,7 +66,6 @@ def own_gpus(accelerator: str, devices: int) -> Iterator[None]:
 def _wait_for(names: Sequence[str], count: int) -> dict[str, int]:
     """Claims on so many of the GPUs, as open files by name, as soon as so many are free."""
     folder = cache_dir() / FOLDER / socket.gethostname()
-    folder.mkdir(parents=True, exist_ok=True)
     told = False
     while not (claims := _claim(folder, names, count)):
         if not told:
@@ -80,24 +79,36 @@ def _claim(folder: Path, names: Sequence[str], count: int) -> dict[str, int]:
     """Claims on the first GPUs that are free; none where there are too few: a part would keep others waiting."""
     claims: dict[str, int] = {}
     for name in names:
-        handle = os.open(folder / name.replace("/", "_"), os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            continue
+            handle = _locked(folder / identified(name).replace("/", "_"))
         except OSError as error:
-            os.close(handle)
             _let_go(claims.values())
             raise LabError(
                 f"Could not lock a file in {folder}, by which processes share the GPUs: {error.strerror}. Set "
-                "KTO_LAB_CACHE to a folder on a local disk."
+                "KTO_LAB_CACHE to a folder of your own on a local disk."
             ) from error
+        if handle is None:
+            continue
         claims[name] = handle
         if len(claims) == count:
             return claims
     _let_go(claims.values())
     return {}
+
+
+def _locked(path: Path) -> int | None:
+    """A file, made where there is none, opened and locked; None where another process has locked it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _let_go(handles: Iterable[int]) -> None:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from joblib import Parallel, delayed
 from omegaconf import OmegaConf
 
-from kto_lab import cli
+from kto_lab import cli, gpus
 from kto_lab.errors import LabError
 from kto_lab.sweeps import claims
 from kto_lab.sweeps.claims import end_idle_processes, own_gpus
@@ -27,6 +27,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KTO_LAB_CACHE", str(tmp_path))
     monkeypatch.setenv(VISIBLE, "0,1,2,3")
     monkeypatch.setattr(claims, "_own", ())
+    monkeypatch.setattr(gpus, "_nvidia_smi", str)
     folder = tmp_path / claims.FOLDER / socket.gethostname()
     folder.mkdir(parents=True)
     return folder
@@ -87,6 +88,20 @@ def test_gpus_of_others_are_left_to_them(machine: Path) -> None:
     assert claimed("auto", 2) == "1,3"
 
 
+def test_a_gpu_is_one_however_it_is_named(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "_nvidia_smi", lambda: "GPU 0: A100 (UUID: GPU-aa)\nGPU 1: A100 (UUID: GPU-bb)\n")
+    monkeypatch.setattr(claims.time, "sleep", lambda seconds: pytest.fail("a free GPU is waited for"))
+    others = taken_elsewhere(machine, "GPU-aa", "0")
+    next(others)
+    monkeypatch.setenv(VISIBLE, "0,1")
+    assert claimed("auto", 1) == "1", "GPU-aa is taken"
+    # In another job of Slurm's, which numbers its own GPU from 0.
+    monkeypatch.setattr(gpus, "_nvidia_smi", lambda: "GPU 0: A100 (UUID: GPU-bb)\n")
+    monkeypatch.setattr(claims, "_own", ())
+    monkeypatch.setenv(VISIBLE, "0")
+    assert claimed("auto", 1) == "0"
+
+
 def test_a_process_keeps_its_gpus_for_its_next_jobs_and_lets_go_between_them(machine: Path) -> None:
     others = taken_elsewhere(machine, "0")
     next(others)
@@ -131,6 +146,14 @@ def test_a_file_system_without_locks_is_said(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(claims.fcntl, "flock", refuse)
     with pytest.raises(LabError, match=r"No locks available\. Set KTO_LAB_CACHE"):
         claimed("auto", 1)
+
+
+def test_a_lock_that_cannot_be_opened_is_said_and_no_other_is_held(machine: Path) -> None:
+    (machine / "1").mkdir()  # stands in for a file of another user, which root could open
+    with pytest.raises(LabError, match=r"Could not lock a file in .*: Is a directory"):
+        claimed("auto", 2)
+    with (machine / "0").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_memory_of_a_gpu_is_given_back_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
