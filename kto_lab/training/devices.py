@@ -68,7 +68,7 @@ def choose(accelerator: str, machine: Machine, answer: Answer) -> Choice:
     if machine.hidden:
         return Choice("cpu", f"{VISIBLE} hides the GPUs" if machine.files else "")
     if machine.signs or answer.gpus:
-        signs = ", ".join(machine.signs) or f"{answer.gpus} GPUs that torch finds"
+        signs = ", ".join(machine.signs) or f"torch finds {answer.gpus}"
         said = f"There is a GPU ({signs}), but it cannot be used: {answer.reason}."
         return Choice("cpu", refusal=" ".join([said, *_mends(machine, answer)]))
     if machine.in_slurm:

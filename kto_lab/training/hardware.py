@@ -78,7 +78,7 @@ class Hardware:
             return
         if self.devices > self._answer.gpus:
             raise LabError(
-                f"trainer.devices is {self.devices}, but {self._answer.gpus} CUDA devices are visible. "
+                f"trainer.devices is {self.devices}, but the number of visible CUDA devices is {self._answer.gpus}. "
                 "Lower it, or use trainer.accelerator=cpu."
             )
         if self.precision == "bf16-mixed" and not self._answer.bfloat16:

@@ -52,7 +52,7 @@ def test_where_a_run_computes(accelerator: str, machine: Machine, answer: Answer
         (Machine(given=GIVEN, in_slurm=True), NONE, ["SLURM_JOB_GPUS=0", "No CUDA GPUs are available"]),
         (Machine(given=("CUDA_VISIBLE_DEVICES=0",)), CPU_BUILD, ["CUDA_VISIBLE_DEVICES=0"]),
         (Machine(files=NVIDIA, in_slurm=True), NONE, ["was given none", "hydra.launcher.gpus_per_node"]),
-        (Machine(), OLD, ["1 GPUs that torch finds", "too old"]),
+        (Machine(), OLD, ["There is a GPU (torch finds 1)", "too old"]),
         (Machine(files=("/dev/kfd",)), NONE, ["/dev/kfd"]),
     ],
 )

@@ -78,7 +78,7 @@ def test_each_process_of_a_node_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyP
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpu(monkeypatch, True)
-    with pytest.raises(LabError, match=r"trainer\.devices is 5, but 4 CUDA devices"):
+    with pytest.raises(LabError, match=r"trainer\.devices is 5, but the number of visible CUDA devices is 4"):
         hardware(strategy="ddp", devices=5)
     assert hardware(strategy="ddp", devices=5, accelerator="cpu").device.type == "cpu"
 
