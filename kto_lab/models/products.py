@@ -28,8 +28,7 @@ def converted_once(model: nn.Module, device: torch.device) -> Iterator[None]:
     """For a block of passes without gradients, linear layers hold their weights as products read them.
 
     What a pass gives is the same, bit for bit. Outside of autocast nothing is converted. An embedding that shares its
-    weight with the head keeps it as it is; so do weights that are sharded or
-    quantised, those of experts, and layers of other kinds.
+    weight with the head keeps its own, and so do sharded and quantised layers, experts, and layers of other kinds.
 
     Args:
         model: on the device.

@@ -49,7 +49,9 @@ def test_words_follow_the_last_end_of_the_reasoning() -> None:
     assert markup.part("<thi") == ("", "")
 
 
-@pytest.mark.parametrize("shape", ["empty thinking written into the last turn", "channels"])
+@pytest.mark.parametrize(
+    "shape", [pytest.param("empty thinking written into the last turn", marks=pytest.mark.slow), "channels"]
+)
 def test_the_words_are_checked_and_the_reasoning_is_kept(
     shape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
