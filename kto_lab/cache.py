@@ -31,10 +31,10 @@ class Prune:
 
     Attributes:
         scorer: the start of a name in the list; None for none.
-        unused_days: what no run has used for so many days, tables too; None for no limit.
+        unused_days: what no run has used for this many days, tables included; None for no limit.
         to_mb: what was used longest ago, until so many megabytes are left; None for no limit. Shards written within an
             hour of the newest stay: a job may be at it.
-        tables_to_mb: tables of files that were used longest ago, until so many megabytes are left; None for no limit.
+        tables_to_mb: the least recently used tables, until this many megabytes of them are left; None for no limit.
         everything: all of the store, all tables, and what `left_behind` names.
         left_behind: of the cache folder and the store, what killed processes were writing: half a model, say.
     """

@@ -18,7 +18,7 @@ def content_hash(*parts: Any) -> str:
 
 
 def hashes_of_plain(rows: Iterable[tuple[Any, ...]]) -> bytes:
-    """`content_hash` of many rows of texts that UTF-8 can hold, truths and None, as bytes, eight for each row."""
+    """`content_hash` of many rows of strings that UTF-8 can hold, booleans and None: eight bytes per row, joined."""
     sha256, dumps = hashlib.sha256, orjson.dumps
     return b"".join([sha256(dumps(row)).digest()[:8] for row in rows])
 

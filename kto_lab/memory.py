@@ -24,9 +24,9 @@ class OutOfMemoryError(LabError):
 
 @contextmanager
 def within_memory(doing: str, mend: str) -> Iterator[None]:
-    """Say in a person's words where memory runs out in a block (or in a function, as its decorator).
+    """Say where memory ran out and what to do, if it does in a block (or in a function, as its decorator).
 
-    Of blocks in one another the innermost speaks.
+    Of nested blocks the innermost speaks.
 
     Args:
         doing: what the block does, such as "greedy answers".

@@ -8,7 +8,8 @@ numbers for the saved policy:
 
 (`add_bos_token=False` keeps the tokenizer from adding to what the chat template wrote; without that and
 `--apply_chat_template` where the prompts are plain text; after a run in bf16-mixed, to rounding, with
-`mixed_precision_dtype=bfloat16,softmax_dtype=float32` among the model's arguments). The checks need kto_lab to be installed there.
+`mixed_precision_dtype=bfloat16,softmax_dtype=float32` among the model's arguments). The checks need kto_lab to be
+installed there.
 
 lm-eval computes in the number format that the lab scores in: that of the autocast block in which it is run. Left to
 itself it opens a block without autocast, in which float32 weights are judged in float32, and adapters over a 16-bit

@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.uint64]
 
-# Entries that were added last are in a dictionary, which takes some hundred bytes for each: so many at most, or this
-# share of all.
+# The latest entries are in a dictionary, which takes some hundred bytes for each: at most this many, or one in this
+# many of the others.
 _LATEST, _SHARE = 1 << 15, 16
 
 
 class CompactMap:
-    """Numbers below 2**64 by such numbers: sixteen bytes for each entry, beyond those that were added last."""
+    """64-bit numbers by 64-bit numbers, at sixteen bytes per entry but for the latest ones."""
 
     def __init__(self) -> None:
         """Begin with no entry."""
@@ -45,7 +45,7 @@ class CompactMap:
             self._values[np.searchsorted(self._keys, np.uint64(key))] = value
 
     def with_values(self, keys: Numbers) -> Iterator[tuple[int, int]]:
-        """Those of the keys that have a value, with it."""
+        """The keys that have a value, each with its value."""
         if len(self._keys):
             places = np.searchsorted(self._keys, keys)
             places[places == len(self._keys)] = 0

@@ -1,4 +1,4 @@
-"""Tables of large files, kept in the cache folder: another process that reads the same files so maps them into memory.
+"""Tables of large files, kept in the cache folder: the next process that reads the files alike maps them into memory.
 
     tables/<key>.arrow    an Arrow stream, and after it the SHA-256 of its bytes; its time is that of the last use
 
