@@ -18,16 +18,18 @@ METHODS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 @contextmanager
 def divided(lm: Any, ranks: Ranks) -> Iterator[None]:
-    """In this block, on the first process, requests to a model are answered by all; the others `serve`."""
+    """In this block, on the first process, requests to a model are answered by all; the others `serve`.
+
+    Where the block fails the others are not told: they may be waiting for the first one's answers, and what they expect
+    and what it would send do not meet. They end with it.
+    """
     if ranks.size == 1:
         yield
         return
     for name in METHODS:
         setattr(lm, name, partial(_ask, lm, ranks, name, getattr(lm, name)))
-    try:
-        yield
-    finally:
-        ranks.told(None)
+    yield
+    ranks.told(None)
 
 
 def serve(lm: Any, ranks: Ranks) -> None:

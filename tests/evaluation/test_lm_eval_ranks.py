@@ -79,3 +79,27 @@ def test_one_process_asks_its_model_itself() -> None:
     answer = lm.loglikelihood
     with divided(lm, ALONE):
         assert lm.loglikelihood is answer
+
+
+def test_a_first_process_that_fails_says_nothing_to_others_that_wait_for_its_answers() -> None:
+    """They are in `joined`; to be told something meanwhile would never come to an end on either side."""
+    talked: list[str] = []
+
+    @dataclass(frozen=True)
+    class Listening(Ranks):
+        def told(self, value: Any) -> Any:
+            talked.append("told")
+            return value
+
+        def joined(self, own: Any) -> list[Any]:
+            talked.append("joined")
+            return list(own)
+
+    def out_of_memory(requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
+        raise RuntimeError("out of memory")
+
+    lm = model()
+    lm.loglikelihood = out_of_memory
+    with pytest.raises(RuntimeError, match="out of memory"), divided(lm, Listening(0, 2)):
+        lm.loglikelihood([SimpleNamespace(args=("a", "yes"))])
+    assert talked == ["told"], "what was asked, and no more"
