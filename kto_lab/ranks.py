@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Ranks:
     """This process among those that share a piece of work.
 
-    Every process must call the methods that talk (`joined`, `total`, `told`, `wait`), in the same order.
+    Every process must call the methods that talk (`joined`, `total`, `told`), in the same order.
 
     Attributes:
         rank: of this process, from 0.
@@ -68,13 +68,6 @@ class Ranks:
         said = [value]
         torch.distributed.broadcast_object_list(said, src=0, group=self.group)
         return said[0]
-
-    def wait(self) -> None:
-        """Wait until every process is here."""
-        if self.group is not None:
-            import torch.distributed
-
-            torch.distributed.barrier(group=self.group)
 
 
 # One process, which does everything itself.

@@ -26,4 +26,3 @@ def test_shares_come_together_in_their_order(items: list[int], size: int, monkey
 def test_one_process_has_nobody_to_talk_to() -> None:
     values = torch.ones(2)
     assert ALONE.joined([1, 2]) == [1, 2] and ALONE.told("x") == "x" and ALONE.total(values) is values
-    ALONE.wait()
