@@ -29,7 +29,7 @@ from kto_lab.models.logps import (
 )
 from kto_lab.models.segments import Kept, Segment, Segments, Span
 from kto_lab.models.sequences import Tokens
-from tests.models.flash import varlen
+from tests.pretend.flash import varlen
 
 SEQUENCES = [
     Tokens((5, 6, 7), (8, 9, 10)),

@@ -21,7 +21,7 @@ from kto_lab.models.segments import Segment, Segments, Span
 from kto_lab.models.sequences import Tokens
 from kto_lab.models.tiny import random_llama
 from tests.models.families import of_family
-from tests.models.flash import varlen
+from tests.pretend.flash import varlen
 
 UNITS = [[Tokens((5, 6, 7), (8, 9, 10))], [Tokens((5, 6, 7), (11, 12))], [Tokens((12,), (13, 14, 15, 16, 17))]]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from kto_lab.models import attention, kernel_trial
 from kto_lab.models.attention import Kernel
 from kto_lab.models.kernel_trial import fault_of, forget_faults, try_kernels, worst_errors
-from tests.models.flash import varlen
+from tests.pretend.flash import varlen
 
 TINY = Kernel(4, 2, 32, 32, None, None, torch.bfloat16, torch.device("cpu"))
 SMOLLM2 = TINY._replace(heads=9, key_heads=3, size=64, value_size=64)
@@ -25,12 +25,9 @@ RIGHT = [
 
 
 @pytest.mark.parametrize("kernel", RIGHT, ids=["tiny", "smollm2", "window", "scaled", "float16"])
-def test_a_right_kernel_is_accepted(kernel: Kernel) -> None:
-    assert fault_of(kernel, varlen) == ""
+def test_a_right_kernel_is_well_within_what_is_accepted(kernel: Kernel) -> None:
     errors = worst_errors(kernel, varlen)
-    assert errors["output"] < kernel_trial.OUTPUT / 2 and max(errors.values()) < kernel_trial.GRADIENT / 2, (
-        "well within"
-    )
+    assert errors["output"] < kernel_trial.OUTPUT / 2 and max(errors.values()) < kernel_trial.GRADIENT / 2
 
 
 def rescaled(by: float, *arguments: Any, scale: float | None, **how: Any) -> Tensor:

@@ -1,7 +1,10 @@
 """Flash attention over sequences of several lengths in one row (`torch.nn.attention.varlen`), computed on the CPU.
 
-It refuses what the kernels refuse, and computes in float32 what they compute: the last query of a sequence meets its
-last key, a window counts from there, and of several query heads that share a key head each sees its own.
+It refuses what the kernels refuse, and computes what they compute: the last query of a sequence meets its last key, a
+window counts from there, and of several query heads that share a key head each sees its own. As in the kernels products
+sum in float32, and the weights of the softmax and the gradients of the scores are rounded before they are multiplied.
+
+`emulated` stands for torch's operators, `varlen` for the function that calls them.
 """
 
 from typing import Any
@@ -32,8 +35,12 @@ def forward(
     window: list[int] | None = None,
     enable_gqa: bool = False,
     *unused: None,
+    ahead: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention (T, heads, size), its log-sum-exp (heads, T), and a state of random numbers; all plain tensors."""
+    """Attention (T, heads, size), its log-sum-exp (heads, T), and a state of random numbers; all plain tensors.
+
+    `ahead` makes a kernel that is wrong: each query stands so many keys later than it should.
+    """
     _check(query, key, value, starts, key_starts, longest, most_keys)
     if any(argument is not None for argument in unused):
         raise WrongInputError("only what the lab asks for is emulated")
@@ -41,9 +48,9 @@ def forward(
         raise WrongInputError("query heads share key heads, and enable_gqa is off")
     found, sums = [], []
     for queries, keys in _sequences(starts, key_starts):
-        scores, values = _scores(query, key, queries, keys, is_causal, scale, window), _heads(value[keys], query)
+        scores = _scores(query, key, queries, keys, is_causal, scale, window, ahead)
         sums.append(scores.logsumexp(-1))
-        found.append((scores.softmax(-1) @ values).transpose(0, 1))
+        found.append((_rounded(scores.softmax(-1), query) @ _heads(value[keys], query)).transpose(0, 1))
     return torch.cat(found).to(query.dtype), torch.cat(sums, 1), torch.zeros(2, dtype=torch.uint64)
 
 
@@ -62,6 +69,7 @@ def backward(
     random_state: Tensor,
     scale: float | None = None,
     window: list[int] | None = None,
+    ahead: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from that of the attention and from what `forward` returned."""
     _check(query, key, value, starts, key_starts, longest, most_keys)
@@ -70,14 +78,14 @@ def backward(
     of_query, of_key, of_value = (torch.zeros_like(part, dtype=torch.float32) for part in (query, key, value))
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     for queries, keys in _sequences(starts, key_starts):
-        scores = _scores(query, key, queries, keys, is_causal, scale, window)
+        scores = _scores(query, key, queries, keys, is_causal, scale, window, ahead)
         weights = (scores - sums[:, queries, None]).exp()
         of_out, made = (part[queries].float().transpose(0, 1) for part in (gradient, out))
         of_weights = of_out @ _heads(value[keys], query).transpose(1, 2)
-        of_scores = weights * (of_weights - (of_out * made).sum(-1, keepdim=True)) * factor
+        of_scores = _rounded(weights * (of_weights - (of_out * made).sum(-1, keepdim=True)) * factor, query)
         of_query[queries] = (of_scores @ _heads(key[keys], query)).transpose(0, 1)
         of_key[keys] += _shared(of_scores.transpose(1, 2) @ query[queries].float().transpose(0, 1), key)
-        of_value[keys] += _shared(weights.transpose(1, 2) @ of_out, key)
+        of_value[keys] += _shared(_rounded(weights, query).transpose(1, 2) @ of_out, key)
     return of_query.to(query.dtype), of_key.to(key.dtype), of_value.to(value.dtype)
 
 
@@ -85,6 +93,47 @@ def emulated(name: str, args: Any) -> Any:
     """The result of one of the two operators `NAMES`."""
     with torch.no_grad():
         return (forward if name == NAMES[0] else backward)(*args)
+
+
+class _Varlen(torch.autograd.Function):
+    """`forward` and `backward` on plain tensors, differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        query, key, value, starts, key_starts, longest, most_keys, scale, window, enable_gqa, ahead = arguments
+        bounds = starts, key_starts, longest, most_keys
+        how = False, scale, window
+        out, sums, ctx.random_state = forward(query, key, value, *bounds, *how, enable_gqa, ahead=ahead)
+        ctx.save_for_backward(query, key, value, out, sums)
+        ctx.bounds, ctx.scale, ctx.window, ctx.ahead = bounds, scale, window, ahead
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        state = False, ctx.random_state
+        found = backward(*gradients, *ctx.saved_tensors, *ctx.bounds, *state, ctx.scale, ctx.window, ctx.ahead)
+        return *found, *8 * (None,)
+
+
+def varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    key_starts: Tensor,
+    longest: int,
+    most_keys: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+    ahead: int = 0,
+) -> Tensor:
+    """What torch's `varlen_attn` gives as the lab calls it; with `ahead` a wrong kernel, see `forward`."""
+    bounds = starts, key_starts, longest, most_keys
+    found = _Varlen.apply(query, key, value, *bounds, scale, list(window_size), enable_gqa, ahead)
+    assert isinstance(found, Tensor)
+    return found
 
 
 def _check(
@@ -103,8 +152,8 @@ def _check(
             raise WrongInputError(f"starts of sequences are {bounds.dtype}, not int32")
         if int(bounds[0]) != 0 or int(bounds[-1]) != len(part):
             raise WrongInputError(f"starts of sequences run from {int(bounds[0])} to {int(bounds[-1])} of {len(part)}")
-        if int(bounds.diff().max()) > most or int(bounds.diff().min()) < 0:
-            raise WrongInputError(f"a sequence is longer than the longest was said to be, {most}")
+        if int(bounds.diff().max()) != most or int(bounds.diff().min()) < 0:
+            raise WrongInputError(f"the longest sequence is said to have {most} tokens, of {bounds.diff().tolist()}")
 
 
 def _sequences(starts: Tensor, key_starts: Tensor) -> list[tuple[slice, slice]]:
@@ -126,6 +175,11 @@ def _shared(of_heads: Tensor, key: Tensor) -> Tensor:
     return of_heads.view(key.shape[1], -1, tokens, size).sum(1).transpose(0, 1)
 
 
+def _rounded(values: Tensor, query: Tensor) -> Tensor:
+    """As they are multiplied: in the number format of the query, here in float32 again."""
+    return values.to(query.dtype).float()
+
+
 def _scores(
     query: Tensor,
     key: Tensor,
@@ -134,13 +188,14 @@ def _scores(
     is_causal: bool,
     scale: float | None,
     window: list[int] | None,
+    ahead: int,
 ) -> Tensor:
     """(heads, queries, keys) scores of a sequence, -inf where a query does not see a key."""
     own = query[queries].float().transpose(0, 1)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     scores = own @ _heads(key[keys], query).transpose(1, 2) * factor
     before, after = (-1, 0) if is_causal else window or (-1, -1)
-    place = torch.arange(scores.shape[1])[:, None] + scores.shape[2] - scores.shape[1]
+    place = torch.arange(scores.shape[1])[:, None] + scores.shape[2] - scores.shape[1] + ahead
     at = torch.arange(scores.shape[2])[None]
     sees = torch.ones(scores.shape[1:], dtype=torch.bool)
     if before >= 0:
