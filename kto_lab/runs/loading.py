@@ -16,7 +16,7 @@ from kto_lab.models.attention import set_packing
 from kto_lab.models.exact_rows import ExactRows, find_exact_rows
 from kto_lab.models.load import Loaded
 from kto_lab.models.number_format import as_read, formats
-from kto_lab.models.quantization import numbers_in
+from kto_lab.models.quantization import numbers_in, quantised
 from kto_lab.models.reading import CPU, read_onto
 from kto_lab.models.reference import (
     Reference,
@@ -227,9 +227,19 @@ def check_positions(loaded: Loaded, lengths: Lengths) -> None:
 def load_policy(
     source: ModelSource, store: "ReferenceStore | NoStore", lengths: Lengths, record: Record, *, seed: int
 ) -> Start:
-    """The model, with the adapter that is trained."""
+    """The model, with the adapter that is trained.
+
+    Raises:
+        LabError: it cannot be trained as the run would train it, or its reference cannot be used.
+    """
     narration.stage("Policy", "The model to align, and what it is compared with.")
     loaded = source.load(trains=True)
+    # Where model.quantization asks for it, that was refused before; the model's own folder can hold such weights, too.
+    if source.hardware.strategy == "fsdp" and quantised(loaded.model):
+        raise LabError(
+            f"{loaded.provenance['name']} holds quantised weights, which fsdp cannot cut into shards. Use trainer=gpu "
+            "or trainer=ddp, where each process has them whole."
+        )
     check_positions(loaded, lengths)
     reference, logp_cache = source.known_reference(loaded, store)
     pl.seed_everything(seed, verbose=False)

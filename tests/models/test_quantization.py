@@ -16,6 +16,7 @@ from kto_lab.models import quantization
 from kto_lab.models.load import hf, tiny
 from kto_lab.models.number_format import as_read
 from kto_lab.models.store_scorer import weights_hash
+from kto_lab.runs import loading
 from kto_lab.runs.command import train
 from kto_lab.runs.evaluate import evaluate
 from kto_lab.runs.record import read_record
@@ -76,6 +77,16 @@ def test_what_does_not_go_with_it_is_refused_before_anything_is_loaded(
     few = [word for word in overrides(tmp_path) if not word.startswith(("model=tiny", "model.weights=", "trainer="))]
     with pytest.raises(LabError, match=said):
         train(composed([*few, "model=hf", "model.name=nowhere", "model.quantization=nf4", *words]))
+
+
+def test_a_folder_of_quantised_weights_is_not_cut_into_shards_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No key says that its weights are quantised."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(loading, "quantised", lambda model: [model.lm_head])
+    with pytest.raises(LabError, match="holds quantised weights, which fsdp cannot cut into shards"):
+        train(configuration(tmp_path, "adapter=lora", "trainer=fsdp", "trainer.accelerator=cpu"))
 
 
 def test_nothing_of_a_plain_model_is_taken_for_quantised() -> None:

@@ -111,7 +111,7 @@ class _Varlen(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         state = False, ctx.random_state
-        found = backward(*gradients, *ctx.saved_tensors, *ctx.bounds, *state, ctx.scale, ctx.window, ctx.ahead)
+        found = backward(gradients[0], *ctx.saved_tensors, *ctx.bounds, *state, ctx.scale, ctx.window, ctx.ahead)
         return *found, *8 * (None,)
 
 
