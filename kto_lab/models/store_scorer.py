@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
 
 # The modules that compute a log-probability; what they import of kto_lab.models counts, too.
-SCORING = ("kto_lab.models.logps", "kto_lab.models.number_format")
+SCORING = ("kto_lab.models.logps", "kto_lab.models.number_format", "kto_lab.segment_sums")
 # Keys of a configuration that say where a model was found, and not what it is.
 FREE_OF_CONFIG = ("_name_or_path", "_commit_hash", "transformers_version")
 # Micro-batches between two writes to the store: a killed job loses no more than those.

@@ -80,6 +80,7 @@ def test_another_number_format_device_or_code_is_another_scorer(
 
 def test_the_code_that_scores_is_followed_through_its_imports() -> None:
     found = store_scorer._modules(store_scorer.SCORING)
+    assert "kto_lab.segment_sums" in found, "it adds up a completion, and is no part of kto_lab.models"
     assert {"kto_lab.models.logps", "kto_lab.models.rows", "kto_lab.models.sequences"} <= found.keys()
     assert not {f"kto_lab.models.{name}" for name in ("store", "generate", "load", "tokens")} & found.keys()
 
