@@ -25,7 +25,7 @@ class Evaluation:
         prompts: held-out prompts answered greedily and checked, at most.
         kl_prompts: held-out prompts answered at temperature 1 for the KL from the reference, at most.
         max_new_tokens: where an unfinished answer is cut, in tokens.
-        batch_tokens: tokens of prompts and answers held at once, padding included; changes no greedy answer.
+        batch_tokens: tokens of prompts and answers held at once, padding included; changes no answer.
         lm_eval: names of lm-eval tasks to run, its own, a task file's path, or the local `kto_lab_checks` and
             `kto_lab_neutral`; or "auto", for the local ones that the held-out prompts allow.
         lm_eval_limit: documents a lm-eval task, at most; None for all of them.
