@@ -14,9 +14,9 @@ the answer in the whole conversation:
 
 In every other case it is not known what the policy would have to say after the prompt, and the template is refused.
 
-Where the template masks what the assistant says (`{% generation %}`), only that counts in the turn: what the mask
-leaves out before it is context that is not trained, and an end that it leaves out is not trained either. What the
-generation prompt has already said never counts, even where the mask begins there.
+Where the template masks what the assistant says (`{% generation %}`), the turn counts from the beginning of the mask to
+its end: what the mask leaves out before that is context that is not trained, and an end that it leaves out is not
+trained either; a gap is. What the generation prompt has already said never counts, even where the mask begins there.
 """
 
 import json
