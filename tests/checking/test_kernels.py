@@ -9,7 +9,7 @@ from torch import Tensor
 from kto_lab.checking import kernels
 from kto_lab.checking.settings import QUICK
 from tests.checking.verdicts import limits
-from tests.models.flash import varlen
+from tests.pretend.flash import varlen
 
 
 def test_a_cpu_has_no_such_kernel() -> None:
