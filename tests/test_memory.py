@@ -15,7 +15,7 @@ from kto_lab.errors import LabError
 from kto_lab.evaluation import evaluate as evaluation
 from kto_lab.memory import OutOfMemoryError, is_out_of_memory, within_memory
 from kto_lab.messages import explain
-from kto_lab.models import logps
+from kto_lab.models import exact_rows
 from kto_lab.models.sequences import Tokens
 from kto_lab.runs import train as run_module
 from kto_lab.runs.record import MENDS, Record
@@ -109,9 +109,9 @@ def test_what_was_taken_for_another_fault_is_still_a_lack_of_memory() -> None:
 def test_the_trial_of_layouts_does_not_take_it_for_the_architecture(
     model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logps, "continuation_logps", raising(CPU))
+    monkeypatch.setattr(exact_rows, "continuation_logps", raising(CPU))
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
-        logps.find_exact_rows(model, longest=64)
+        exact_rows.find_exact_rows(model, longest=64)
 
 
 ROWS, CHECKPOINTING = "optimization.micro_batch_tokens", "optimization.gradient_checkpointing"
