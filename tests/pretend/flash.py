@@ -102,16 +102,16 @@ class _Varlen(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         query, key, value, starts, key_starts, longest, most_keys, scale, window, enable_gqa, ahead = arguments
         bounds = starts, key_starts, longest, most_keys
-        how = False, scale, window
-        out, sums, ctx.random_state = forward(query, key, value, *bounds, *how, enable_gqa, ahead=ahead)
+        how = {"scale": scale, "window": window, "ahead": ahead}
+        out, sums, ctx.random_state = forward(query, key, value, *bounds, enable_gqa=enable_gqa, **how)
         ctx.save_for_backward(query, key, value, out, sums)
-        ctx.bounds, ctx.scale, ctx.window, ctx.ahead = bounds, scale, window, ahead
+        ctx.bounds, ctx.how = bounds, how
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        state = False, ctx.random_state
-        found = backward(gradients[0], *ctx.saved_tensors, *ctx.bounds, *state, ctx.scale, ctx.window, ctx.ahead)
+        how = {"is_causal": False, "random_state": ctx.random_state} | ctx.how
+        found = backward(gradients[0], *ctx.saved_tensors, *ctx.bounds, **how)
         return *found, *8 * (None,)
 
 
