@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,6 +21,14 @@ from kto_lab.training.callbacks import METRICS
 PROCESSES = 2
 MINUTES = 4
 LOSS = ("loss=kto", "optimization.batch_size=16")
+LAUNCHER = "hydra_plugins.hydra_joblib_launcher"
+STUDY = """# Two cells.
+name: check
+question: Do cells run side by side?
+arms: {kto: []}
+grid: {loss.beta: "0.1,0.2"}
+seeds: [0]
+"""
 
 
 def several(size: Size, limits: Limits, accelerator: str = "gpu") -> Row | list[Row]:
@@ -58,21 +67,22 @@ def _strategy(strategy: str, folder: Path, one: Sequence[float], limits: Limits,
 
 
 def sweep(folder: Path, accelerator: str) -> Row:
-    """Two cells side by side, each in a process of its own and on a GPU where there are such.
+    """Two cells side by side, each in a process of its own, and with a GPU of its own where cells use one.
 
     Args:
         folder: that was prepared.
         accelerator: of the cells.
     """
-    more = ("loss.beta=0.1,0.2", "hydra/launcher=processes", f"runs_dir={quoted(str(folder / 'runs'))}")
-    given = [
-        word for word in words(folder, "", *LOSS, f"trainer.accelerator={accelerator}", *more) if "run_dir=" not in word
-    ]
-    said = _refusal("sweep", given)
-    done = len(list((folder / "runs").rglob(RECORD)))
-    return judged(
-        "two cells in one sweep", said or f"{done} are done", limit="2", holds=not said and done == 2, mend=ADVICE
-    )
+    name, runs = "two cells in one sweep", folder / "runs"
+    if find_spec(LAUNCHER) is None:
+        return note(name, "their launcher is not installed: pip install 'kto-lab[joblib]'")
+    (folder / "own" / "study").mkdir(parents=True)
+    (folder / "own" / "study" / "check.yaml").write_text(STUDY, encoding="utf-8")
+    given = [word for word in words(folder, "", *LOSS) if not word.startswith("run_dir=")]
+    study = ["study=check", "--config-dir", str(folder / "own"), f"runs_dir={quoted(str(runs))}"]
+    said = _refusal("sweep", [*study, *given, f"trainer.accelerator={accelerator}", "hydra/launcher=processes"])
+    done = len(list(runs.rglob(RECORD)))
+    return judged(name, said or f"{done} done", limit="2 done", holds=not said and done == 2, mend=ADVICE)
 
 
 def _refusal(command: str, given: Sequence[str]) -> str:
