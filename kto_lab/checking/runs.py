@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
@@ -74,9 +75,13 @@ def words(folder: Path, name: str, *more: str) -> list[str]:
 
 
 def configuration(given: Sequence[str]) -> DictConfig:
-    """Of `kto-lab train` with these words."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("train", list(given))
+    """Of `kto-lab train` with these words; also within a command, which Hydra is at work for already."""
+    at_work, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return compose("train", list(given))
+    finally:
+        GlobalHydra.instance().hydra = at_work
 
 
 def run(
