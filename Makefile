@@ -26,10 +26,11 @@ lint: .venv/installed  ## formatting, lint, types, and which package may import 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: .venv/installed  ## write docs/losses.md, docs/metrics.md and docs/keys.md from the code, and the site into build/site
+docs: .venv/installed  ## write losses.md, metrics.md, keys.md and sizes.md of docs/ from the code, and the site into build/site
 	$(BIN)/python scripts/write_loss_docs.py
 	$(BIN)/python scripts/write_metric_docs.py
 	$(BIN)/python scripts/write_key_docs.py
+	$(BIN)/python scripts/write_size_docs.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 clean:  ## remove the environment

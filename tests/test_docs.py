@@ -90,6 +90,20 @@ def test_the_page_of_keys_is_what_conf_says() -> None:
         assert row in kept, row
 
 
+def test_a_row_of_the_page_of_sizes_is_what_is_planned() -> None:
+    sizes = script("write_size_docs")
+    smallest = sizes.CASES[0]
+    kept = sizes.TARGET.read_text(encoding="utf-8")
+    for row in (sizes.row(smallest), sizes.checkpointing_row(smallest)):
+        assert row in kept, "docs/sizes.md is not what runs plan: run `make docs`."
+
+
+@pytest.mark.slow
+def test_the_page_of_sizes_is_what_is_planned() -> None:
+    sizes = script("write_size_docs")
+    assert sizes.TARGET.read_text(encoding="utf-8") == sizes.page(), "docs/sizes.md is not what runs plan: `make docs`."
+
+
 def test_a_key_of_the_index_has_what_its_option_builds_on(tmp_path: Path) -> None:
     keys = script("write_key_docs")
     (tmp_path / "base.yaml").write_text(

@@ -40,7 +40,7 @@ def check_memory(cfg: DictConfig, made: Components, cache: ProcessCache) -> dict
         LabError: a stage cannot fit; the message names the keys that change what it needs.
     """
     try:
-        limit, where = memory_of(cuda=made.hardware.chosen.device == "cuda")
+        limit, where = memory_of(made.hardware.device)
         setting = setting_of(cfg, made, limit)
         key = content_hash(
             made.model.key, plain_values(cfg)["adapter"], setting.narrow, setting.rows, setting.lengths.max_length
@@ -102,11 +102,11 @@ def model_of(node: Mapping[str, Any], key: str) -> Model:
     )
 
 
-def memory_of(*, cuda: bool) -> tuple[int, str]:
-    """Bytes that a rank can have, and whose they are."""
-    if cuda:
-        _, total = torch.cuda.mem_get_info()
-        return total, torch.cuda.get_device_name()
+def memory_of(device: torch.device) -> tuple[int, str]:
+    """Bytes that a rank can have on its device, and whose they are."""
+    if device.type == "cuda":
+        about = torch.cuda.get_device_properties(device)
+        return about.total_memory, about.name
     return psutil.virtual_memory().available, "this machine"
 
 

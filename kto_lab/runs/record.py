@@ -10,7 +10,8 @@
 | `seeds`       | name to seed                                                                                   |
 | `data`        | fingerprint and class counts of the table of examples; where the judge's weights came from     |
 | `model`       | where the policy's weights came from, in which formats they were loaded, trained and frozen,   |
-|               | and the number format that training, scoring, answers and lm-eval compute in                   |
+|               | and the number format that training, scoring, answers and lm-eval compute in; what each stage  |
+|               | was planned to need in memory, in bytes                                                        |
 | `training`    | optimiser steps, examples and tokens seen                                                      |
 | `metrics`     | all final metrics, nested by name; a leaf is an estimate {value, low, high, n} (95 % interval) |
 | `declared`    | better side, label and so on of the metrics that `kto_lab.evaluation.metrics` does not declare |

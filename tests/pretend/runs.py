@@ -11,6 +11,8 @@ from lightning.pytorch.loggers import Logger
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.runs import train as run_module
 from kto_lab.runs.identity import Identity
+from kto_lab.runs.components import Components
+from kto_lab.runs.memory_check import check_memory
 from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.runs.record import Record
 from kto_lab.training.module import AlignmentModule
@@ -34,10 +36,13 @@ def policy(folder: Path, layers: int) -> Path:
 
 
 class Unwatched:
-    """An observer that looks away."""
+    """An observer that plans the memory, and then looks away."""
 
     def environment(self) -> dict[str, Any]:
         return {}
+
+    def plan_memory(self, cfg: DictConfig, made: Components, cache: ProcessCache) -> dict[str, Any]:
+        return check_memory(cfg, made, cache)
 
     def loggers(self, record: Record) -> list[Logger]:
         return []

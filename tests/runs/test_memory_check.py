@@ -76,7 +76,7 @@ def test_on_a_cpu_the_weights_decide() -> None:
 
 
 def test_a_run_is_refused_before_its_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_check, "memory_of", lambda *, cuda: (2**20, "this machine"))
+    monkeypatch.setattr(memory_check, "memory_of", lambda device: (2**20, "this machine"))
     monkeypatch.setattr(loading, "load_policy", None)
     with pytest.raises(LabError, match=r"needs 3\.88 MiB for the weights alone, and this machine has 1 MiB"):
         run(tmp_path)
