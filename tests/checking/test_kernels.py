@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.flash import varlen
 from torch import Tensor
 
 from kto_lab.checking import kernels

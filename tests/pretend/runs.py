@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
 
 from kto_lab.models.tiny import byte_tokenizer, random_llama
 from kto_lab.runs import train as run_module
-from kto_lab.runs.identity import Identity
 from kto_lab.runs.components import Components
+from kto_lab.runs.identity import Identity
 from kto_lab.runs.memory_check import check_memory
 from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.runs.record import Record
