@@ -20,6 +20,8 @@ from kto_lab.configuration import config_dir
 from kto_lab.models.reading import quiet
 from kto_lab.models.tiny import byte_tokenizer
 from kto_lab.quoting import quoted
+from kto_lab.runs.components import Components
+from kto_lab.runs.process_cache import ProcessCache
 from kto_lab.runs.record import Record
 from kto_lab.runs.train import train
 
@@ -123,6 +125,10 @@ class Watch:
 
     def environment(self) -> dict[str, Any]:
         """Nothing: the record is not kept."""
+        return {}
+
+    def plan_memory(self, cfg: DictConfig, made: Components, cache: ProcessCache) -> dict[str, Any]:
+        """Nothing: the policies are small."""
         return {}
 
     def loggers(self, record: Record) -> list[Logger]:
