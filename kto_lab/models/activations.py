@@ -139,7 +139,7 @@ def trace(policy: "PreTrainedModel | PeftModel", *, layers: int, rows: int, widt
     Raises:
         Exception: the architecture cannot be run without numbers, or has no layers that can be told apart.
     """
-    inner = policy.get_base_model() if is_adapted(policy) else policy
+    inner: Any = policy.get_base_model() if is_adapted(policy) else policy
     short = width
     if inner.config._attn_implementation == "sdpa":
         inner.config._attn_implementation = CAUSAL
@@ -154,7 +154,7 @@ def trace(policy: "PreTrainedModel | PeftModel", *, layers: int, rows: int, widt
 
 def _traced(policy: "PreTrainedModel | PeftModel", layers: int, ids: Tensor, narrow: bool) -> Activations:
     """As `trace`, of (rows, width) token ids, in the tensor mode of the moment."""
-    inner = policy.get_base_model() if is_adapted(policy) else policy
+    inner: Any = policy.get_base_model() if is_adapted(policy) else policy
     body: nn.Module = getattr(inner, inner.base_model_prefix)
     first, second = blocks_of(inner)
     _materialise(policy)

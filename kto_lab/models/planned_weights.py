@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,13 +86,14 @@ def weigh(policy: Policy, quantization: Quantization | None = None, *, narrow: b
         quantization: of its frozen matrices but the head.
         narrow: in bf16-mixed.
     """
-    inner = policy.get_base_model() if is_adapted(policy) else policy
+    inner: Any = policy.get_base_model() if is_adapted(policy) else policy
     head = inner.get_output_embeddings()
     blocks = blocks_of(inner)
     linear = [module for module in policy.modules() if type(module) in PLAIN]
     small: set[Tensor] = set()
     if quantization is not None:
-        small = {module.weight for module in linear if module is not head and not module.weight.requires_grad}
+        frozen = [module for module in linear if module is not head and not module.weight.requires_grad]
+        small = {weight for module in frozen if isinstance(weight := module.weight, Tensor)}
     parameters, buffers = list(policy.parameters()), list(policy.buffers())
     whole = sum(_quantised(one, quantization) if one in small else _bytes(one) for one in [*parameters, *buffers])
     converted = {one for module in linear for one in module.parameters(recurse=False) if one.dtype == torch.float32}

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.flash import varlen
 from torch import Tensor
 
 from kto_lab.checking import kernels
