@@ -195,6 +195,8 @@ def language_model(model: Policy, encoder: Encoder, batch_size: int) -> Any:
         def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
             # An end of several tokens is found in the text, for which transformers asks for the tokenizer.
             settings |= {"tokenizer": self.tokenizer, "past_key_values": make_cache(model)}
+            # A model in shards keeps in step by way of `together`, not by that of transformers.
+            settings |= {"synced_gpus": False}
             return super()._model_generate(context, max_length, stop, **settings)
 
     return InMemory(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from kto_lab.models.through import together
 from kto_lab.ranks import Ranks
 
 # What lm-eval asks a model.
@@ -36,16 +37,18 @@ def serve(lm: Any, ranks: Ranks) -> None:
     """Answer a share of what the first process asks, until it has no more to ask."""
     while (asked := ranks.told(None)) is not None:
         name, lm.add_bos_token, arguments = asked
-        _answered(getattr(lm, name), name, arguments, ranks)
+        _answered(lm, getattr(lm, name), name, arguments, ranks)
 
 
 def _ask(lm: Any, ranks: Ranks, name: str, method: Callable[..., Any], requests: Sequence[Any], **_: Any) -> list[Any]:
     arguments = [request.args for request in requests]
     ranks.told((name, lm.add_bos_token, arguments))
-    return _answered(method, name, arguments, ranks)
+    return _answered(lm, method, name, arguments, ranks)
 
 
-def _answered(method: Callable[..., Any], name: str, arguments: Sequence[tuple[Any, ...]], ranks: Ranks) -> list[Any]:
+def _answered(
+    lm: Any, method: Callable[..., Any], name: str, arguments: Sequence[tuple[Any, ...]], ranks: Ranks
+) -> list[Any]:
     """The answers to all requests; each process answers its share of the short and of the long texts."""
     from lm_eval.api.instance import Instance
 
@@ -56,7 +59,8 @@ def _answered(method: Callable[..., Any], name: str, arguments: Sequence[tuple[A
     groups = sorted(places.values(), key=lambda group: len(arguments[group[0]][0]))
     mine = [place for group in ranks.share(groups) for place in group]
     requests = [Instance(request_type=name, doc={}, arguments=arguments[place], idx=0) for place in mine]
-    found = dict(zip(mine, method(requests, disable_tqdm=not ranks.first) if requests else [], strict=True))
+    with together(lm.model):
+        found = dict(zip(mine, method(requests, disable_tqdm=not ranks.first) if requests else [], strict=True))
     answers = ranks.joined([[found[place] for place in group] for group in ranks.share(groups)])
     by_place = {
         place: one

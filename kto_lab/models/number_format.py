@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from kto_lab.errors import LabError
@@ -61,11 +62,14 @@ def matrices(model: nn.Module) -> Iterator[nn.Parameter]:
 def round_once(model: nn.Module) -> None:
     """Round what products read to the nearest bfloat16; it stays in its own format (float32).
 
-    What is rounded gets memory of its own: other models may share what it had. Shapes without values stay as they are.
+    What is rounded gets memory of its own: other models may share what it had. Shards stay where they are, and
+    shapes without values as they are.
     """
     for parameter in matrices(model):
         rounded = parameter.bfloat16().to(parameter.dtype)
-        if not parameter.is_meta and not torch.equal(rounded, parameter):
+        if isinstance(parameter, DTensor):
+            parameter.copy_(rounded)
+        elif not parameter.is_meta and not torch.equal(rounded, parameter):
             parameter.data = rounded
 
 

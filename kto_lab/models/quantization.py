@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
 from kto_lab.errors import LabError
@@ -141,7 +142,8 @@ def _hidden(tensor: Tensor) -> Iterator[Tensor]:
     if (state := getattr(tensor, "quant_state", None)) is not None:
         yield from state.as_dict(packed=True).values()
     inside = tensor.data if isinstance(tensor, nn.Parameter) else tensor
-    if hasattr(inside, "__tensor_flatten__"):
+    # A shard has its numbers inside, too, and they are those that are computed with.
+    if hasattr(inside, "__tensor_flatten__") and not isinstance(inside, DTensor):
         names, _ = inside.__tensor_flatten__()
         for name in names:
             yield from contents(getattr(inside, name))

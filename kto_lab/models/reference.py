@@ -19,6 +19,7 @@ from kto_lab.models.adapters import START, Policy, moved
 from kto_lab.models.logps import evaluating
 from kto_lab.models.saved_adapter import ADAPTER, check_merged
 from kto_lab.models.sharing import emptied
+from kto_lab.models.through import in_shards
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -113,7 +114,10 @@ def _loaded(load: Callable[[], Policy], policy: Policy) -> Iterator[Policy]:
 
 @contextmanager
 def on_the_host(policy: Policy) -> Iterator[None]:
-    """Free the device of a policy for a block. Its parameters stay the same objects."""
+    """Free the device of a policy for a block, but for shards. Its parameters stay the same objects."""
+    if in_shards(policy):
+        yield
+        return
     device = policy.device
     moved(policy, torch.device("cpu"))
     try:

@@ -13,9 +13,14 @@ GATHERED = "run_gathered"
 TOGETHER = "run_together"
 
 
+def in_shards(model: nn.Module) -> bool:
+    """Whether each process has a shard of the model."""
+    # Not by `getattr`: peft hands attributes of the model inside on.
+    return GATHERED in vars(model)
+
+
 def through(model: nn.Module, run: Callable[[], Found]) -> Found:
     """What `run` returns, which calls the backbone and the head of a model; not for calls of the model itself."""
-    # Not by `getattr`: peft hands attributes of the model inside on.
     gathered = vars(model).get(GATHERED)
     found: Found = run() if gathered is None else gathered(run)
     return found

@@ -102,9 +102,20 @@ class ModelSource:
         """
         if not self.reference.exists:
             return None
-        if self.reference.model is None:
-            return ReferencePolicy(load, inside=True)
-        return ReferencePolicy(partial(self._other, share_prompts=share_prompts, longest=longest), inside=False)
+        inside = self.reference.model is None
+        if not inside:
+            load = partial(self._other, share_prompts=share_prompts, longest=longest)
+        return ReferencePolicy(partial(self._divided, load), inside=inside)
+
+    def _divided(self, load: Callable[[], Policy]) -> Policy:
+        """A model that is loaded, in shards where the policy is."""
+        model = load()
+        if self.hardware.strategy == "fsdp":
+            # Its import takes long, and most runs do not shard.
+            from kto_lab.training.sharding import processes_of, shard
+
+            shard(model, processes_of(self.hardware), number_format=self.hardware.number_format)
+        return model
 
     def _other(self, *, share_prompts: bool, longest: int) -> Policy:
         """The other model on the device to compute on, with its rows laid out as it can have them.

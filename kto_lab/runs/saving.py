@@ -23,8 +23,27 @@ EXAMPLES = 4
 TOLERANCE = {"32-true": (1e-4, 1e-3), "bf16-mixed": (2e-2, 0.2)}
 
 
+def logps_of_a_few(policy: Policy, judge: Judge, data: TrainingData) -> Tensor:
+    """(N,) what a policy gives to a few completions, nats.
+
+    Args:
+        policy: on its device; every process that has a shard of it has to call this.
+        judge: of policies; its held-out examples are scored where it has any.
+        data: what the policy was trained on; scored where nothing was held out.
+    """
+    with judge.autocast():
+        return score(
+            policy,
+            (judge.held_out.tokens or list(data.tokens.values()))[:EXAMPLES],
+            pad_id=judge.held_out.encoder.pad_id,
+            token_budget=judge.token_budget,
+            share_prompts=judge.share_prompts,
+        )
+
+
 def save_and_compare(
     policy: Policy,
+    wanted: Tensor,
     judge: Judge,
     folder: Path,
     *,
@@ -32,14 +51,15 @@ def save_and_compare(
     data: TrainingData,
     load: Callable[[], Policy],
 ) -> float:
-    """Write the policy, read it again, and compare what both give to a few completions.
+    """Write the policy, read it again, and compare what it then gives to a few completions.
 
     Args:
-        policy: the trained one, on its device; where its adapter is merged, it is merged here, too.
-        judge: what judged it; its held-out examples are scored where it has any.
+        policy: the trained one; where its adapter is merged, it is merged here, too.
+        wanted: `logps_of_a_few` of it as it was judged.
+        judge: what judged it.
         folder: to write into.
         source: of the model that it was trained from.
-        data: what it was trained on; scored where nothing was held out.
+        data: what it was trained on.
         load: loads that model, onto the device.
 
     Returns:
@@ -49,19 +69,6 @@ def save_and_compare(
         LabError: it is more than rounding explains; or the policy cannot be written or read.
     """
     adapter, number_format = source.adapter, source.hardware.number_format
-    asked = (judge.held_out.tokens or list(data.tokens.values()))[:EXAMPLES]
-
-    def scored(model: Policy) -> Tensor:
-        with judge.autocast():
-            return score(
-                model,
-                asked,
-                pad_id=judge.held_out.encoder.pad_id,
-                token_budget=judge.token_budget,
-                share_prompts=judge.share_prompts,
-            )
-
-    wanted = scored(policy)
     save_policy(policy, judge.held_out.encoder.released, folder, merge=adapter.merge, ending=data.ending)
     with on_the_host(policy):
         saved = load_saved(
@@ -73,7 +80,7 @@ def save_and_compare(
             number_format=number_format,
             reference_without_adapter=source.reference.without_adapter,
         )
-        found = scored(saved)
+        found = logps_of_a_few(saved, judge, data)
         del saved
     check_same(wanted, found, folder, number_format=number_format, merge=adapter.merge)
     return float((found - wanted).abs().max())

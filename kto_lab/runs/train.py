@@ -6,7 +6,7 @@ its own: `components`, `examples`, `loading`, `training/planning`, `judges`, `tr
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from kto_lab.models.adapters import Policy, moved
 from kto_lab.models.number_format import masters
 from kto_lab.models.reference import ReferencePolicy
 from kto_lab.processes import is_first
-from kto_lab.ranks import ALONE
 from kto_lab.runs.claim import CONFIG, claim, refuse_another_configuration
 from kto_lab.runs.components import assemble
 from kto_lab.runs.examples import read_examples
@@ -29,12 +28,13 @@ from kto_lab.runs.loading import ModelSource, load_policy
 from kto_lab.runs.observer import Observer
 from kto_lab.runs.process_cache import NO_CACHE, ProcessCache
 from kto_lab.runs.record import Record
-from kto_lab.runs.saving import POLICY, save_and_compare
+from kto_lab.runs.saving import POLICY, logps_of_a_few, save_and_compare
 from kto_lab.training.callbacks import METRICS
 from kto_lab.training.data import TrainingData
 from kto_lab.training.fit import CHECKPOINTS, fit
 from kto_lab.training.joining import join
 from kto_lab.training.planning import check_plan, plan
+from kto_lab.training.sharding import divided, gathered
 
 
 def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -> Path:
@@ -89,30 +89,28 @@ def train(cfg: DictConfig, observer: Observer, cache: ProcessCache = NO_CACHE) -
         load = partial(source.load_initial, packed=rows.packed)
         reference = source.reference_policy(load, share_prompts=judge.share_prompts, longest=longest)
     claim(folder, cfg, identity, record.data["fingerprint"], record.model, first=first)
-    with record.stage("evaluation before"):
-        base = measure_base(judge, policy, reference, start.logp_cache, cache, made.base_key)
-        judge.try_metrics(base, beta=objective.reward_beta)
-    loggers = observer.loggers(record)
-    with record.stage("training"), masters(policy, number_format=hardware.number_format, seed=seed):
-        record.training |= fit(
-            policy,
-            data,
-            objective,
-            made.optimization,
-            made.update_rule,
-            reference,
-            hardware,
-            folder=folder,
-            loggers=loggers,
-            share_prompts=judge.share_prompts,
-            seed=seed,
-            logp_cache=start.logp_cache,
-        )
-    if hardware.strategy == "fsdp":
-        # The trained policy is whole on the first process alone.
-        deployed = replace(deployed, ranks=ALONE)
-    if first or hardware.strategy != "fsdp":
-        conclude(policy, deployed, base, data, objective, source, record, observer, reference=reference, load=load)
+    with masters(policy, number_format=hardware.number_format, seed=seed):
+        whole = divided(policy, hardware, made.update_rule)
+        with record.stage("evaluation before"):
+            base = measure_base(judge, policy, reference, start.logp_cache, cache, made.base_key)
+            judge.try_metrics(base, beta=objective.reward_beta)
+        loggers = observer.loggers(record)
+        with record.stage("training"):
+            record.training |= fit(
+                policy,
+                data,
+                objective,
+                made.optimization,
+                made.update_rule,
+                reference,
+                hardware,
+                folder=folder,
+                loggers=loggers,
+                share_prompts=judge.share_prompts,
+                seed=seed,
+                logp_cache=start.logp_cache,
+            )
+    conclude(policy, whole, deployed, base, data, objective, source, record, observer, reference=reference, load=load)
     return folder
 
 
@@ -124,6 +122,7 @@ def clear(folder: Path) -> None:
 
 def conclude(
     policy: Policy,
+    whole: Policy | None,
     deployed: Judge,
     base: Measured,
     data: TrainingData,
@@ -139,6 +138,7 @@ def conclude(
 
     Args:
         policy: the trained one.
+        whole: where that is in shards, what is filled to be saved.
         deployed: what judges it.
         base: what was measured before training.
         data: what it was trained on.
@@ -154,11 +154,14 @@ def conclude(
         trained = measure_trained(deployed, policy)
         record.metrics = deployed.compare(policy, base, trained, beta=objective.reward_beta, reference=reference)
         record.declared = deployed.declarations(trained)
-    if not deployed.ranks.first:
-        return
     with record.stage("saving"):
+        wanted = logps_of_a_few(policy, deployed, data)
+        if whole is not None:
+            policy = gathered(policy, whole, first=deployed.ranks.first)
+        if not deployed.ranks.first:
+            return
         saved = record.folder / POLICY
-        difference = save_and_compare(policy, deployed, saved, source=source, data=data, load=load)
+        difference = save_and_compare(policy, wanted, deployed, saved, source=source, data=data, load=load)
         record.model["saved_difference"] = difference
     observer.conclude(record)
     record.seal(CONFIG, METRICS, POLICY, deployed.folder.name)

@@ -51,7 +51,8 @@ def blocks(policy: Policy) -> list[nn.Module]:
     """The layers of a policy that its architecture names as its blocks; none where it names none."""
     inner = policy.get_base_model() if is_adapted(policy) else policy
     names = set(getattr(inner, "_no_split_modules", None) or ())
-    return [module for module in policy.modules() if type(module).__name__ in names]
+    # A block in shards is of a class that was made of its own.
+    return [module for module in policy.modules() if names & {kind.__name__ for kind in type(module).__mro__}]
 
 
 @contextmanager

@@ -27,7 +27,6 @@ from kto_lab.training.module import AlignmentModule
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.recomputing import recomputed
 from kto_lab.training.reference import ReferencePass
-from kto_lab.training.sharding import returned
 from kto_lab.training.steps import AlignmentData
 from kto_lab.training.stopping import StopWhenAsked, slurm
 from kto_lab.training.update_rule import UpdateRule
@@ -94,10 +93,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train the policy in place, from the last checkpoint in `folder` where there is one.
 
-    Under fsdp the trained policy is whole again on the first process only.
-
     Args:
-        policy: with its first weights.
+        policy: with its first weights; in shards under fsdp.
         data: the plan and its tokens; the reference's log-probabilities are filled in first.
         objective: what is minimised.
         optimization: how.
@@ -149,8 +146,6 @@ def fit(
             apart=module.drops_out,
         )
         trainer.fit(module, steps, ckpt_path=last_checkpoint(folder / CHECKPOINTS), weights_only=True)
-    if hardware.strategy == "fsdp":
-        returned(module.policy, policy, first=trainer.is_global_zero)
     found: dict[str, Any] = {"reference": reference_pass.use.as_dict(), "compile": compilation.as_dict()}
     if trainer.world_size > 1:
         balance = steps.balance(trainer.world_size)

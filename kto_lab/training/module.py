@@ -31,7 +31,6 @@ from kto_lab.models.placing import placed
 from kto_lab.training.dropout import dropout_rates, mask_seed
 from kto_lab.training.optimization import Optimization
 from kto_lab.training.reference_point import PolicySamples, estimate
-from kto_lab.training.sharding import shard, sharded_twin
 from kto_lab.training.steps import MicroBatch, Step
 from kto_lab.training.update_rule import UpdateRule
 
@@ -105,13 +104,7 @@ class AlignmentModule(pl.LightningModule):
         self.samples: PolicySamples | None = None
 
     def configure_model(self) -> None:
-        """Shard the policy over the processes, where the strategy has a mesh of them."""
-        if self.device_mesh is not None:
-            self.policy = sharded_twin(self.policy)
-            mesh = self.device_mesh["data_parallel"]
-            vectors = any(parameter.requires_grad and parameter.ndim == 1 for parameter in self.policy.parameters())
-            self.update_rule.check_sharded(mesh, vectors=vectors)
-            shard(self.policy, mesh, number_format=str(self.trainer.precision))
+        """Leave the policy as it is: under fsdp it comes in shards. Lightning's strategy asks for this method."""
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser over what is trainable, and its schedule."""

@@ -57,10 +57,9 @@ class ReferenceUse:
 class ReferencePass(pl.Callback):
     """Fills in `TrainingData.reference` while the policy still has its first weights.
 
-    Lightning calls `setup` when the processes can talk to one another, `on_fit_start` when the policy is in shards too,
-    where it is to be, and both before a checkpoint is restored: on a resumed run, too, the policy still has its first
-    weights then. The first process looks up; each scores its share of what is missing. Afterwards `use` says what was
-    done.
+    Lightning calls `setup` when the processes can talk to one another, before a checkpoint is restored: the policy of a
+    resumed run, too, still has its first weights then. The first process looks up; each scores its share of what is
+    missing. Afterwards `use` says what was done.
     """
 
     def __init__(
@@ -77,19 +76,6 @@ class ReferencePass(pl.Callback):
         self.use = ReferenceUse(0, 0, 0.0, 0.0)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Fill in the data with a policy that every process has whole, or by way of a model that is not the policy."""
-        if not self._in_shards(pl_module):
-            self._fill_in(trainer, pl_module)
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Fill in the data with the policy in shards."""
-        if self._in_shards(pl_module):
-            self._fill_in(trainer, pl_module)
-
-    def _in_shards(self, module: pl.LightningModule) -> bool:
-        return module.device_mesh is not None and self.reference is not None and self.reference.inside
-
-    def _fill_in(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the log-probability of every completion and mismatched pair of the run under the reference.
 
         Losses that read none get it all the same, where there is one, so that their implicit rewards can be compared.
@@ -102,8 +88,7 @@ class ReferencePass(pl.Callback):
         if self.reference is None:
             return
         policy = pl_module.policy
-        if not self._in_shards(pl_module):
-            moved(policy, trainer.strategy.root_device)
+        moved(policy, trainer.strategy.root_device)
         if pl_module.objective.compared_to is Completions.SAMPLED:
             pl_module.samples = PolicySamples(
                 policy,

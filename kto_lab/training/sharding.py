@@ -1,22 +1,22 @@
-"""FSDP2: the policy's weights, gradients and optimiser state in shards, one per process.
+"""FSDP2: a policy's weights, gradients and optimiser state in shards, one per process.
 
-The policy that the caller holds is whole before training and after it: evaluation runs it as it is. In between its
-parameters are held by a twin, which is sharded block by block: a block is whole while it computes, for the reference
-pass and for training.
+A policy is sharded block by block, before it is evaluated for the first time: a block is whole while it computes. What
+needs the architecture's own classes and whole weights, which is saving, gets a copy that is filled on the first process
+alone.
 
 A forward pass gathers, so all processes make it together. Steps of training have as many micro-batches on each process;
 for other work there is `together`.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
@@ -26,38 +26,69 @@ from kto_lab.models.adapters import Policy
 from kto_lab.models.logps import evaluating
 from kto_lab.models.through import GATHERED, TOGETHER
 from kto_lab.training.compiling import blocks
+from kto_lab.training.hardware import Hardware
+from kto_lab.training.update_rule import UpdateRule
 
 
-def sharded_twin(policy: Policy) -> Policy:
-    """A twin of the policy that takes over its parameters; the policy itself keeps their shapes alone."""
-    owned = list(policy.parameters())
+def processes_of(hardware: Hardware) -> DeviceMesh:
+    """All processes of the run, which have joined, in one dimension."""
+    return init_device_mesh(hardware.device.type, (hardware.processes,))
+
+
+def divided(policy: Policy, hardware: Hardware, update_rule: UpdateRule) -> Policy | None:
+    """Shard the policy that is trained, in place, where the strategy is fsdp.
+
+    Args:
+        policy: with its first weights, the same on every process.
+        hardware: says whether, and over which processes.
+        update_rule: is tried on shards first.
+
+    Returns:
+        What `gathered` fills: a copy of the policy with the shapes of its weights alone; None where nothing is sharded.
+
+    Raises:
+        LabError: the optimiser needs whole tensors, or the architecture does not say what its blocks are.
+    """
+    if hardware.strategy != "fsdp":
+        return None
+    mesh = processes_of(hardware)
+    vectors = any(parameter.requires_grad and parameter.ndim == 1 for parameter in policy.parameters())
+    update_rule.check_sharded(mesh, vectors=vectors)
     # What deepcopy finds in its memo is not copied.
-    twin: Policy = copy.deepcopy(policy, {id(parameter): parameter for parameter in owned})
-    _exchange(policy, {parameter: _like(parameter, torch.empty_like(parameter, device="meta")) for parameter in owned})
-    return twin
+    shapes = {id(own): _like(own, torch.empty_like(own, device="meta")) for own in policy.parameters()}
+    empty: Policy = copy.deepcopy(policy, shapes)
+    shard(policy, mesh, number_format=hardware.number_format)
+    return empty
 
 
-def returned(sharded: Policy, policy: Policy, *, first: bool) -> None:
-    """Give the parameters of a sharded twin back to the policy, whole, on the CPU of the first process.
+def gathered(policy: Policy, empty: Policy, *, first: bool) -> Policy:
+    """Fill a copy of a policy in shards with its weights, on the CPU of the first process.
 
     Every process has to call it: they gather one parameter after another.
 
     Args:
-        sharded: the twin.
-        policy: whose parameters it took over.
-        first: whether this is the first process. Elsewhere the policy stays without weights.
+        policy: in shards.
+        empty: the copy that `divided` made of it.
+        first: whether this is the first process. Elsewhere the copy stays without weights.
+
+    Returns:
+        The copy.
     """
-    shards = dict(sharded.named_parameters())
-    whole = {}
+    shards = dict(policy.named_parameters())
+    whole: dict[nn.Parameter, nn.Parameter] = {}
     with torch.no_grad():
-        for name, empty in policy.named_parameters():
-            shard = shards[name]
-            assert isinstance(shard, DTensor)
-            values = shard.full_tensor()
+        for name, shape in empty.named_parameters():
+            own = shards[name]
+            assert isinstance(own, DTensor)
+            values = own.full_tensor()
             if first:
-                whole[empty] = _like(empty, values.cpu())
+                whole[shape] = _like(shape, values.cpu())
     if first:
-        _exchange(policy, whole)
+        for module in empty.modules():
+            for name, shape in list(module.named_parameters(recurse=False)):
+                # What modules share stays shared.
+                setattr(module, name, whole[shape])
+    return empty
 
 
 def shard(policy: Policy, mesh: DeviceMesh, *, number_format: str) -> None:
@@ -93,6 +124,11 @@ def shard(policy: Policy, mesh: DeviceMesh, *, number_format: str) -> None:
         fully_shard(block, mesh=mesh, mp_policy=half if narrow else MixedPrecisionPolicy())
     # Embeddings, the last norm and the head.
     fully_shard(policy, mesh=mesh)
+    # The first pass settles for good what gets a gradient, and in which format. It must not be one of a reference, of
+    # which nothing is trained, or one in inference mode.
+    with torch.no_grad(), torch.autocast(policy.device.type, dtype=torch.bfloat16, enabled=narrow):
+        _run_a_token(policy)
+    _let_go(policy)
     setattr(policy, GATHERED, lambda run: run())
     register_fsdp_forward_method(policy, GATHERED)
     setattr(policy, TOGETHER, partial(_keeping_step, policy, mesh))
@@ -109,7 +145,7 @@ def _keeping_step(policy: Policy, mesh: DeviceMesh) -> Iterator[None]:
         policy: in shards.
         mesh: the processes.
     """
-    gathered, begin = vars(policy)[GATHERED], vars(policy)[TOGETHER]
+    gathering, begin = vars(policy)[GATHERED], vars(policy)[TOGETHER]
 
     def another(mine: bool) -> bool:
         passes = torch.tensor([float(mine)], device=policy.device)
@@ -118,35 +154,36 @@ def _keeping_step(policy: Policy, mesh: DeviceMesh) -> Iterator[None]:
 
     def run_together(run: Callable[[], Any]) -> Any:
         another(True)
-        return gathered(run)
+        return gathering(run)
 
     setattr(policy, GATHERED, run_together)
     # A block inside of this one is part of it.
     setattr(policy, TOGETHER, nullcontext)
-    asking = policy.register_forward_pre_hook(lambda *_: another(True) and None)
+    # Ahead of what gathers, as for whoever has no pass to make.
+    asking = policy.register_forward_pre_hook(lambda *_: another(True) and None, prepend=True)
     # Training uses the memory of gathered weights again, which must not be that of inference tensors.
     with torch.inference_mode(False), torch.no_grad():
         try:
             yield
         finally:
             asking.remove()
-            setattr(policy, GATHERED, gathered)
+            setattr(policy, GATHERED, gathering)
             setattr(policy, TOGETHER, begin)
-        one = torch.zeros(1, 1, dtype=torch.long, device=policy.device)
-        with evaluating(policy):
-            while another(False):
-                policy(input_ids=one, use_cache=False)
-        # What is outside of the blocks stays gathered until a backward pass.
-        assert isinstance(policy, FSDPModule)
-        policy.reshard()
+        while another(False):
+            _run_a_token(policy)
+        _let_go(policy)
+
+
+def _run_a_token(policy: Policy) -> None:
+    with evaluating(policy):
+        policy(input_ids=torch.zeros(1, 1, dtype=torch.long, device=policy.device), use_cache=False)
+
+
+def _let_go(policy: Policy) -> None:
+    """Reshard what is outside of the blocks, which otherwise stays gathered until a backward pass."""
+    assert isinstance(policy, FSDPModule)
+    policy.reshard()
 
 
 def _like(parameter: nn.Parameter, values: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(values, requires_grad=parameter.requires_grad)
-
-
-def _exchange(policy: Policy, new: Mapping[nn.Parameter, nn.Parameter]) -> None:
-    """Put other parameters in the place of the policy's; those that modules share stay shared."""
-    for module in policy.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, new[parameter])

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 from kto_lab.evaluation.lm_eval_ranks import divided, serve
 from kto_lab.ranks import ALONE, Ranks
@@ -43,6 +44,7 @@ def model() -> Any:
         return [(*request.args, lm.add_bos_token) for request in requests]
 
     lm = SimpleNamespace(loglikelihood=answer, loglikelihood_rolling=answer, generate_until=answer, asked=asked)
+    lm.model = nn.Module()
     lm.add_bos_token = None
     return lm
 

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,36 +87,42 @@ def measured(policy: Any, prompts: int) -> dict[str, Any]:
 def _run(job: Job) -> None:
     from torch.distributed.tensor import DTensor
 
+    from kto_lab.evaluation import evaluate
     from kto_lab.runs import command
-    from kto_lab.training import fit, reference
+    from kto_lab.runs import train as run_module
+    from kto_lab.training import reference
     from kto_lab.training.module import AlignmentModule, NotFiniteError
     from tests.small_runs import composed
 
     whole, scored = AlignmentModule.losses, reference.score_and_keep
 
-    def telling(model: Any, *arguments: Any, **named: Any) -> Any:
-        in_shards = isinstance(next(model.parameters()), DTensor)
-        print(f"the reference is {'in shards' if in_shards else 'whole'}")
-        return scored(model, *arguments, **named)
+    def telling(what: str) -> Callable[..., Any]:
+        def tell(model: Any, *arguments: Any, **named: Any) -> Any:
+            in_shards = isinstance(next(model.parameters()), DTensor)
+            print(f"the {what} is {'in shards' if in_shards else 'whole'}")
+            return scored(model, *arguments, **named)
+
+        return tell
 
     def breaking(self: AlignmentModule, *arguments: Any) -> Any:
         found = whole(self, *arguments)
         return found * float("nan") if self.trainer.global_step + 1 == job.nan_at else found
 
-    gathered = fit.returned
+    gather = run_module.gathered
 
-    def after_measuring(sharded: Any, policy: Any, *, first: bool) -> None:
+    def after_measuring(sharded: Any, empty: Any, *, first: bool) -> Any:
         if job.measured is not None:
             # The processes have as many prompts as they like.
             found = measured(sharded, prompts=3 if first else 1)
             if first:
                 Path(job.measured).write_text(json.dumps(found))
-        gathered(sharded, policy, first=first)
+        return gather(sharded, empty, first=first)
 
     # Takes longer than such a run.
     command.plot_curves = lambda *_: None  # type: ignore[assignment]
     AlignmentModule.losses = breaking  # type: ignore[method-assign]
-    reference.score_and_keep, fit.returned = telling, after_measuring
+    reference.score_and_keep, run_module.gathered = telling("reference"), after_measuring
+    evaluate.score_and_keep = telling("evaluated model")
     try:
         command.train(composed(job.words))
         assert job.nan_at is None
@@ -123,7 +130,8 @@ def _run(job: Job) -> None:
         assert job.nan_at is not None
     finally:
         AlignmentModule.losses = whole  # type: ignore[method-assign]
-        reference.score_and_keep, fit.returned = scored, gathered
+        reference.score_and_keep, run_module.gathered = scored, gather
+        evaluate.score_and_keep = scored
 
 
 if __name__ == "__main__":

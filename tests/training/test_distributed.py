@@ -62,7 +62,7 @@ SLOWLY_UNDER = [
     ("ddp", "dpo"),
     ("ddp", "sft"),
     ("ddp", "unmoved"),
-    *(("fsdp", name) for name in ("dpo", "sft", "lora", "sgd", "clipped and recomputed")),
+    *(("fsdp", name) for name in ("dpo", "sft", "lora", "sgd", "clipped and recomputed", "unmoved")),
 ]
 # What a resumed run has to bring back: dropout, the optimiser's state, and what the reference point remembers.
 SIX = (
@@ -106,6 +106,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = run_as_pair(jobs, folder, timeout=400)
     assert "going on from step 3 (stopped.ckpt)" in said
     assert [said.count(f"the reference is {kind}") for kind in ("whole", "in shards")] == [1, 8]
+    # Before training; after it; and the samples of the KL, under policy and reference.
+    assert [said.count(f"the evaluated model is {kind}") for kind in ("whole", "in shards")] == [4, 4]
     return folder
 
 
@@ -176,9 +178,11 @@ def test_so_they_do_for_other_runs(slow_pair: Path, alone: Path, strategy: str, 
     assert_as_one(slow_pair, alone, strategy, name)
 
 
-def test_two_processes_evaluate_what_one_does(pair: Path, alone: Path) -> None:
-    assert_as_one(pair, alone, "ddp", "kto")
-    mine, theirs = (read_record(folder)["metrics"] for folder in (alone / "kto" / "run", pair / "ddp" / "kto" / "run"))
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_evaluate_what_one_does(pair: Path, alone: Path, strategy: str) -> None:
+    assert_as_one(pair, alone, strategy, "kto")
+    folders = alone / "kto" / "run", pair / strategy / "kto" / "run"
+    mine, theirs = (read_record(folder)["metrics"] for folder in folders)
     assert mine.keys() == theirs.keys() == {"answers", "groups", "rewards", "kl"}
     assert theirs["kl"]["value"] == pytest.approx(mine["kl"]["value"], abs=1e-4) and mine["kl"]["value"] != 0
     assert theirs["answers"] == mine["answers"]
@@ -187,9 +191,10 @@ def test_two_processes_evaluate_what_one_does(pair: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_two_processes_share_is_what_one_does_bit_for_bit(slow_pair: Path, alone: Path) -> None:
-    assert_as_one(slow_pair, alone, "ddp", "unmoved")
-    mine, theirs = (folder / "unmoved" / "run" for folder in (alone, slow_pair / "ddp"))
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_what_two_processes_share_is_what_one_does_bit_for_bit(slow_pair: Path, alone: Path, strategy: str) -> None:
+    assert_as_one(slow_pair, alone, strategy, "unmoved")
+    mine, theirs = (folder / "unmoved" / "run" for folder in (alone, slow_pair / strategy))
     for name in ("base.json", "trained.json"):
         assert (mine / "evaluation" / name).read_bytes() == (theirs / "evaluation" / name).read_bytes()
     metrics = read_record(mine)["metrics"]
@@ -249,7 +254,7 @@ def test_before_the_first_step_there_is_nothing_to_keep(pair: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_shards_and_evaluates_the_whole_policy(tmp_path: Path) -> None:
+def test_the_command_line_trains_and_evaluates_in_shards(tmp_path: Path) -> None:
     two = words(tmp_path / "two", *under("fsdp"), *UNEVEN, *EVALUATED)
     done = subprocess.run(
         [sys.executable, "-m", "kto_lab.cli", "train", *two],
