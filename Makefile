@@ -18,7 +18,7 @@ test-slow: .venv/installed  ## the tests that take minutes, or download somethin
 # Apart from the others: with bitsandbytes there, every process that imports peft takes a second longer to start.
 test-quantization: .venv/installed  ## the tests of quantised bases, with the extra that they need
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[quantization]'
-	$(TEST) tests/models/test_quantization.py
+	$(TEST) tests/models/test_quantization.py tests/training/test_update_rule.py
 
 lint: .venv/installed  ## formatting, lint, types, and which package may import which
 	$(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ from kto_lab.training.update_rule import UpdateRule
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "sizes.md"
 GIB = 2**30
-STAGES = ("loading", "answers", "lm-eval", "scoring", "reference", "training")
+STAGES = ("loading", "answers", "lm-eval", "scoring", "reference", "training", "saved policy")
 
 
 def shapes(
@@ -122,9 +122,9 @@ GiB, the largest stage in bold.
 """
 
 OF_STAGES = """\
-`loading` is a stage under fsdp, where each process has the whole policy until it is sharded; it answers and is scored
-whole, too. `lm-eval` holds the logits of all tokens of `evaluation.lm_eval_batch_size` requests, each taken to be
-`lengths.max_length` long.
+`loading` and `saved policy` are stages under fsdp: each process has the whole policy until it is sharded, and the first
+one has the saved policy whole when it reads it back. `lm-eval` holds the logits of all tokens of
+`evaluation.lm_eval_batch_size` requests, each taken to be `lengths.max_length` long.
 
 ## What training needs it for
 """

@@ -221,10 +221,13 @@ class _Stages:
         if evaluation.lm_eval:
             yield self._lm_eval()
         if evaluation.reward_examples or evaluation.kl_prompts:
-            yield self._scoring("scoring", self.weights)
+            yield _stage("scoring", **self._held(self.weights.copies), activations=self._without_gradients())
         if setting.has_reference:
             yield self._reference()
         yield self._training()
+        if setting.strategy == "fsdp":
+            # The first process reads it back and compares.
+            yield self._scoring("saved policy", self.weights)
 
     @property
     def tokens(self) -> int:
@@ -246,16 +249,20 @@ class _Stages:
         )
 
     def _reference(self) -> Stage:
-        """Another model takes the policy's place on the device; the policy itself may be in shards."""
+        """Another model takes the policy's place on the device, whole until it is cut into shards."""
         if self.setting.reference is not None:
             other = self.setting.reference
             policy = planned_policy(
                 other.config, FullFineTuning(), dtype=other.dtype, attention=other.attention, narrow=self.setting.narrow
             )
             return self._scoring("reference", weigh(policy, other.quantization, narrow=self.setting.narrow))
+        return _stage("reference", **self._held(self.weights.copies), activations=self._without_gradients())
+
+    def _held(self, copies: int) -> dict[str, int]:
+        """The policy outside of training: whole with its bf16 copies, or in shards."""
         if self.setting.strategy == "fsdp":
-            return _stage("reference", **self._sharded(), activations=self._without_gradients())
-        return self._scoring("reference", self.weights)
+            return self._sharded()
+        return {"weights": self.weights.bytes, "bf16 copies": copies}
 
     def _sharded(self) -> dict[str, int]:
         """Weights in shards, a layer and the next one gathered, in bfloat16 in the place of autocast's copies.
@@ -314,14 +321,14 @@ class _Stages:
         )
         later = (token * (self.activations.layers + 1) * (length + ROOM), logits)
         cache, activations = max(prompts, later, key=sum)
-        parts = {"weights": self.weights.bytes, "bf16 copies": self.weights.converted, "keys and values": cache}
+        parts = {**self._held(self.weights.converted), "keys and values": cache}
         return _stage("answers", **parts, activations=activations + self._dequantised())
 
     def _lm_eval(self) -> Stage:
         tokens = self.setting.evaluation.lm_eval_batch_size * self.setting.lengths.max_length
         # Logits and their log-softmax.
         logits = 2 * 4 * tokens * self.text.vocab_size
-        parts = {"weights": self.weights.bytes, "bf16 copies": self.weights.converted, "logits": logits}
+        parts = {**self._held(self.weights.converted), "logits": logits}
         return _stage("lm-eval", **parts, activations=self._scored(tokens) + self._dequantised())
 
     def _scored(self, tokens: int) -> int:

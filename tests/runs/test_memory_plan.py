@@ -162,6 +162,14 @@ def test_fake_tensors_and_zeros_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         assert getattr(fake.activations, name) == pytest.approx(getattr(small.activations, name), rel=0.05), name
 
 
+def test_under_fsdp_a_policy_answers_in_shards_and_is_whole_at_both_ends() -> None:
+    stages = {stage.name: stage.parts for stage in planned(setting(strategy="fsdp", processes=4)).stages}
+    whole = stages["loading"]["weights"]
+    assert stages["saved policy"]["weights"] == whole
+    for name in ("answers", "scoring", "reference"):
+        assert stages[name]["weights"] == pytest.approx(whole / 4, abs=1) and stages[name]["gathered"] > 0
+
+
 def test_shards_cut_what_is_trained_and_processes_talk_in_buckets() -> None:
     plain, fsdp, ddp = (
         next(stage.parts for stage in planned(one).stages if stage.name == "training")

@@ -58,6 +58,8 @@ def test_the_default_is_adamw_with_torchs_own_values() -> None:
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 @pytest.mark.parametrize("schedule", options("schedule"))
 def test_shipped_optimizers_and_schedules_go_together(optimizer: str, schedule: str) -> None:
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes", reason="needs the extra 'quantization'")
     # Adafactor has no momentum to cycle.
     more = ["schedule.cycle_momentum=false"] if (optimizer, schedule) == ("adafactor", "one_cycle") else []
     checked(composed([f"optimizer={optimizer}", f"schedule={schedule}", *more]))
