@@ -59,7 +59,7 @@ CONFIGS: dict[str, Callable[[Size], PretrainedConfig]] = {
 
 def model(name: str, size: Size) -> PreTrainedModel:
     """A model of an architecture in eval mode on the CPU, with weights large enough that every part of it matters."""
-    made = AutoModelForCausalLM.from_config(CONFIGS[name](size), attn_implementation="sdpa")
+    made = AutoModelForCausalLM.from_config(CONFIGS[name](size), attn_implementation="sdpa", trust_remote_code=False)
     assert isinstance(made, PreTrainedModel)
     enlarge(made)
     return made.eval()

@@ -274,6 +274,8 @@ def test_the_command_line_trains_and_evaluates_in_shards(tmp_path: Path) -> None
         seconds = [record["training"]["reference"].pop(key) for key in ("lookup_seconds", "compute_seconds")]
         assert min(seconds) >= 0
     assert theirs["training"].pop("balance")["slowest_over_mean"] >= 1 and "balance" not in mine["training"]
+    plans = [record["model"].pop("memory_plan")["stages"] for record in (mine, theirs)]
+    assert plans[1].keys() - plans[0].keys() == {"loading", "saved policy"}
     for key in ("seeds", "data", "model", "training"):
         assert theirs[key] == mine[key], key
     assert theirs.keys() == mine.keys() and theirs["files"].keys() == mine["files"].keys()

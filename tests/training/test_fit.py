@@ -98,8 +98,9 @@ def test_half_a_step_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def halfway(self: Any, *arguments: Any, **more: Any) -> Any:
         found = step(self, *arguments, **more)
-        calls.append(1)
-        if len(calls) == 4:
+        # The optimiser is tried on a few small parameters, too.
+        calls.extend([1] * (len(self.param_groups[0]["params"]) > 2))
+        if len(calls) == 3:
             raise StopError
         return found
 
