@@ -64,7 +64,7 @@ COMPOSED = {
     "feedback.name=owner/data": "the same",
     "logger=trackio": "needs Trackio: tests/training/test_local_loggers.py",
     "feedback=movie_ratings": "fetches the ratings from the registry: tests/test_smollm2.py",
-    "model.quantization=nf4": "needs the hub and bitsandbytes: tests/models/test_quantization.py",
+    "scale=paper": "needs the hub and a GPU; scripts/write_size_docs.py plans what it needs in memory",
     "trainer=ddp": "two processes: tests/training/test_distributed.py",
     "trainer=fsdp": "two processes: tests/training/test_distributed.py",
     "signals=[out_of_fold,training,raters,contradiction]": "trains a policy a fold: tests/auditing/test_training.py",
@@ -210,9 +210,10 @@ def check(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
         return make
 
+    on_a_cpu = ["trainer.accelerator=cpu"] if "scale=paper" in words else []
     with monkeypatch.context() as patch:
         patch.setattr(cli, "_load", load)
-        run(name, words, monkeypatch)
+        run(name, [*words, *on_a_cpu], monkeypatch)
     assert len(made) == 1
 
 
