@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ from kto_lab.statistics import Bounds, Estimate
 
 if TYPE_CHECKING:
     from kto_lab.models.store import LogpCache
+
+Given = TypeVar("Given")
 
 # Of a folder: metric to prompt_id to the score of the trained policy.
 PROMPT_SCORES = "scores.json"
@@ -282,18 +284,7 @@ class Judge:
         prompts = self._at_most(self.settings.prompts)
         if not prompts:
             return []
-        with narration.progress(f"{name}: answers", prompts) as advance:
-            return answer_prompts(
-                policy,
-                self.held_out.encoder,
-                self.held_out.table,
-                prompts=prompts,
-                max_new_tokens=self.settings.max_new_tokens,
-                batch_tokens=self.settings.batch_tokens,
-                seed=self.seed,
-                advance=advance,
-                ranks=self.ranks,
-            )
+        return self._asked(answer_prompts, policy, f"{name}: answers", prompts)
 
     @within_memory("log-probabilities of held-out examples and samples", SCORING)
     def _score(
@@ -351,8 +342,20 @@ class Judge:
     def _kl(self, policy: Policy, reference: ReferencePolicy) -> Estimate:
         """KL(policy || reference) on answers that are sampled from the policy at temperature 1."""
         prompts = self._at_most(self.settings.kl_prompts)
-        with self.autocast(), narration.progress("trained: samples", prompts) as advance:
-            drawn = sample_answers(
+        with self.autocast():
+            drawn = self._asked(sample_answers, policy, "trained: samples", prompts)
+        asked, plain = (
+            [Tokens(encoder.prompt(prompt), answer) for prompt, answer in drawn]
+            for encoder in (self.held_out.encoder, self.plain)
+        )
+        under_policy = self._score(nullcontext(policy), asked, "trained: KL", share_prompts=False)
+        under_reference = self._score(reference.of(policy), plain, "reference: KL", share_prompts=False)
+        return sampled_kl(under_policy, under_reference)
+
+    def _asked(self, ask: Callable[..., list[Given]], policy: Policy, what: str, prompts: int) -> list[Given]:
+        """What a policy gives to held-out prompts, with progress; `ask` is `answer_prompts` or `sample_answers`."""
+        with narration.progress(what, prompts) as advance:
+            return ask(
                 policy,
                 self.held_out.encoder,
                 self.held_out.table,
@@ -363,13 +366,6 @@ class Judge:
                 advance=advance,
                 ranks=self.ranks,
             )
-        asked, plain = (
-            [Tokens(encoder.prompt(prompt), answer) for prompt, answer in drawn]
-            for encoder in (self.held_out.encoder, self.plain)
-        )
-        under_policy = self._score(nullcontext(policy), asked, "trained: KL", share_prompts=False)
-        under_reference = self._score(reference.of(policy), plain, "reference: KL", share_prompts=False)
-        return sampled_kl(under_policy, under_reference)
 
     def _at_most(self, prompts: int) -> int:
         return min(prompts, len(set(self.held_out.table["prompt_id"][:])))
