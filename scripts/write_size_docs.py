@@ -100,8 +100,9 @@ PREAMBLE = """\
 What runs need in memory, on each rank. **The numbers are computed; no run on a GPU has confirmed them.** Every run
 computes them for itself before it loads its model
 ([memory_plan.py](../kto_lab/runs/memory_plan.py)), says them, and keeps them in its record (`model.memory_plan`). A run
-on a GPU whose largest stage exceeds the memory of the GPU is refused there and then, with the keys to change. On a CPU
-it is refused only where the weights alone do not fit.
+is refused there and then where what it takes whatever the lengths (weights, gradients, the optimiser's state) exceeds
+the memory of the GPU, or on a CPU where the weights alone do. Where only the longest sequences would not fit, it says
+so, with the keys to change, and goes on.
 
 Weights, gradients and the optimiser's state follow from the shapes, in the formats that the run computes with; the
 state of the optimiser is measured by one step on a small matrix. Activations come of two layers that are run forward
@@ -167,7 +168,7 @@ def row(case: Case) -> str:
     plan = planned(case)
     sizes = {stage.name: _gib(stage.total) for stage in plan.stages}
     sizes[plan.largest.name] = f"**{sizes[plan.largest.name]}**"
-    fits = "" if plan.largest.total <= case.gib * GIB else f" (refused: more than {case.gib})"
+    fits = "" if plan.largest.total <= case.gib * GIB else " (the longest sequences do not fit)"
     return f"| {case.title}{fits} | {' | '.join(sizes.get(name, '–') for name in STAGES)} |"
 
 

@@ -1,6 +1,6 @@
 """Holds a run's memory plan against the memory of its device: what cannot fit is refused before it is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -52,7 +52,7 @@ def check_memory(cfg: DictConfig, made: Components, cache: ProcessCache) -> dict
         narration.say(f"    memory: not planned: {why[0]}")
         return {"unknown": why[0]}
     say(plan, limit)
-    refuse(plan, setting, limit, where, on_node=1 if setting.cuda else made.hardware.devices)
+    hold(plan, setting, limit, where, on_node=1 if setting.cuda else made.hardware.devices)
     return plan.as_dict()
 
 
@@ -119,10 +119,12 @@ def say(plan: MemoryPlan, limit: int) -> None:
         narration.say(f"    memory: {stage.name} up to {readable(stage.total)} of {readable(limit)}: {parts}{unknown}")
 
 
-def refuse(plan: MemoryPlan, setting: Setting, limit: int, where: str, *, on_node: int) -> None:
-    """LabError where a plan cannot be carried out.
+def hold(plan: MemoryPlan, setting: Setting, limit: int, where: str, *, on_node: int) -> None:
+    """Hold a plan against the memory of a device: refuse what cannot fit, and say what may not.
 
-    A host's memory can be stretched, and activations are planned for the longest sequences: there the weights decide.
+    What a stage takes whatever it is given (weights, gradients, the optimiser's state) must fit. What grows with the
+    tokens is planned for the longest sequences there can be, and most runs have shorter ones. A host's memory can be
+    stretched, so that on a CPU the weights alone decide.
 
     Args:
         plan: of the run.
@@ -130,27 +132,31 @@ def refuse(plan: MemoryPlan, setting: Setting, limit: int, where: str, *, on_nod
         limit: bytes that there are.
         where: whose they are.
         on_node: ranks that share them.
+
+    Raises:
+        LabError: a stage cannot fit; the message names the keys that lower what it needs.
     """
-    for stage in sorted(plan.stages, key=lambda stage: -stage.total):
-        needed = stage.total if setting.cuda else on_node * stage.parts["weights"]
+    for stage in sorted(plan.stages, key=_fixed, reverse=True):
+        needed = _fixed(stage) if setting.cuda else on_node * stage.parts["weights"]
         if needed > limit:
-            what = "" if setting.cuda else " for the weights alone"
+            what = "before it has seen a token" if setting.cuda else "for the weights alone"
             raise LabError(
-                f"The stage {stage.name!r} needs {readable(needed)}{what}, and {where} has {readable(limit)}. "
-                f"{mend(stage, setting, limit)} docs/sizes.md says what runs of several sizes need."
+                f"The stage {stage.name!r} needs {readable(needed)} {what}, and {where} has {readable(limit)}. "
+                f"{_use(_of_weights(stage, setting))} docs/sizes.md says what runs of several sizes need."
+            )
+        if setting.cuda and stage.total > limit:
+            narration.say(
+                f"    memory: {stage.name} does not fit into {where} where sequences are as long as they may be. If it "
+                f"runs out: {_use(_of_tokens(stage, setting))}"
             )
 
 
-def mend(stage: Stage, setting: Setting, limit: int) -> str:
-    """A sentence on the keys that lower what a stage needs.
+def _fixed(stage: Stage) -> int:
+    """Bytes that a stage takes however many tokens it is given."""
+    return sum(size for name, size in stage.parts.items() if name not in OF_TOKENS)
 
-    Args:
-        stage: that does not fit.
-        setting: of the run.
-        limit: bytes that there are.
-    """
-    fixed = sum(size for name, size in stage.parts.items() if name not in OF_TOKENS)
-    keys = _of_weights(stage, setting) if fixed > limit else _of_tokens(stage, setting)
+
+def _use(keys: Sequence[str]) -> str:
     return f"Use {', or '.join(keys or ['a smaller model'])}."
 
 

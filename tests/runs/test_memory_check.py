@@ -14,7 +14,7 @@ from kto_lab.models.architecture import find_configuration
 from kto_lab.models.tiny import random_llama
 from kto_lab.runs import loading, memory_check
 from kto_lab.runs.components import assemble
-from kto_lab.runs.memory_check import refuse
+from kto_lab.runs.memory_check import hold
 from kto_lab.runs.memory_plan import MemoryPlan, Stage
 from kto_lab.runs.process_cache import NO_CACHE
 from kto_lab.runs.record import read_record
@@ -46,33 +46,44 @@ def plan_of(name: str, weights: float, tokens: float) -> MemoryPlan:
             {"adapter": "lora", "narrow": True},
             "Use model.dtype=bfloat16, or model.",
         ),
-        (
-            "training",
-            10,
-            90,
-            {},
-            "Use optimization.gradient_checkpointing=true, or optimization.micro_",
-        ),
+    ],
+)
+def test_what_cannot_fit_into_a_gpu_is_refused_with_the_keys_to_change(
+    name: str, weights: float, tokens: float, how: dict[str, Any], says: str
+) -> None:
+    of = setting(**{"device_bytes": 80 * GIB, **how})
+    with pytest.raises(LabError) as found:
+        hold(plan_of(name, weights, tokens), of, 80 * GIB, "an H100", on_node=1)
+    needed = readable(round(weights * GIB))
+    said = f"The stage {name!r} needs {needed} before it has seen a token, and an H100 has 80 GiB. {says}"
+    assert said in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "tokens", "how", "says"),
+    [
+        ("training", 10, 90, {}, "Use optimization.gradient_checkpointing=true, or optimization.micro_"),
         ("training", 10, 90, {"checkpointing": True, "batch_size": 1}, "Use lengths.max_length below 160."),
         ("reference", 10, 90, {}, "Use optimization.micro_batch_tokens below 320."),
         ("answers", 10, 90, {}, "Use evaluation.batch_tokens below 384."),
         ("lm-eval", 10, 90, {}, "Use evaluation.lm_eval_batch_size below "),
     ],
 )
-def test_what_exceeds_a_gpu_is_refused_with_the_keys_to_change(
-    name: str, weights: float, tokens: float, how: dict[str, Any], says: str
+def test_what_may_not_fit_into_a_gpu_is_said_and_tried(
+    name: str, weights: float, tokens: float, how: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     of = setting(**{"device_bytes": 80 * GIB, **how})
-    with pytest.raises(LabError) as found:
-        refuse(plan_of(name, weights, tokens), of, 80 * GIB, "an H100", on_node=1)
-    needed = readable(round((weights + tokens) * GIB))
-    assert f"The stage {name!r} needs {needed}, and an H100 has 80 GiB. {says}" in str(found.value)
+    hold(plan_of(name, weights, tokens), of, 80 * GIB, "an H100", on_node=1)
+    said = (
+        f"memory: {name} does not fit into an H100 where sequences are as long as they may be. If it runs out: {says}"
+    )
+    assert said in capsys.readouterr().out
 
 
 def test_on_a_cpu_the_weights_decide() -> None:
-    refuse(plan_of("training", 10, 90), setting(), 80 * GIB, "this machine", on_node=1)
+    hold(plan_of("training", 10, 90), setting(), 80 * GIB, "this machine", on_node=1)
     with pytest.raises(LabError, match="needs 100 GiB for the weights alone, and this machine has 80 GiB"):
-        refuse(plan_of("training", 50, 90), setting(), 80 * GIB, "this machine", on_node=2)
+        hold(plan_of("training", 50, 90), setting(), 80 * GIB, "this machine", on_node=2)
 
 
 def test_a_run_is_refused_before_its_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
